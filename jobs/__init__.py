@@ -1,0 +1,23 @@
+"""Entry points: parse the command line, call one pipeline, print its summary, return the exit code."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from pipelines.run_config import parse
+from vista_core import VistaError
+
+
+def run_job(kind: type, pipeline: Callable[[Any], object]) -> int:
+    """Run `pipeline` on a `kind` from the command line, print what it returns, and return the exit code."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("pipelines").setLevel(logging.INFO)
+    try:
+        print(pipeline(parse(kind)))
+    except VistaError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0

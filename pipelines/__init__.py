@@ -1,0 +1,1 @@
+"""The pipelines of vista: what reads, selects, decodes, encodes, writes, publishes and searches."""

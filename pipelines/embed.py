@@ -1,0 +1,374 @@
+"""Embed a catalog: read -> select -> decode -> encode -> write -> commit -> gate -> publish."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.metadata
+import json
+import logging
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lance
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, Dataset
+
+from pipelines.progress import RunProgress, duration
+from pipelines.records import REJECT_SCHEMA, table_schema
+from pipelines.resources import Cluster, Resources, share_out
+from pipelines.run_config import EmbedConfig, encoder_settings
+from pipelines.sink.commit import Committer, Counts, clear_stale_rejects
+from pipelines.sink.fragments import Bundle, Written, write_bundle
+from pipelines.sink.gates import Verdict, conservation
+from pipelines.sink.runs import RunRecord
+from pipelines.sink.table import (
+    TableVersion,
+    as_column,
+    ensure_dataset,
+    index_ids,
+    new_table_schema,
+    open_dataset,
+    publish,
+    stored_identity,
+    table_uri,
+)
+from pipelines.sources import Columns, Source, open_source
+from pipelines.sources.objects import absolute
+from pipelines.stages.decode import decode
+from pipelines.stages.encode import EncodeActor, local_file
+from pipelines.stages.select import select
+from vista_core import MODELS, EncoderIdentity, EncoderSettings, UsageError, VistaError, display_name
+
+COMMIT_ROWS = 262_144
+COMMIT_BYTES = 256 << 20
+REJECTS_JUDGED_FROM = 1_000
+LIBRARIES = ("ray", "pylance", "lancedb", "torch", "torchvision", "tokenizers", "pillow", "pyarrow", "vista")
+
+log = logging.getLogger(__name__)
+
+
+class TooManyRejectsError(VistaError):
+    """More of the source was rejected than --max-reject-rate allows."""
+
+
+class GateError(VistaError):
+    """The run's result did not pass a gate and was not published."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a run was resolved to, before anything is written."""
+
+    config: EmbedConfig
+    source: Source
+    units: list[dict]
+    settings: EncoderSettings
+    identity: EncoderIdentity
+    resources: Resources
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run ended."""
+
+    job: Job
+    counts: Counts
+    version: int
+    seconds: float
+    startup_seconds: float
+    first_rows: int
+
+    def __str__(self) -> str:
+        """The lines that end a run."""
+        config, counts = self.job.config, self.counts
+        lines = [
+            f"{config.table}: read {counts.read:,}: written {counts.written:,}, rewritten {counts.rewritten:,}, "
+            f"unchanged {counts.unchanged:,}, rejected {counts.rejected:,}",
+            f"{name_encoder(self.job)}: {duration(self.seconds)}, of which start-up {duration(self.startup_seconds)}; "
+            f"then {self.rows_per_second:,.1f} rows/s",
+        ]
+        if counts.reasons:
+            lines.append(f"rejected, see {config.table}_rejects: {name_reasons(counts)}")
+        lines.append(f"published version {self.version} of {table_uri(config.db, config.table)}")
+        return "\n".join(lines)
+
+    @property
+    def rows_per_second(self) -> float:
+        """Over the time after start-up, which ends with the first batch: that one's rows are left out too."""
+        return (self.counts.settled - self.first_rows) / max(self.seconds - self.startup_seconds, 1e-9)
+
+
+def embed(config: EmbedConfig) -> Summary:
+    """Embed what is new or changed in `config.source`, and publish it.
+
+    Raises UsageError before anything is written, and VistaError when a run fails: what it committed stays, and the
+    same command resumes it.
+    """
+    began = time.monotonic()
+    config = dataclasses.replace(config, source=absolute(config.source), db=absolute(config.db))
+    source = open_source(config.source, Columns(config.id_column, config.text_column, config.image_column))
+    start_ray()
+    job = resolve(config, source)
+    announce(job)
+    table, rejects = open_tables(job)
+    record = RunRecord(table_uri(config.db, f"{config.table}_runs"), configuration(job), library_versions())
+    record.start()
+    committer = Committer(index_ids(table), rejects, record.run)
+    verdicts: list[Verdict] = []
+    try:
+        startup, first_rows = run(job, committer, began)
+        verdicts.append(conservation(committer.counts))
+        version = finish(job, committer, verdicts)
+    except BaseException as error:
+        record.finish(committer.counts, verdicts, None, f"{type(error).__name__}: {error}"[:2000])
+        raise
+    record.finish(committer.counts, verdicts, version, None)
+    return Summary(job, committer.counts, version, time.monotonic() - began, startup, first_rows)
+
+
+def build(job: Job, base: TableVersion) -> Dataset:
+    """The flow, from units to encoded records."""
+    uses, settings = job.resources, job.settings
+    units = [{"unit": json.dumps(unit)} for unit in job.units]
+    return (
+        ray.data.from_items(units, override_num_blocks=len(units))
+        .map_batches(
+            functools.partial(read_and_select, source=job.source, base=base),
+            batch_size=1,
+            num_cpus=uses.read_cpus,
+        )
+        .map_batches(
+            functools.partial(decode, settings=settings, store_images=job.config.store_images),
+            batch_format="pyarrow",
+            batch_size=256,
+            num_cpus=uses.decode_cpus,
+        )
+        .map_batches(
+            EncodeActor,
+            batch_format="pyarrow",
+            batch_size=uses.transport_rows,
+            compute=ActorPoolStrategy(size=uses.actors),
+            num_cpus=uses.actor_cpus,
+            num_gpus=uses.actor_gpus,
+            fn_constructor_args=(settings, job.identity, uses.threads),
+        )
+    )
+
+
+def read_and_select(batch: dict[str, Any], source: Source, base: TableVersion) -> Iterator[pa.Table]:
+    """One unit, streamed: its records that need a vector, its rejects, and its tallies."""
+    for unit in batch["unit"]:
+        for records, rejects in source.read(json.loads(unit)):
+            yield from select(records, rejects, source.has_ids, base)
+
+
+def run(job: Job, committer: Committer, began: float) -> tuple[float, int]:
+    """Stream the source through the flow and commit what arrives.
+
+    Returns the seconds since `began` until the first rows came, and how many those were.
+    """
+    write = ray.remote(num_cpus=job.resources.write_cpus)(write_bundle)
+    base = TableVersion(committer.table.uri, committer.table.version)
+    startup, first_rows = 0.0, 0
+    with RunProgress(sum(unit["rows"] for unit in job.units)) as progress:
+        waiting: list[Any] = []
+        rows = size = 0
+        last_commit = time.monotonic()
+        for refs in build(job, base).iter_internal_ref_bundles():
+            if not startup:
+                startup, first_rows = time.monotonic() - began, refs.num_rows() or 0
+            waiting += refs.block_refs
+            rows, size = rows + (refs.num_rows() or 0), size + refs.size_bytes()
+            due = time.monotonic() - last_commit >= job.config.commit_seconds
+            if due or rows >= COMMIT_ROWS or size >= COMMIT_BYTES:
+                commit(committer, write, waiting)
+                check_reject_rate(committer.counts, job.config.max_reject_rate, REJECTS_JUDGED_FROM)
+                waiting, rows, size, last_commit = [], 0, 0, time.monotonic()
+            progress.update(committer.counts, rows)
+        commit(committer, write, waiting)
+        progress.update(committer.counts, 0)
+    check_reject_rate(committer.counts, job.config.max_reject_rate, 1)
+    return startup, first_rows
+
+
+def commit(committer: Committer, write: Any, blocks: list[Any]) -> None:
+    """Have a worker write `blocks`, as often as it takes, and commit them."""
+
+    def write_remotely(bundle: Bundle) -> Written:
+        return ray.get(write.remote(bundle, *blocks))
+
+    if blocks:
+        committer.commit(write_remotely)
+
+
+def check_reject_rate(counts: Counts, ceiling: float, judged_from: int) -> None:
+    """Stop a run whose source is worse than the user expects, before it has cost a night."""
+    if counts.read >= judged_from and counts.rejected > ceiling * counts.read:
+        raise TooManyRejectsError(
+            f"{counts.rejected:,} of {counts.read:,} rows read were rejected ({counts.rejected / counts.read:.1%}), "
+            f"more than --max-reject-rate {ceiling:g}: {name_reasons(counts)}. NAME_rejects has each row and why. "
+            "Mend the source, or raise the rate, and run the same command again: what was committed stays"
+        )
+
+
+def finish(job: Job, committer: Committer, verdicts: list[Verdict]) -> int:
+    """Publish the table if the gates let it pass, and return its version."""
+    if failed := [verdict for verdict in verdicts if not verdict.passed]:
+        raise GateError("not published: " + "; ".join(f"{v.gate}: {v.message}" for v in failed))
+    listed = {name for unit in job.units for name in unit_objects(unit)}
+    clear_stale_rejects(committer.rejects, committer.run, listed)
+    committer.table = index_ids(committer.table)
+    publish(committer.table)
+    return committer.table.version
+
+
+def unit_objects(unit: dict) -> list[str]:
+    """The source objects that a unit reads."""
+    return unit["images"] if "images" in unit else [unit["object"]]
+
+
+def start_ray() -> None:
+    """Join the cluster of RAY_ADDRESS (as a submitted job does) or one that runs here, else start one."""
+    if not ray.is_initialized():
+        # Ray forks only to exec, so nothing of Lance runs in between.
+        warnings.filterwarnings("ignore", message="lance is not fork-safe")
+        # Ray Data's actors always draw a complaint from the core worker about their arguments (ray#53727).
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        ray.init(logging_level=logging.ERROR, log_to_driver=False, runtime_env=worker_environment())
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+
+
+def worker_environment() -> dict[str, Any]:
+    """Lets workers import this code where it isn't installed; under `ray job submit` they can already."""
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        return {}
+    return {"env_vars": {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}}
+
+
+def resolve(config: EmbedConfig, source: Source) -> Job:
+    """Settle everything that can be settled before the start. Raises UsageError for what can't work."""
+    resources = share_out(cluster_now(), config.device, config.num_actors)
+    existing = open_dataset(table_uri(config.db, config.table))
+    column = stored_identity(existing) if existing is not None else None
+    settings = settle_encoder(config, resources, column)
+    here = dataclasses.replace(settings, device="cpu", weights=local_file(settings.weights))
+    identity = EncoderIdentity.of(here)
+    if column is not None and (differences := column.differences(identity)):
+        raise UsageError(
+            f"{table_uri(config.db, config.table)}: the column `vector` was embedded with another encoder, and the "
+            f"vectors of two can't be compared: {'; '.join(differences)}. Use the column's encoder, or another --table"
+        )
+    units = source.units()
+    resources = limit_actors(resources, len(units))
+    return Job(config, source, units, settings, identity, resources)
+
+
+def cluster_now() -> Cluster:
+    """What Ray has to give at this moment."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    cpus, gpus = (sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU"))
+    return Cluster(cpus, gpus, sum("CPU" in node for node in nodes))
+
+
+def limit_actors(resources: Resources, units: int) -> Resources:
+    """No more encoders than there are units to feed them."""
+    return dataclasses.replace(resources, actors=max(1, min(resources.actors, units)))
+
+
+def settle_encoder(config: EmbedConfig, uses: Resources, column: EncoderIdentity | None) -> EncoderSettings:
+    """The encoder asked for; what was left open is as in the column that is there, else what is fastest here."""
+    settings = dataclasses.replace(encoder_settings(config), device=uses.device)
+    if column is not None:
+        inherited = as_column(settings, column)
+        return dataclasses.replace(
+            inherited,
+            dtype=inherited.dtype if config.dtype == "auto" else config.dtype,
+            alpha=config.alpha or inherited.alpha,
+            max_tokens=config.max_tokens or inherited.max_tokens,
+        )
+    if uses.device == "cuda" and settings.dtype == "auto":
+        # The driver's machine need not have the GPU that the actors will have.
+        return dataclasses.replace(settings, dtype="bfloat16" if MODELS[config.model].bf16 else "float32")
+    return settings
+
+
+def open_tables(job: Job) -> tuple[lance.LanceDataset, lance.LanceDataset]:
+    """The table and its rejects, created where they are missing."""
+    config, source = job.config, job.source
+    schema = table_schema(
+        source.extra, job.identity.dimension, image_uri=source.has_uris, store_images=config.store_images
+    )
+    loaded_from = {
+        "model": config.model,
+        "weights": config.weights and absolute(config.weights),
+        "from_pretrained": config.from_pretrained and absolute(config.from_pretrained),
+    }
+    table = ensure_dataset(table_uri(config.db, config.table), new_table_schema(schema, job.identity, loaded_from))
+    check_columns(table.schema, schema)
+    return table, ensure_dataset(table_uri(config.db, f"{config.table}_rejects"), REJECT_SCHEMA)
+
+
+def check_columns(table: pa.Schema, source: pa.Schema) -> None:
+    """Columns of an existing table keep their types; a column that only one side has is said, not an error."""
+    for field in source:
+        if field.name not in table.names:
+            log.warning("column %s of the source is not in the table and is left out", field.name)
+        elif table.field(field.name).type != field.type:
+            raise UsageError(
+                f"column {field.name!r} is {field.type} in the source and {table.field(field.name).type} in the table. "
+                "Cast it in the source, or embed into another --table"
+            )
+    if missing := [name for name in table.names if name not in source.names]:
+        log.warning("columns of the table that the source lacks are null in new rows: %s", ", ".join(missing))
+
+
+def announce(job: Job) -> None:
+    """Say what was found and resolved, before it costs anything."""
+    log.info("source %s: %s", job.config.source, "; ".join(job.source.describe()))
+    log.info("%s, %d units", name_encoder(job), len(job.units))
+
+
+def name_encoder(job: Job) -> str:
+    """The encoder as people need to know it."""
+    uses = job.resources
+    place = "GPU" if uses.device == "cuda" else "CPU"
+    model = display_name(job.config.model, job.config.weights)
+    return f"{model}, {job.identity.dtype}, {uses.actors} {place} encode actor{'s' * (uses.actors > 1)}"
+
+
+def name_reasons(counts: Counts) -> str:
+    """The commonest reasons first."""
+    return ", ".join(f"{reason} {number:,}" for reason, number in counts.reasons.most_common(5))
+
+
+def configuration(job: Job) -> dict[str, Any]:
+    """The run's options as they were resolved, for its record."""
+    return {
+        "options": dataclasses.asdict(job.config),
+        "encoder": json.loads(job.identity.to_json()),
+        "resources": dataclasses.asdict(job.resources),
+        "units": len(job.units),
+    }
+
+
+@functools.cache
+def library_versions() -> dict[str, str]:
+    """What a run's result may depend on."""
+    versions = {}
+    for name in LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions

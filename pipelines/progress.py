@@ -1,0 +1,64 @@
+"""What people see while a job runs: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from pipelines.sink.commit import Counts
+
+LINE_SECONDS = 10.0
+
+
+class RunProgress:
+    """Rows, rows/s, rejected, and time left."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.console = Console(stderr=True)
+        self.bar = Progress(
+            TextColumn("embed"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("rows  {task.fields[status]}"),
+            TimeElapsedColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self.task = self.bar.add_task("embed", total=total, status="starting")
+        self.first: tuple[float, int] | None = None
+        self.last_line = time.monotonic()
+
+    def __enter__(self) -> RunProgress:
+        self.bar.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.bar.stop()
+
+    def update(self, counts: Counts, arrived: int) -> None:
+        """`arrived` rows are encoded and wait for the next commit."""
+        now = time.monotonic()
+        done = min(counts.settled + arrived, self.total)
+        if self.first is None:
+            self.first = (now, done)  # start-up and the first batch don't count
+        since, before = self.first
+        rate = (done - before) / (now - since) if now > since else 0.0
+        left = f"{duration((self.total - done) / rate)} left" if rate else "time left unknown"
+        status = f"{rate:,.1f} rows/s, {counts.rejected:,} rejected, {left}"
+        self.bar.update(self.task, completed=done, status=status)
+        if not self.console.is_terminal and now - self.last_line >= LINE_SECONDS:
+            self.last_line = now
+            share = done / self.total if self.total else 1
+            print(f"embed: {done:,} of {self.total:,} rows ({share:.0%}), {status}", file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

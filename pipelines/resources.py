@@ -1,0 +1,64 @@
+"""Sharing out a cluster's processors among the stages, so that none starves another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from vista_core import UsageError
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What each task or actor reserves, in Ray's units, and how many encode actors there are."""
+
+    device: Literal["cpu", "cuda"]
+    actors: int
+    actor_cpus: float
+    actor_gpus: float
+    read_cpus: float
+    decode_cpus: float
+    write_cpus: float
+    threads: int | None  # of a CPU encoder's matrix products
+    transport_rows: int  # rows handed to an encode actor at once
+
+    @property
+    def cpus(self) -> float:
+        """The least that the pipeline needs: every actor, and one task of each kind."""
+        return self.actors * self.actor_cpus + self.read_cpus + self.decode_cpus + self.write_cpus
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What Ray has to give."""
+
+    cpus: float
+    gpus: float
+    nodes: int
+
+
+def share_out(cluster: Cluster, device: str, num_actors: int | None) -> Resources:
+    """Reservations that fit the cluster. Raises UsageError, with what to change, if there are none.
+
+    On a GPU an actor reserves one CPU: it copies and launches. On CPUs an encoder uses all cores of its node, but
+    reserves half of one, since otherwise nothing would be left to decode for it (a stage that can't start hangs the
+    job without an error). The operating system shares out the cores between encoder and decoders.
+    """
+    if device == "cuda" and cluster.gpus < 1:
+        raise UsageError(f"--device cuda: the Ray cluster has no GPU (it has {cluster.cpus:g} CPUs). Use --device cpu")
+    if device == "cuda" or (device == "auto" and cluster.gpus >= 1):
+        actors = int(cluster.gpus) if num_actors is None else num_actors
+        if actors > cluster.gpus:
+            raise UsageError(f"--num-actors {actors}: each takes a GPU and the Ray cluster has {cluster.gpus:g}")
+        wanted = Resources("cuda", actors, 1, 1, 0.5, 1, 0.5, None, transport_rows=1024)
+    else:
+        actors = max(1, cluster.nodes) if num_actors is None else num_actors
+        threads = max(1, int(cluster.cpus * max(1, cluster.nodes) // (actors * max(1, cluster.nodes))))
+        part = 0.25 if cluster.cpus < 2 else 0.5
+        wanted = Resources("cpu", actors, part, 0, part / 2, part, part / 2, threads, transport_rows=64)
+    if wanted.cpus > cluster.cpus:
+        raise UsageError(
+            f"{actors} encode actors and the stages that feed them need {wanted.cpus:g} CPUs, the Ray cluster has "
+            f"{cluster.cpus:g}: they would wait for each other forever. Lower --num-actors or add CPUs"
+        )
+    return wanted

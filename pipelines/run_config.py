@@ -1,0 +1,167 @@
+"""What a user asks of a job: one frozen dataclass a job, read from the command line and, under it, a TOML file.
+
+A run's configuration says what to do. The model's configuration (`vista_core.config`) says how a model is built.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import tyro
+
+from vista_core import EncoderSettings, UsageError
+
+Dtype = Literal["auto", "float32", "bfloat16"]
+Device = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class EmbedConfig:
+    """Embed the records of --source that are new or changed, and publish the table --db/--table.
+
+    Exit code: 0 done and published, 1 failed (the table stays as it was published before), 2 bad usage.
+    """
+
+    source: str
+    """What to read: Parquet files (`s3://bucket/catalog/*.parquet`, a file, a folder of them) or a folder of images."""
+    db: str
+    """Where the LanceDB tables are: a folder or an s3:// URI."""
+    table: str
+    """Name of the table; NAME_rejects and NAME_runs stand beside it."""
+    model: str = "vista-tiny"
+    """bge-visualized-base-en-v1.5, bge-visualized-m3, or vista-tiny."""
+    weights: str | None = None
+    """The model's weights: a released .pth or a converted .safetensors (a path or s3:// URI); default: from the hub."""
+    from_pretrained: str | None = None
+    """A local folder with the text tower's config.json and tokenizer; default: from the hub."""
+    id_column: str | None = None
+    """Column that holds the record's key; default: `id` and the like, else the hash of the record's content."""
+    text_column: str | None = None
+    """Column that holds the text; default: `text`, `caption`, `title` and the like."""
+    image_column: str | None = None
+    """Column that holds the image's bytes; default: `image`, `jpg` and the like, or the only column of bytes."""
+    alpha: Literal["drop", "white"] | None = None
+    """Transparent images: `drop` the alpha channel as the reference does, or composite on `white` first."""
+    max_tokens: int | None = None
+    """Cut texts to this many tokens; default: what the model can take."""
+    dtype: Dtype = "auto"
+    """What the model computes in; default: what the column holds already, else what the machine is fastest at."""
+    device: Device = "auto"
+    """Where the model runs; `cuda` where no GPU is there is an error, never silently the CPU."""
+    num_actors: int | None = None
+    """Encoders side by side; default: one a GPU, or one a node where there are no GPUs."""
+    max_reject_rate: float = 0.05
+    """Stop when more than this share of the rows read is rejected (judged from 1,000 rows on)."""
+    store_images: bool = False
+    """Keep the image bytes, as they came, in the table."""
+    commit_seconds: float = 60.0
+    """Commit what has arrived at least this often: what a crash can cost."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work before anything starts (raises UsageError)."""
+        if not 0 <= self.max_reject_rate <= 1:
+            raise UsageError(f"--max-reject-rate is a share between 0 and 1, not {self.max_reject_rate}")
+        if self.num_actors is not None and self.num_actors < 1:
+            raise UsageError(f"--num-actors must be 1 or more, not {self.num_actors}")
+        if self.commit_seconds < 0:
+            raise UsageError(f"--commit-seconds must be 0 or more, not {self.commit_seconds}")
+        check_table_name(self.table)
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """Search the published version of --db/--table exactly, by text, image, or both."""
+
+    db: str
+    """Where the LanceDB tables are: a folder or an s3:// URI."""
+    table: str
+    """Name of the table."""
+    text: str | None = None
+    """The text to search with."""
+    image: str | None = None
+    """The image file to search with."""
+    k: int = 10
+    """How many results."""
+    where: str | None = None
+    """A SQL filter on the table's columns that results must pass, applied before the search."""
+    json: bool = False
+    """Print JSON lines: id, score and the row's columns."""
+    model: str | None = None
+    """Default: the model that the column was embedded with, as for the following three."""
+    weights: str | None = None
+    """The model's weights, where they are no longer where the embedding job found them."""
+    from_pretrained: str | None = None
+    """The config and tokenizer folder, likewise."""
+    device: Device = "auto"
+    """Where the model runs."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work before anything starts (raises UsageError)."""
+        if self.text is None and self.image is None:
+            raise UsageError("nothing to search with: give --text, --image, or both")
+        if self.k < 1:
+            raise UsageError(f"--k must be 1 or more, not {self.k}")
+        check_table_name(self.table)
+
+
+def check_table_name(name: str) -> None:
+    """Raise UsageError unless `name` can stand before `_rejects` and `_runs` and be a folder's name."""
+    if not name or not all(c.isascii() and (c.isalnum() or c in "_-.") for c in name) or name.startswith("."):
+        raise UsageError(f"--table {name!r}: letters, digits, '_', '-' and '.' make a table's name")
+
+
+def encoder_settings(config: EmbedConfig) -> EncoderSettings:
+    """The part of a run's configuration that says which vectors come out."""
+    return EncoderSettings(
+        model=config.model,
+        weights=config.weights,
+        from_pretrained=config.from_pretrained,
+        device=config.device,
+        dtype=config.dtype,
+        alpha=config.alpha or "drop",
+        max_tokens=config.max_tokens,
+    )
+
+
+Config = TypeVar("Config")
+
+
+def parse(kind: type[Config], arguments: list[str] | None = None) -> Config:
+    """A `kind` from the command line; `--config FILE` (TOML, the same names) stands under what is typed.
+
+    Raises UsageError for a bad file or value; tyro itself says what is wrong with an option, and exits with 2.
+    """
+    typed = list(sys.argv[1:] if arguments is None else arguments)
+    from_files: list[str] = []
+    while "--config" in typed:
+        at = typed.index("--config")
+        if at + 1 == len(typed):
+            raise UsageError("--config needs a file")
+        from_files += options_of_file(kind, Path(typed[at + 1]))
+        del typed[at : at + 2]
+    # The last of several equal options counts, so what is typed overrides what the file says.
+    return tyro.cli(kind, args=from_files + typed, config=(tyro.conf.FlagCreatePairsOff,))
+
+
+def options_of_file(kind: Any, path: Path) -> list[str]:
+    """A TOML file as command-line arguments, `-` and `_` alike; an option that `kind` lacks is an error."""
+    try:
+        options = {name.replace("-", "_"): value for name, value in tomllib.loads(path.read_text()).items()}
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config {path}: {error}") from error
+    known = sorted(field.name for field in dataclasses.fields(kind))
+    if unknown := sorted(set(options) - set(known)):
+        raise UsageError(f"--config {path}: no such option: {', '.join(unknown)}; known: {', '.join(known)}")
+    arguments = []
+    for name, value in options.items():
+        option = f"--{name.replace('_', '-')}"
+        if value is True:
+            arguments.append(option)
+        elif value is not False:
+            arguments += [option, str(value)]
+    return arguments

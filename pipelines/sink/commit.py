@@ -1,0 +1,147 @@
+"""On the driver: the single committer. What is committed is the truth; all else can be done again."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import lance
+from lance.commit import CommitConflictError
+from pyroaring import BitMap64
+
+from pipelines.sink.fragments import Bundle, Written
+from pipelines.sink.table import TableVersion, index_ids, quoted
+from vista_core import VistaError
+
+ATTEMPTS = 10
+REINDEX_ROWS = 1_000_000  # lookups scan the rows that the id index doesn't cover yet
+
+log = logging.getLogger(__name__)
+
+Write = Callable[[Bundle], Written]
+
+
+@dataclass
+class Counts:
+    """Rows of a run so far. `rewritten` is for rows whose vector is copied; nothing does that yet."""
+
+    read: int = 0
+    written: int = 0
+    rewritten: int = 0
+    unchanged: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def rejected(self) -> int:
+        """Rows rejected for whatever reason."""
+        return self.reasons.total()
+
+    @property
+    def settled(self) -> int:
+        """Rows of which it is known what became of them; equals `read` at the end of a run."""
+        return self.written + self.rewritten + self.unchanged + self.rejected
+
+
+class Committer:
+    """Commits bundles one after the other, each on top of exactly the version that it was settled against."""
+
+    def __init__(self, table: lance.LanceDataset, rejects: lance.LanceDataset, run: str) -> None:
+        self.table = table
+        self.rejects = rejects
+        self.run = run
+        self.counts = Counts()
+        self.matched = BitMap64()
+        self.unindexed = 0
+
+    def commit(self, write: Write) -> None:
+        """Have a bundle written and commit it; if somebody else committed in between, settle and write it again."""
+        for _ in range(ATTEMPTS):
+            version = TableVersion(self.table.uri, self.table.version)
+            written = write(Bundle(version, self.rejects.uri, self.run, self.matched.serialize()))
+            try:
+                self.table = commit_table(self.table, written)
+            except CommitConflictError as conflict:
+                log.warning("another writer committed to %s, resolving against it: %s", self.table.uri, conflict)
+                self.table = lance.dataset(self.table.uri)
+                continue
+            self.commit_rejects(written)
+            self.count(written)
+            return
+        raise VistaError(
+            f"{self.table.uri}: another writer committed {ATTEMPTS} times in a row while this run tried to. "
+            "Stop the other writer and run the same command again: what was committed stays"
+        )
+
+    def commit_rejects(self, written: Written) -> None:
+        """Append the bundle's rejects. Only this job writes there, so a plain append is enough."""
+        if written.rejects:
+            operation = lance.LanceOperation.Append([from_json(text) for text in written.rejects])
+            self.rejects = lance.LanceDataset.commit(self.rejects.uri, operation, read_version=self.rejects.version)
+
+    def count(self, written: Written) -> None:
+        """Add a committed bundle to the counts, and keep the id index within reach of the table."""
+        self.counts.read += written.read
+        self.counts.written += written.written
+        self.counts.unchanged += written.unchanged
+        self.counts.reasons.update(written.reasons)
+        self.matched = BitMap64.deserialize(written.matched)
+        self.unindexed += written.written
+        if self.unindexed >= REINDEX_ROWS:
+            self.table = index_ids(self.table)
+            self.unindexed = 0
+
+
+def commit_table(table: lance.LanceDataset, written: Written) -> lance.LanceDataset:
+    """Put a bundle's fragments into the table in one transaction: new rows in, the rows they replace out.
+
+    A `Merge` at max_retries=0 conflicts with every other commit since `table.version`, so what was settled against
+    that version still holds. It refuses to drop a fragment; the rows that replace the last ones of a fragment go in
+    before, by an `Update`, which adds no new id and therefore can do no harm where it is not a compare-and-swap.
+    """
+    if written.emptied:
+        require_latest(table)
+        operation: lance.LanceOperation.BaseOperation = lance.LanceOperation.Update(
+            removed_fragment_ids=written.emptied,
+            updated_fragments=[],
+            new_fragments=[from_json(text) for text in written.refills],
+            fields_modified=[],
+        )
+        table = lance.LanceDataset.commit(table.uri, operation, read_version=table.version, max_retries=0)
+    if not written.fragments and not written.shrunk:
+        return table
+    shrunk = {fragment.id: fragment for fragment in map(from_json, written.shrunk)}
+    kept = [shrunk.get(fragment.fragment_id, fragment.metadata) for fragment in table.get_fragments()]
+    operation = lance.LanceOperation.Merge(kept + [from_json(text) for text in written.fragments], table.schema)
+    return lance.LanceDataset.commit(table.uri, operation, read_version=table.version, max_retries=0)
+
+
+def require_latest(table: lance.LanceDataset) -> None:
+    """Raise CommitConflictError if somebody committed since `table` was opened."""
+    if (latest := table.latest_version) != table.version:
+        raise CommitConflictError(f"version {latest} was committed on top of {table.version}")
+
+
+def from_json(text: str) -> lance.FragmentMetadata:
+    """Back from `table.fragments_json`."""
+    return lance.FragmentMetadata.from_json(text)
+
+
+def clear_stale_rejects(rejects: lance.LanceDataset, run: str, listed: set[str]) -> lance.LanceDataset:
+    """Remove the rejects that earlier runs left for objects that this run has read in full.
+
+    `listed` are this run's objects. Memory is that of the objects that have rejects.
+    """
+    others = f"run != {quoted(run)}"
+    stale = {
+        name
+        for batch in rejects.scanner(columns=["object"], filter=others).to_batches()
+        for name in batch.column("object").unique().to_pylist()
+        if name in listed
+    }
+    names = sorted(stale)
+    for start in range(0, len(names), 1000):
+        chunk = ", ".join(quoted(name) for name in names[start : start + 1000])
+        rejects.delete(f"{others} AND object IN ({chunk})")
+    return lance.dataset(rejects.uri)

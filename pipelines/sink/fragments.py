@@ -1,0 +1,200 @@
+"""On a worker: settle which rows of a bundle enter the table, and write them as fragments that nobody sees yet.
+
+Everything here is decided against one version of the table, and the driver commits only on top of that very
+version; whatever comes between sends the bundle here again. A task that dies leaves orphaned files, nothing else.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import lance
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from lance.fragment import write_fragments
+from pyroaring import BitMap64
+
+from pipelines.records import (
+    ID,
+    MESSAGE,
+    OBJECT,
+    REASON,
+    REJECT_SCHEMA,
+    ROW,
+    RUN,
+    STAGE,
+    TALLY,
+    VECTOR,
+    Reject,
+    with_rejects,
+)
+from pipelines.sink.table import Present, TableVersion, fragments_json
+
+NORM_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Written:
+    """What became of a bundle: everything the driver needs to commit it, and nothing that grows with its rows."""
+
+    read: int
+    written: int
+    unchanged: int
+    reasons: Counter[str]  # rejected rows by reason
+    matched: bytes  # BitMap64: rows of the base version that this bundle accounts for
+    fragments: list[str] = field(default_factory=list)  # new fragments
+    shrunk: list[str] = field(default_factory=list)  # fragments that lose replaced rows
+    emptied: list[int] = field(default_factory=list)  # fragments that would lose their last row
+    refills: list[str] = field(default_factory=list)  # new fragments with just the rows that replace those
+    rejects: list[str] = field(default_factory=list)  # new fragments of NAME_rejects
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What a worker is told about the table that a bundle goes to."""
+
+    table: TableVersion
+    rejects_uri: str
+    run: str
+    matched: bytes  # BitMap64: rows of the base version that earlier bundles accounted for
+
+
+def write_bundle(bundle: Bundle, *blocks: pa.Table) -> Written:
+    """Settle `blocks`, write their fragments, and say what to commit."""
+    rows = pa.concat_tables(blocks, promote_options="default")
+    is_tally = pc.is_valid(rows[TALLY])
+    records, tallies = rows.filter(pc.invert(is_tally)), rows.filter(is_tally)
+    matched = BitMap64.deserialize(bundle.matched)
+    before = len(matched)
+
+    read, twice = settle_unchanged(tallies, bundle.table, matched)
+    unchanged = len(matched) - before
+    records, replaced = settle_records(with_rejects(records, check_vectors(records)), bundle, matched)
+    good = pc.is_null(records[REASON])
+    rejects = pa.concat_tables([twice, reject_rows(records.filter(pc.invert(good)))])
+    rejects = rejects.set_column(rejects.schema.get_field_index("run"), "run", pa.repeat(bundle.run, len(rejects)))
+    fresh = table_rows(records.filter(good), bundle)
+    shrunk, emptied = delete_rows(bundle.table.open(), replaced.values())
+    refilling = pa.array([replaced.get(key, -1) >> 32 in emptied for key in fresh[ID].to_pylist()], pa.bool_())
+    return Written(
+        read=read,
+        written=len(fresh),
+        unchanged=unchanged,
+        reasons=Counter(rejects["reason"].to_pylist()),
+        matched=matched.serialize(),
+        fragments=write(fresh.filter(pc.invert(refilling)), bundle.table.uri),
+        shrunk=shrunk,
+        emptied=emptied,
+        refills=write(fresh.filter(refilling), bundle.table.uri),
+        rejects=write(rejects, bundle.rejects_uri),
+    )
+
+
+def settle_unchanged(tallies: pa.Table, table: TableVersion, matched: BitMap64) -> tuple[int, pa.Table]:
+    """Add the unchanged rows to `matched`; those that it holds already are second records of one id: rejects."""
+    read, twice = 0, []
+    for source_object, tally in zip(tallies[OBJECT].to_pylist(), tallies[TALLY].to_pylist(), strict=True):
+        read += tally["read"]
+        for address, row in zip(tally["unchanged_addresses"], tally["unchanged_rows"], strict=True):
+            if address in matched:
+                twice.append({"_address": address, "object": source_object, "row": row})
+            matched.add(address)
+    if not twice:
+        return read, REJECT_SCHEMA.empty_table()
+    ids = table.open()._take_rows([row["_address"] for row in twice], columns=[ID])[ID].to_pylist()
+    rejects = [row | {"id": key} | duplicate(key).__dict__ for row, key in zip(twice, ids, strict=True)]
+    return read, pa.Table.from_pylist(rejects, schema=REJECT_SCHEMA)
+
+
+def duplicate(key: str) -> Reject:
+    """The reason of a second record with one id."""
+    return Reject("write", "duplicate_id", f"another record of this run has the id {key!r}")
+
+
+def settle_records(records: pa.Table, bundle: Bundle, matched: BitMap64) -> tuple[pa.Table, dict[str, int]]:
+    """Reject second records of an id; of the rest, say which replace a row of the table, and its address."""
+    ids, reasons = records[ID].to_pylist(), records[REASON].to_pylist()
+    known = bundle.table.lookup([key for key, reason in zip(ids, reasons, strict=True) if reason is None])
+    taken: set[str] = set()
+    replaced: dict[str, int] = {}
+    rejects: dict[int, Reject] = {}
+    for row, (key, reason) in enumerate(zip(ids, reasons, strict=True)):
+        if reason is not None:
+            continue
+        present = known.get(key)
+        if key in taken or (present is not None and accounted_for(present, bundle.run, matched)):
+            rejects[row] = duplicate(key)
+            continue
+        taken.add(key)
+        if present is not None:
+            replaced[key] = present.address
+            matched.add(present.address)
+    return with_rejects(records, rejects), replaced
+
+
+def accounted_for(present: Present, run: str, matched: BitMap64) -> bool:
+    """Whether another record of this run already wrote, replaced, or was found equal to the row."""
+    return present.run == run or present.address in matched
+
+
+def check_vectors(records: pa.Table) -> dict[int, Reject]:
+    """Vectors that are not finite or not of norm 1 (within 1e-3) never reach the table."""
+    vectors = records[VECTOR].combine_chunks()
+    values = vectors.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+    matrix = values.reshape(len(records), vectors.type.list_size)
+    norms = np.linalg.norm(matrix, axis=1)
+    bad = ~(np.abs(norms - 1) <= NORM_TOLERANCE)  # a NaN is bad too
+    reasons = records[REASON].to_pylist()
+    return {
+        int(row): Reject("encode", "bad_vector", f"the vector's norm is {norms[row]}, not 1")
+        for row in np.flatnonzero(bad)
+        if reasons[row] is None
+    }
+
+
+def reject_rows(records: pa.Table) -> pa.Table:
+    """Rejected records in the schema of `NAME_rejects`."""
+    names = {"id": ID, "object": OBJECT, "row": ROW, "stage": STAGE, "reason": REASON, "message": MESSAGE}
+    columns = [records[names[f.name]] if f.name in names else pa.nulls(len(records), f.type) for f in REJECT_SCHEMA]
+    return pa.table(columns, schema=REJECT_SCHEMA)
+
+
+def table_rows(records: pa.Table, bundle: Bundle) -> pa.Table:
+    """Records in the table's own schema; a column that only the table has is null."""
+    schema = bundle.table.open().schema
+    columns = []
+    for column in schema:
+        if column.name == RUN:
+            columns.append(pa.repeat(bundle.run, len(records)))
+        elif column.name in records.column_names:
+            columns.append(records[column.name].cast(column.type))
+        else:
+            columns.append(pa.nulls(len(records), column.type))
+    return pa.table(columns, schema=schema)
+
+
+def write(rows: pa.Table, uri: str) -> list[str]:
+    """Fragments that hold `rows`, uncommitted."""
+    if not len(rows):
+        return []
+    return fragments_json(write_fragments(rows, uri, schema=rows.schema, mode="append"))
+
+
+def delete_rows(dataset: lance.LanceDataset, addresses: Iterable[int]) -> tuple[list[str], list[int]]:
+    """Deletion vectors for `addresses`: the fragments that shrink, and the ids of those that would be emptied."""
+    by_fragment: dict[int, list[int]] = {}
+    for address in addresses:
+        by_fragment.setdefault(address >> 32, []).append(address & 0xFFFFFFFF)
+    shrunk, emptied = [], []
+    for fragment_id, offsets in by_fragment.items():
+        fragment = dataset.get_fragment(fragment_id)
+        assert fragment is not None, f"fragment {fragment_id} was looked up in this very version"
+        remaining = fragment.delete_rows(offsets)
+        if remaining is None:
+            emptied.append(fragment_id)
+        else:
+            shrunk.append(remaining)
+    return fragments_json(shrunk), emptied

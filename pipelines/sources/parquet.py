@@ -1,0 +1,224 @@
+"""Parquet files with inline image bytes: plain binary, or the {bytes, path} struct of Hugging Face datasets.
+
+A unit is a row group, streamed in batches of bounded size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.records import ID as ID_FIELD
+from pipelines.records import IMAGE, IMAGE_URI, OBJECT, RESERVED, ROW, TEXT, Reject, read_schema
+from pipelines.sources.objects import Listing, SourceObject, open_unchanged
+from vista_core import UsageError
+
+if TYPE_CHECKING:
+    from pipelines.sources import Columns
+
+BATCH_BYTES = 32 << 20  # of encoded images at once in a worker
+BATCH_ROWS = 4096
+FOOTER_THREADS = 16
+
+ID_NAMES = ("id", "_id", "key", "uid", "uuid", "item_id", "product_id", "asin", "sku")
+TEXT_NAMES = ("text", "caption", "title", "description", "name", "alt", "prompt")
+IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "photo", "picture")
+
+
+@dataclass(frozen=True)
+class Parquet:
+    """The row groups of some Parquet files."""
+
+    listing: Listing
+    schema: pa.Schema  # of the first file; the others are read as if they had it
+    id_column: str | None
+    text_column: str | None
+    image_column: str | None
+    extra: pa.Schema
+    left_out: tuple[str, ...]  # columns whose names the table uses itself
+
+    @classmethod
+    def open(cls, listing: Listing, columns: Columns) -> Parquet:
+        """Find the columns in the first readable footer. Raises UsageError if there is nothing to embed."""
+        schema = first_schema(listing)
+        id_column = pick(schema, "--id-column", columns.id, ID_NAMES, is_key)
+        text_column = pick(schema, "--text-column", columns.text, TEXT_NAMES, is_text)
+        image_column = pick(schema, "--image-column", columns.image, IMAGE_NAMES, is_image)
+        if image_column is None:
+            candidates = [field.name for field in schema if is_image(field.type)]
+            image_column = candidates[0] if len(candidates) == 1 else None
+        if text_column is None and image_column is None:
+            raise UsageError(
+                f"--source {listing.uri}: no column of text or image bytes found among {describe_columns(schema)}. "
+                "Name them with --text-column and --image-column"
+            )
+        others = [field for field in schema if field.name not in (id_column, text_column, image_column)]
+        extra = pa.schema([field.remove_metadata() for field in others if field.name not in RESERVED])
+        left_out = tuple(field.name for field in others if field.name in RESERVED)
+        return cls(listing, schema, id_column, text_column, image_column, extra, left_out)
+
+    @property
+    def has_ids(self) -> bool:
+        """Whether the files have an id column."""
+        return self.id_column is not None
+
+    @property
+    def has_uris(self) -> bool:
+        """Whether an image comes with the path that a Hugging Face struct keeps."""
+        return self.image_column is not None and pa.types.is_struct(self.schema.field(self.image_column).type)
+
+    def describe(self) -> list[str]:
+        """What was found, and which column is taken for what."""
+        lines = [
+            f"{len(self.listing.objects)} Parquet files, {sum(o.size for o in self.listing.objects) / 1e6:,.1f} MB",
+            f"id: {self.id_column or 'hash of the content'}, text: {self.text_column or 'none'}, "
+            f"image: {self.image_column or 'none'}, passed through: {', '.join(self.extra.names) or 'none'}",
+        ]
+        if self.left_out:
+            lines.append(f"left out, since the table uses these names itself: {', '.join(self.left_out)}")
+        return lines
+
+    def units(self) -> list[dict]:
+        """A unit a row group; a file whose footer can't be read is one unit that says so."""
+        with ThreadPoolExecutor(FOOTER_THREADS) as pool:
+            return [unit for units in pool.map(file_units, self.listing.objects) for unit in units]
+
+    def read(self, unit: dict) -> Iterator[tuple[pa.Table, dict[int, Reject]]]:
+        """The records of a row group; where it is damaged, the rest of its rows are rejected, each by number."""
+        if unit["error"]:
+            yield self.unreadable(unit, 0, unit["error"])
+            return
+        done = 0
+        with open_unchanged(unit["object"], unit["version"]) as handle:
+            try:
+                file = pq.ParquetFile(handle, buffer_size=8 << 20)
+                names = [name for name in self.schema.names if name in file.schema_arrow.names]
+                for batch in file.iter_batches(unit["batch_rows"], row_groups=[unit["index"]], columns=names):
+                    yield self.records(pa.table(batch), unit, done), {}
+                    done += batch.num_rows
+            except (pa.ArrowException, OSError) as error:
+                if not is_damage(error):
+                    raise
+                yield self.unreadable(unit, done, str(error))
+
+    def records(self, batch: pa.Table, unit: dict, done: int) -> pa.Table:
+        """One batch in the order and types of `records.read_schema`."""
+
+        def column(name: str | None, kind: pa.DataType) -> pa.ChunkedArray | pa.Array:
+            if name is None or name not in batch.column_names:
+                return pa.nulls(len(batch), kind)
+            try:
+                return batch[name].cast(kind)
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+                raise UsageError(
+                    f"{unit['object']}: column {name!r} is {batch[name].type}, in the first file it is {kind}: {error}"
+                ) from error
+
+        image, uri = self.image_columns(batch)
+        first = unit["first_row"] + done
+        values = {
+            ID_FIELD: column(self.id_column, pa.string()),
+            TEXT: column(self.text_column, pa.string()),
+            IMAGE: image,
+            IMAGE_URI: uri,
+            OBJECT: pa.repeat(unit["object"], len(batch)),
+            ROW: pa.array(range(first, first + len(batch)), pa.int64()),
+        } | {field.name: column(field.name, field.type) for field in self.extra}
+        return pa.table(values, schema=read_schema(self.extra))
+
+    def image_columns(self, batch: pa.Table) -> tuple[pa.Array, pa.Array]:
+        """Image bytes and, where the struct has one, the path."""
+        if self.image_column is None or self.image_column not in batch.column_names:
+            return pa.nulls(len(batch), pa.large_binary()), pa.nulls(len(batch), pa.string())
+        column = batch[self.image_column].combine_chunks()
+        if not pa.types.is_struct(column.type):
+            return column.cast(pa.large_binary()), pa.nulls(len(batch), pa.string())
+        fields = dict(zip((field.name for field in column.type), column.flatten(), strict=True))
+        path = fields.get("path", pa.nulls(len(batch), pa.string()))
+        return fields["bytes"].cast(pa.large_binary()), path.cast(pa.string())
+
+    def unreadable(self, unit: dict, done: int, message: str) -> tuple[pa.Table, dict[int, Reject]]:
+        """Rows that are known to be there but can't be read."""
+        rows = range(unit["first_row"] + done, unit["first_row"] + unit["rows"])
+        values = {OBJECT: pa.repeat(unit["object"], len(rows)), ROW: pa.array(rows, pa.int64())}
+        schema = read_schema(self.extra)
+        columns = [values.get(field.name, pa.nulls(len(rows), field.type)) for field in schema]
+        reject = Reject("read", "object_unreadable", f"{unit['object']}: {message}"[:500])
+        return pa.table(columns, schema=schema), dict.fromkeys(range(len(rows)), reject)
+
+
+def first_schema(listing: Listing) -> pa.Schema:
+    """The schema of the first file whose footer can be read."""
+    errors = []
+    for item in listing.objects[:8]:
+        try:
+            with open_unchanged(item.uri, item.version) as handle:
+                return pq.read_schema(handle)
+        except (pa.ArrowException, OSError) as error:
+            if not is_damage(error):
+                raise
+            errors.append(f"{item.uri}: {error}")
+    raise UsageError(f"--source {listing.uri}: no readable Parquet file: {errors[0]}")
+
+
+def file_units(item: SourceObject) -> list[dict]:
+    """The row groups of one file."""
+    unit = {"object": item.uri, "version": item.version, "error": "", "rows": 1, "first_row": 0}
+    try:
+        with open_unchanged(item.uri, item.version) as handle:
+            metadata = pq.read_metadata(handle)
+    except (pa.ArrowException, OSError) as error:
+        if not is_damage(error):
+            raise
+        return [unit | {"error": f"the Parquet footer cannot be read: {error}"}]
+    units = []
+    for index in range(metadata.num_row_groups):
+        group = metadata.row_group(index)
+        per_row = max(1, group.total_byte_size // max(1, group.num_rows))
+        batch_rows = max(16, min(BATCH_ROWS, BATCH_BYTES // per_row))
+        units.append(unit | {"index": index, "rows": group.num_rows, "batch_rows": batch_rows})
+        unit = unit | {"first_row": unit["first_row"] + group.num_rows}  # type: ignore[operator]
+    return units
+
+
+def is_damage(error: Exception) -> bool:
+    """Damaged content, which a retry won't mend; pyarrow also raises OSError for it, but without an errno."""
+    return isinstance(error, pa.ArrowException) or (type(error) is OSError and error.errno is None)
+
+
+def pick(schema: pa.Schema, option: str, named: str | None, usual: tuple[str, ...], fits: Callable) -> str | None:
+    """The column that the user named, checked, or the first of the usual names that fits, or None."""
+    if named is None:
+        return next((name for name in usual if name in schema.names and fits(schema.field(name).type)), None)
+    if named not in schema.names:
+        raise UsageError(f"{option} {named}: no such column; there are {describe_columns(schema)}")
+    if not fits(schema.field(named).type):
+        raise UsageError(f"{option} {named}: a column of type {schema.field(named).type} can't serve as this")
+    return named
+
+
+def describe_columns(schema: pa.Schema) -> str:
+    """Names and types, for an error message."""
+    return ", ".join(f"{field.name} ({field.type})" for field in schema) or "no columns"
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Strings of any width."""
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def is_key(kind: pa.DataType) -> bool:
+    """Strings and integers."""
+    return is_text(kind) or pa.types.is_integer(kind)
+
+
+def is_image(kind: pa.DataType) -> bool:
+    """Bytes, or a struct that has them."""
+    if pa.types.is_struct(kind):
+        return "bytes" in [field.name for field in kind] and is_image(kind.field("bytes").type)
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)

@@ -1,0 +1,79 @@
+"""Write the files of vista-tiny: a tokenizer trained on the standard library's own words, and drawn weights.
+
+    python -m tools.make_vista_tiny [FOLDER]
+
+Everything comes from this interpreter, so one Python version writes the same files each time.
+"""
+
+import json
+import pydoc
+import re
+import sys
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from vista_core.checkpoint import released_shapes, save_tensors
+from vista_core.config import MODELS, hugging_face_config
+from vista_core.hub import BUILT_IN
+from vista_core.synthetic import synthetic_checkpoint
+
+NAME = "vista-tiny"
+SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+SKIPPED = ("antigravity", "this", "idlelib", "turtledemo", "lib2to3", "__phello__", "test")  # they act when imported
+NAMES_REPEATED = 8  # character names (red apple, grinning face) are nearer to captions than documentation is
+
+
+def corpus() -> Iterator[str]:
+    """Documentation of the standard library's modules, then the names of Unicode's characters."""
+    for module in sorted(sys.stdlib_module_names):
+        if not module.startswith(("_", *SKIPPED)):
+            yield from _documentation(module)
+    names = [unicodedata.name(chr(code), "").lower() for code in range(0x20, 0x1FC00)]
+    spoken = [name for name in names if name and not re.search(r"\d|syllable|ideograph", name)]
+    for _ in range(NAMES_REPEATED):
+        yield from spoken
+
+
+def _documentation(module: str) -> list[str]:
+    try:
+        text = pydoc.plain(pydoc.render_doc(module))
+    except (ImportError, pydoc.ErrorDuringImport):  # of another platform
+        return []
+    prose = re.split(r"\n(?:DATA|FILE)\n", text)[0]  # values and paths are this machine's
+    return re.sub(r"0x[0-9a-f]+", "", prose).splitlines()  # addresses differ from run to run
+
+
+def train_tokenizer(vocab_size: int) -> Tokenizer:
+    """Byte-level BPE, lower-cased NFKC: no text has an unknown token."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=SPECIALS,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(corpus(), trainer)
+    ends = [(token, SPECIALS.index(token)) for token in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    return tokenizer
+
+
+def main(folder: Path) -> None:
+    """Write config.json, tokenizer.json and model.safetensors."""
+    config = MODELS[NAME]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(hugging_face_config(config.text), indent=2) + "\n")
+    train_tokenizer(config.text.vocab_size).save(str(folder / "tokenizer.json"), pretty=False)
+    checkpoint = synthetic_checkpoint(config)
+    state = {key: checkpoint.read(key).half() for key in released_shapes(config)}
+    save_tensors(folder / "model.safetensors", state)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else BUILT_IN / NAME)

@@ -1,0 +1,135 @@
+"""For code written against FlagEmbedding's `Visualized_BGE`: the same constructor and `encode`, batched."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from vista_core.checkpoint import load_model, open_checkpoint
+from vista_core.config import MODELS, EncoderSettings
+from vista_core.device import DTYPES, resolve_device, resolve_dtype
+from vista_core.encoder import ImageSource, Preprocessor, encode_tensors
+from vista_core.errors import UsageError
+from vista_core.hub import weights_path
+from vista_core.identity import resolve_config
+from vista_core.linear import pack_for_cpu
+from vista_core.image import normalise, square_pixels
+
+_TEXT_MODELS = {"bge-base-en-v1.5": "bge-visualized-base-en-v1.5", "bge-m3": "bge-visualized-m3"}
+
+
+class Visualized_BGE(nn.Module):  # noqa: N801 - the reference's name
+    """Encodes images, texts and images with text; always in evaluation mode, whatever `train()` says.
+
+    `model_name_bge` names the text model as the reference does ("BAAI/bge-base-en-v1.5", "BAAI/bge-m3"), or one of
+    MODELS; `from_pretrained` is a local folder with its `config.json` and tokenizer. It computes in float32;
+    `dtype="auto"` takes what the machine is fastest at.
+    """
+
+    def __init__(
+        self,
+        model_name_bge: str | None = None,
+        model_weight: str | Path | None = None,
+        normlized: bool = True,
+        sentence_pooling_method: str = "cls",
+        negatives_cross_device: bool = False,
+        temperature: float = 0.02,
+        from_pretrained: str | Path | None = None,
+        *,
+        dtype: str = "float32",
+        device: str = "auto",
+    ) -> None:
+        super().__init__()
+        _refuse_unsupported(sentence_pooling_method, negatives_cross_device)
+        settings = EncoderSettings(
+            model=_model_name(model_name_bge),
+            weights=None if model_weight is None else str(model_weight),
+            from_pretrained=_folder(model_name_bge, from_pretrained),
+            device=device,
+            dtype=dtype,
+        )
+        place, config = resolve_device(device), resolve_config(settings)
+        compute = DTYPES[resolve_dtype(dtype, place, config)]
+        self.normlized = normlized
+        self.temperature = temperature
+        self.preprocessor = Preprocessor.load(settings)
+        self.model = load_model(config, open_checkpoint(weights_path(settings)), compute)
+        self.requires_grad_(False).eval().to(place)
+        if place.type == "cpu" and dtype == "auto":  # the fastest form here, which cannot move to another device
+            pack_for_cpu(self.model)
+
+    def train(self, mode: bool = True) -> Self:
+        """Accepted and without effect on results: the model has no dropout, of tokens or of patches."""
+        return super().train(mode)
+
+    def encode(
+        self,
+        image: ImageSource | Sequence[ImageSource] | None = None,
+        text: str | Sequence[str] | None = None,
+    ) -> Tensor | None:
+        """Vectors float32 [1, D] of one image, text or image with text, [N, D] of lists of the same length.
+
+        An image is a path, an open image or its encoded bytes. Without either the result is None, as the reference's.
+        """
+        images, texts = _listed(image), _listed(text)
+        if images is None and texts is None:
+            return None
+        count = len(images if images is not None else texts or [])
+        images, texts = images or [None] * count, texts or [None] * count
+        if len(images) != len(texts):
+            raise UsageError(f"encode() got {len(images)} images and {len(texts)} texts; give as many of each")
+        pixels = [None if item is None else self.preprocessor.open_image(item) for item in images]
+        tokens = self.preprocessor.tokenize(texts, [item is not None for item in images])
+        return encode_tensors(self.model, [item.input_ids for item in tokens], pixels).clone()
+
+    def preprocess_val(self, image: Image.Image) -> Tensor:
+        """An open image to the normalised tensor [3, S, S] that `encode_image` and `encode_mm` take, stacked."""
+        return normalise(torch.from_numpy(square_pixels(image, self.preprocessor.image_size)))
+
+    def encode_text(self, texts: Mapping[str, Tensor]) -> Tensor:
+        """Token ids padded on the right, `input_ids` and `attention_mask` [B, L], to vectors [B, D]."""
+        return self.model(texts["input_ids"], None, texts["attention_mask"].sum(1))
+
+    def encode_mm(self, images: Tensor, prompts: Mapping[str, Tensor]) -> Tensor:
+        """Normalised images [B, 3, S, S] with the token ids of their texts, to vectors [B, D]."""
+        return self.model(prompts["input_ids"], images, prompts["attention_mask"].sum(1))
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Normalised images [B, 3, S, S] to vectors [B, D]; an image alone is an image with empty text."""
+        empty = torch.from_numpy(self.preprocessor.tokenize([""], [True])[0].input_ids)
+        return self.model(empty.to(images.device).expand(len(images), -1), images)
+
+    def compute_similarity(self, q_reps: Tensor, p_reps: Tensor) -> Tensor:
+        """Dot products [Q, P], cosines since vectors have norm 1."""
+        return q_reps @ p_reps.transpose(-2, -1)
+
+
+def _refuse_unsupported(sentence_pooling_method: str, negatives_cross_device: bool) -> None:
+    if sentence_pooling_method != "cls":
+        raise UsageError(f"sentence_pooling_method {sentence_pooling_method!r}: the models are trained with 'cls' alone")
+    if negatives_cross_device:
+        raise UsageError("negatives_cross_device is for training, which this class leaves out; pass False")
+
+
+def _model_name(model_name_bge: str | None) -> str:
+    name = model_name_bge or ""
+    known = (model for text_model, model in _TEXT_MODELS.items() if text_model in name)
+    model = name if name in MODELS else next(known, None)
+    if model is None:
+        choices = ", ".join(["BAAI/bge-base-en-v1.5", "BAAI/bge-m3", *MODELS])
+        raise UsageError(f"model_name_bge {model_name_bge!r} is none of {choices}")
+    return model
+
+
+def _folder(model_name_bge: str | None, from_pretrained: str | Path | None) -> str | None:
+    """A local copy may stand where the hub's name does, as with transformers."""
+    if from_pretrained is None and model_name_bge and (Path(model_name_bge) / "config.json").is_file():
+        return model_name_bge
+    return None if from_pretrained is None else str(from_pretrained)
+
+
+def _listed(value: Any) -> list | None:
+    return value if value is None else list(value) if isinstance(value, list | tuple) else [value]

@@ -1,0 +1,174 @@
+"""Records to vectors: the preprocessor that CPU workers build, and the encoder that holds the model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from vista_core.batching import plan_batches
+from vista_core.checkpoint import load_model, open_checkpoint
+from vista_core.config import EncoderSettings
+from vista_core.device import DTYPES, resolve_device
+from vista_core.errors import RecordError
+from vista_core.hub import text_folder, weights_path
+from vista_core.identity import EncoderIdentity, identify, resolve_config
+from vista_core.image import decode_image, normalise, square_pixels
+from vista_core.linear import pack_for_cpu
+from vista_core.model import VistaModel
+from vista_core.tokenizer import TextTokenizer, Tokens, build_tokenizer, read_tokenizer
+
+ImageSource = bytes | str | Path | Image.Image
+TOKEN_BUDGETS = {"cpu": 2048, "cuda": 65536}  # padded tokens of a batch: where a larger one gains nothing more
+
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Text, image, or both; an image is its encoded bytes, a path, or already open."""
+
+    text: str | None = None
+    image: ImageSource | None = None
+
+
+class Preprocessor:
+    """Tokenizer and image size of a model, without its weights."""
+
+    def __init__(self, tokenizer: TextTokenizer, image_size: int, alpha: str) -> None:
+        self.tokenizer = tokenizer
+        self.image_size = image_size
+        self.alpha = alpha
+
+    @staticmethod
+    def load(settings: EncoderSettings) -> "Preprocessor":
+        """Read the tokenizer that settings mean."""
+        config = resolve_config(settings)
+        serialised = read_tokenizer(text_folder(settings))
+        tokenizer = build_tokenizer(serialised, config.max_tokens(settings.max_tokens), config.text.vocab_size)
+        return Preprocessor(tokenizer, config.vision.image_size, settings.alpha)
+
+    def decode_image(self, data: bytes) -> np.ndarray:
+        """Encoded bytes to uint8 [S, S, 3]; RecordError where they are no good image."""
+        return decode_image(data, self.image_size, self.alpha)
+
+    def open_image(self, source: ImageSource) -> np.ndarray:
+        """Bytes, a path or an open image to uint8 [S, S, 3]."""
+        if isinstance(source, Image.Image):
+            return square_pixels(source, self.image_size, self.alpha)
+        if isinstance(source, bytes):
+            return self.decode_image(source)
+        try:
+            return self.decode_image(Path(source).read_bytes())
+        except OSError as error:
+            raise RecordError("image_unreadable", str(error)) from error
+
+    def tokenize(self, texts: Sequence[str | None], with_image: Sequence[bool]) -> list[Tokens]:
+        """Token ids of each text; `with_image` decides the limit. None and "" give [CLS, SEP]."""
+        return self.tokenizer.tokenize(texts, with_image)
+
+
+class Encoder:
+    """A loaded model with its preprocessor; vectors do not depend on what else is in a call."""
+
+    def __init__(self, model: VistaModel, preprocessor: Preprocessor, identity: EncoderIdentity) -> None:
+        self.model = model
+        self.preprocessor = preprocessor
+        self.identity = identity
+
+    @staticmethod
+    def load(settings: EncoderSettings) -> "Encoder":
+        """Read, check and place the model that settings mean."""
+        device = resolve_device(settings.device)
+        config = resolve_config(settings)
+        preprocessor = Preprocessor.load(settings)
+        checkpoint = open_checkpoint(weights_path(settings))
+        identity = identify(settings, config, checkpoint)
+        model = load_model(config, checkpoint, DTYPES[identity.dtype]).requires_grad_(False).to(device)
+        if device.type == "cpu":
+            pack_for_cpu(model)
+        return Encoder(model, preprocessor, identity)
+
+    @property
+    def dimension(self) -> int:
+        """Width of a vector."""
+        return self.identity.dimension
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision the model runs in."""
+        return self.model.dtype
+
+    def encode(self, records: Sequence[Record]) -> np.ndarray:
+        """Records to vectors float32 [N, D] in their order; a bad one raises RecordError with its index."""
+        pixels = [self._pixels(record, index) for index, record in enumerate(records)]
+        tokens = self.preprocessor.tokenize([record.text for record in records], [image is not None for image in pixels])
+        return self.encode_tensors([item.input_ids for item in tokens], pixels)
+
+    def encode_tensors(self, input_ids: Sequence[np.ndarray], pixels: Sequence[np.ndarray | None]) -> np.ndarray:
+        """What a Preprocessor made, to vectors float32 [N, D] in input order.
+
+        `input_ids` int [L] each, `pixels` uint8 [S, S, 3] each or None.
+        """
+        return encode_tensors(self.model, input_ids, pixels).cpu().numpy()
+
+    def _pixels(self, record: Record, index: int) -> np.ndarray | None:
+        if not record.text and record.image is None:
+            raise RecordError("empty_record", "neither text nor image", index)
+        try:
+            return None if record.image is None else self.preprocessor.open_image(record.image)
+        except RecordError as error:
+            raise RecordError(error.reason, error.message, index) from error
+
+
+@torch.inference_mode()
+def encode_tensors(
+    model: VistaModel, input_ids: Sequence[np.ndarray], pixels: Sequence[np.ndarray | None], token_budget: int | None = None
+) -> torch.Tensor:
+    """Vectors float32 [N, D] on the model's device, in input order, computed in batches of similar length."""
+    device = model.device
+    budget = token_budget or TOKEN_BUDGETS[device.type]
+    vectors = torch.empty(len(input_ids), model.config.dimension, device=device)
+    with_image = [index for index, image in enumerate(pixels) if image is not None]
+    text_only = [index for index, image in enumerate(pixels) if image is None]
+    for group, extra in ((with_image, model.config.vision.tokens), (text_only, 0)):
+        for batch in plan_batches([len(input_ids[index]) + extra for index in group], budget):
+            indices = [group[place] for place in batch]
+            images = [image for index in indices if (image := pixels[index]) is not None]
+            vectors[indices] = _encode_batch(model, [input_ids[index] for index in indices], images)
+    return vectors
+
+
+def _encode_batch(model: VistaModel, input_ids: list[np.ndarray], images: list[np.ndarray]) -> torch.Tensor:
+    """One batch; where it does not fit a GPU's memory, its halves."""
+    try:
+        return _forward(model, input_ids, images)
+    except torch.OutOfMemoryError:
+        if len(input_ids) == 1:
+            raise
+    torch.cuda.empty_cache()
+    half = len(input_ids) // 2
+    parts = (slice(half), slice(half, None))
+    return torch.cat([_encode_batch(model, input_ids[part], images[part]) for part in parts])
+
+
+def _forward(model: VistaModel, input_ids: list[np.ndarray], images: list[np.ndarray]) -> torch.Tensor:
+    device = model.device
+    lengths = np.array([len(ids) for ids in input_ids])
+    padded = np.full((len(input_ids), lengths.max()), model.config.text.pad_id, dtype=np.int32)
+    for row, ids in zip(padded, input_ids, strict=True):
+        row[: len(ids)] = ids
+    pixel_values = normalise(_to_device(np.stack(images), device)) if images else None
+    ragged = bool((lengths != lengths[0]).any())  # unpadded batches take the faster attention without a mask
+    return model(_to_device(padded, device), pixel_values, _to_device(lengths, device) if ragged else None)
+
+
+def _to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor

@@ -1,0 +1,58 @@
+"""What can go wrong, and who mends it.
+
+    VistaError
+    ├── UsageError         the command or call is wrong: the message names the option and what to give (exit code 2)
+    │   └── DownloadError  a file is neither here nor reachable: the message names it and the option that takes it
+    ├── CheckpointError    a weights file is damaged, or of another model
+    └── RecordError        one record is bad: it becomes a rejected row with its reason, and costs no other
+
+The first three end a run; a RecordError never does.
+"""
+
+from typing import Literal, get_args
+
+RejectReason = Literal[
+    "empty_record",
+    "text_not_utf8",
+    "image_unreadable",
+    "image_undecodable",
+    "image_truncated",
+    "image_too_large",
+    "image_too_elongated",
+    "image_unsupported",
+]
+REJECT_REASONS: tuple[str, ...] = get_args(RejectReason)
+
+
+class VistaError(Exception):
+    """Root of every error this package raises on purpose."""
+
+    exit_code = 1
+
+
+class UsageError(VistaError):
+    """A wrong option or argument; the message says what to change."""
+
+    exit_code = 2
+
+
+class DownloadError(UsageError):
+    """A file of the model is not on this machine and could not be fetched."""
+
+
+class CheckpointError(VistaError):
+    """A weights file that cannot be read, or does not fit the model."""
+
+
+class RecordError(VistaError):
+    """One bad record: `reason` is one of REJECT_REASONS, `message` is for people, `index` its place in the call."""
+
+    def __init__(self, reason: RejectReason, message: str, index: int | None = None) -> None:
+        super().__init__(reason, message, index)
+        self.reason: RejectReason = reason
+        self.message = message
+        self.index = index
+
+    def __str__(self) -> str:
+        place = "" if self.index is None else f"record {self.index}: "
+        return f"{place}{self.reason}: {self.message}"

@@ -1,0 +1,79 @@
+"""Where a model's files come from: the repository (vista-tiny), the user, or the Hugging Face hub."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub.errors import (
+    HTTPError,  # type: ignore[attr-defined] # httpx's, whichever of its packages the hub's client is built on
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+)
+
+from vista_core.config import EncoderSettings
+from vista_core.errors import DownloadError, UsageError
+
+BUILT_IN = Path(__file__).parent / "models"
+TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True)
+class HubRepo:
+    """A repository of the hub at one commit."""
+
+    name: str
+    revision: str
+
+
+_VISUALIZED = HubRepo("BAAI/bge-visualized", "98db10b10d22620010d06f11733346e1c98c34aa")
+WEIGHTS = {
+    "bge-visualized-base-en-v1.5": (_VISUALIZED, "Visualized_base_en_v1.5.pth"),
+    "bge-visualized-m3": (_VISUALIZED, "Visualized_m3.pth"),
+}
+TEXT_MODELS = {
+    "bge-visualized-base-en-v1.5": HubRepo("BAAI/bge-base-en-v1.5", "a5beb1e3e68b9ab74eb54cfd186867f64f240e1a"),
+    "bge-visualized-m3": HubRepo("BAAI/bge-m3", "5617a9f61b028005a4858fdac845db406aefb181"),
+}
+
+
+def weights_path(settings: EncoderSettings) -> Path:
+    """The weights file that settings mean, fetched where it is neither given nor built in."""
+    if settings.weights is not None:
+        return Path(settings.weights)
+    if settings.model in WEIGHTS:
+        repo, filename = WEIGHTS[settings.model]
+        return _fetch(repo, filename, "--weights PATH")
+    return BUILT_IN / settings.model / "model.safetensors"
+
+
+def text_folder(settings: EncoderSettings) -> Path:
+    """The folder with `config.json` and the tokenizer, fetched where it is neither given nor built in."""
+    if settings.from_pretrained is not None:
+        folder = Path(settings.from_pretrained)
+        if not folder.is_dir():
+            raise UsageError(f"--from-pretrained {folder}: there is no such folder; it holds config.json and a tokenizer")
+        return folder
+    if settings.model in TEXT_MODELS:
+        repo, option = TEXT_MODELS[settings.model], "--from-pretrained FOLDER"
+        return [_fetch(repo, filename, option) for filename in ("config.json", "tokenizer.json")][-1].parent
+    return BUILT_IN / settings.model
+
+
+def _fetch(repo: HubRepo, filename: str, option: str) -> Path:
+    """A file from the hub's local cache, else from the network."""
+    try:
+        return Path(hf_hub_download(repo.name, filename, revision=repo.revision, local_files_only=True))
+    except LocalEntryNotFoundError:
+        pass
+    url = hf_hub_url(repo.name, filename, revision=repo.revision)
+    try:
+        # asked first since it does not retry: a download would, for 23 s, where there is no network
+        get_hf_file_metadata(url, timeout=TIMEOUT_S)
+        return Path(hf_hub_download(repo.name, filename, revision=repo.revision))
+    except (HTTPError, OfflineModeIsEnabled, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        raise DownloadError(
+            f"{filename} of {repo.name} is not on this machine and could not be fetched ({type(error).__name__}: {reason}). "
+            f"Where there is a network, download https://huggingface.co/{repo.name}/resolve/{repo.revision}/{filename} ; "
+            f"bring it here and pass it with {option}"
+        ) from error

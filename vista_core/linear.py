@@ -1,0 +1,80 @@
+"""Linear layers, and their form for inference on a CPU.
+
+oneDNN multiplies fastest when a weight is laid out in its blocks beforehand and the activation is part of the product.
+Measured on 2 cores of an AMD Zen 5 at [2048, 768] x [768, 3072]: bfloat16 970 GFLOP/s against 800 for F.linear,
+float32 470 against 210.
+"""
+
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vista_core.errors import UsageError
+
+
+class Linear(nn.Linear):
+    """A linear layer with the GELU that may follow it."""
+
+    def __init__(self, inputs: int, outputs: int, gelu: bool = False) -> None:
+        super().__init__(inputs, outputs)
+        self.gelu = gelu
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., inputs] to [..., outputs]."""
+        x = F.linear(x, self.weight, self.bias)
+        return F.gelu(x) if self.gelu else x
+
+
+class QueryKeyValue(nn.Module):
+    """Three projections as one matrix, of which the keys' has no bias."""
+
+    gelu = False
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(3 * width, width))
+        self.q_bias = nn.Parameter(torch.zeros(width))
+        self.v_bias = nn.Parameter(torch.zeros(width))
+
+    @property
+    def bias(self) -> Tensor:
+        """[3*width], zero for the keys."""
+        return torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., width] to [..., 3*width]."""
+        return F.linear(x, self.weight, self.bias)
+
+
+class PackedLinear(nn.Module):
+    """A layer whose weight lies in oneDNN's blocks: for inference, on this CPU, in this precision."""
+
+    bias: Tensor
+
+    def __init__(self, layer: Linear | QueryKeyValue) -> None:
+        super().__init__()
+        self.register_buffer("bias", layer.bias.detach())
+        self.blocks = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), None)
+        self.activation = "gelu" if layer.gelu else "none"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., inputs] to [..., outputs]."""
+        return torch.ops.mkldnn._linear_pointwise(x, self.blocks, self.bias, self.activation, [], "none")
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        moved = fn(self.bias)
+        if (moved.device, moved.dtype) != (self.bias.device, self.bias.dtype):
+            raise UsageError("this model is laid out for the CPU it was loaded on: load it with device= and dtype= instead")
+        return self
+
+
+def pack_for_cpu(model: nn.Module) -> None:
+    """Replace every linear layer of a CPU model by its packed form, where this torch has it; training is over then."""
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, Linear | QueryKeyValue):
+                setattr(parent, name, PackedLinear(child))

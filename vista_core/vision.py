@@ -1,0 +1,131 @@
+"""The vision tower: EVA02-CLIP (arXiv 2303.15389), up to the tokens before its final norm.
+
+Shapes: B images, N patches, T = 1 + N tokens, H heads of D, width W = H*D, P = 3*p*p values of a patch.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vista_core.attention import attend
+from vista_core.config import VisionConfig
+from vista_core.linear import Linear, QueryKeyValue
+
+ROPE_THETA = 10_000.0
+ROPE_TRAINED_GRID = 16  # positions are scaled to the grid EVA02 was pretrained on
+
+
+def rope_tables(grid: int, head_width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines and sines float32 [grid*grid, D]: the first half of D turns with the row, the second with the column.
+
+    Each frequency stands twice, for the two neighbours it rotates (EVA's `VisionRotaryEmbeddingFast`).
+    """
+    half = head_width // 2
+    frequencies = 1.0 / ROPE_THETA ** (np.arange(0, half, 2, dtype=np.float32) / np.float32(half))
+    positions = np.arange(grid, dtype=np.float32) / np.float32(grid) * np.float32(ROPE_TRAINED_GRID)
+    angles = np.repeat(positions[:, None] * frequencies, 2, axis=1)  # [grid, D/2]
+    rows = np.broadcast_to(angles[:, None], (grid, grid, half))
+    columns = np.broadcast_to(angles[None], (grid, grid, half))
+    table = np.concatenate([rows, columns], axis=-1).reshape(grid * grid, head_width)
+    return np.cos(table).astype(np.float32), np.sin(table).astype(np.float32)
+
+
+def patchify(pixel_values: Tensor, patch: int) -> Tensor:
+    """[B, 3, S, S] to [B, N, P], each patch laid out as a convolution's kernel is."""
+    batch, channels, size, _ = pixel_values.shape
+    grid = size // patch
+    tiles = pixel_values.view(batch, channels, grid, patch, grid, patch)
+    return tiles.permute(0, 2, 4, 1, 3, 5).reshape(batch, grid * grid, channels * patch * patch)
+
+
+class RotaryEmbedding(nn.Module):
+    """Turns neighbouring pairs of a head's values by their patch's position; the CLS token is not turned."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, grid: int, head_width: int) -> None:
+        super().__init__()
+        cos, sin = (torch.from_numpy(table) for table in rope_tables(grid, head_width))
+        sin = sin * torch.tensor([-1.0, 1.0], device="cpu").repeat(head_width // 2)  # (a, b) -> (-b, a), signs folded in
+        still = torch.ones(1, head_width, device="cpu")
+        self.register_buffer("cos", torch.cat([still, cos])[:, None], persistent=False)  # [T, 1, D]
+        self.register_buffer("sin", torch.cat([0 * still, sin])[:, None], persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., T, H, D], turned."""
+        neighbours = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+        return torch.addcmul(x * self.cos, neighbours, self.sin)
+
+
+class VisionAttention(nn.Module):
+    """Self-attention with a norm before the output projection."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.qkv = QueryKeyValue(config.width)
+        self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
+        self.proj = Linear(config.width, config.width)
+
+    def forward(self, x: Tensor, rope: RotaryEmbedding) -> Tensor:
+        """[B, T, W] to [B, T, W]."""
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # [B, T, 3, H, D]
+        q, k = rope(qkv[:, :, :2].transpose(1, 2)).transpose(2, 3).unbind(1)  # [B, H, T, D] each
+        v = qkv[:, :, 2].transpose(1, 2)
+        return self.proj(self.norm(attend(q, k, v)))
+
+
+class SwiGLU(nn.Module):
+    """Gated feed-forward layer with a norm inside; gate and value are one matrix."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.up = Linear(config.width, 2 * config.mlp_width)
+        self.norm = nn.LayerNorm(config.mlp_width, eps=config.norm_eps)
+        self.down = Linear(config.mlp_width, config.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, W] to [B, T, W]."""
+        gate, value = self.up(x).chunk(2, dim=-1)
+        return self.down(self.norm(F.silu(gate) * value))
+
+
+class VisionBlock(nn.Module):
+    """Attention and feed-forward, each behind a norm and added to its input."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.width, eps=config.norm_eps)
+        self.attention = VisionAttention(config)
+        self.norm2 = nn.LayerNorm(config.width, eps=config.norm_eps)
+        self.mlp = SwiGLU(config)
+
+    def forward(self, x: Tensor, rope: RotaryEmbedding) -> Tensor:
+        """[B, T, W] to [B, T, W]."""
+        x = x + self.attention(self.norm1(x), rope)
+        return x + self.mlp(self.norm2(x))
+
+
+class VisionTower(nn.Module):
+    """Normalised pixels to one token for each patch."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.patch_size = config.patch_size
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + config.tokens, config.width))
+        self.patch_weight = nn.Parameter(torch.zeros(config.width, 3, config.patch_size, config.patch_size))
+        self.patch_bias = nn.Parameter(torch.zeros(config.width))
+        self.rope = RotaryEmbedding(config.grid, config.width // config.heads)
+        self.blocks = nn.ModuleList(VisionBlock(config) for _ in range(config.layers))
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """[B, 3, S, S] to all tokens before the final norm, CLS first: [B, T, W]."""
+        # a convolution whose stride is its kernel is a matrix product over patches
+        patches = F.linear(patchify(pixel_values, self.patch_size), self.patch_weight.flatten(1), self.patch_bias)
+        x = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1) + self.pos_embed
+        for block in self.blocks:
+            x = block(x, self.rope)
+        return x
