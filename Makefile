@@ -13,6 +13,12 @@ env: .venv/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
+demo: env
+	$(BIN)/python -m pipelines.sample_catalog .demo/catalog
+	$(BIN)/python jobs/embed_corpus.py --source .demo/catalog/catalog.parquet --db .demo/db --table shapes
+	$(BIN)/python jobs/search.py --db .demo/db --table shapes --image .demo/catalog/query.png --k 5
+	$(BIN)/python jobs/search.py --db .demo/db --table shapes --text 'a red circle on a white background' --k 5
+
 test: env
 	$(BIN)/python -m pytest
 

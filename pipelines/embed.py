@@ -175,13 +175,12 @@ def run(job: Job, committer: Committer, began: float) -> tuple[float, int]:
     Returns the seconds since `began` until the first rows came, and how many those were.
     """
     write = ray.remote(num_cpus=job.resources.write_cpus)(write_bundle)
-    base = TableVersion(committer.table.uri, committer.table.version)
     startup, first_rows = 0.0, 0
     with RunProgress(sum(unit["rows"] for unit in job.units)) as progress:
         waiting: list[Any] = []
         rows = size = 0
         last_commit = time.monotonic()
-        for refs in build(job, base).iter_internal_ref_bundles():
+        for refs in build(job, committer.base).iter_internal_ref_bundles():
             if not startup:
                 startup, first_rows = time.monotonic() - began, refs.num_rows() or 0
             waiting += refs.block_refs

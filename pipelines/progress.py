@@ -48,8 +48,8 @@ class RunProgress:
             self.first = (now, done)  # start-up and the first batch don't count
         since, before = self.first
         rate = (done - before) / (now - since) if now > since else 0.0
-        left = f"{duration((self.total - done) / rate)} left" if rate else "time left unknown"
-        status = f"{rate:,.1f} rows/s, {counts.rejected:,} rejected, {left}"
+        left = f"{rate:,.1f} rows/s, {duration((self.total - done) / rate)} left, " if rate else ""
+        status = f"{left}{counts.rejected:,} rejected"
         self.bar.update(self.task, completed=done, status=status)
         if not self.console.is_terminal and now - self.last_line >= LINE_SECONDS:
             self.last_line = now

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-PADDING_SHARE = 16  # at most this fraction of a batch's budget is padding
+PADDING_SHARE = 32  # at most this fraction of a batch's budget is padding
 
 
 def plan_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
     """Indices of `lengths` in batches of similar length, shortest first; every index is in one batch.
 
-    Padded to its longest, a batch holds at most `token_budget` tokens, and at most a sixteenth of that as padding;
+    Padded to its longest, a batch holds at most `token_budget` tokens, and at most a thirty-second of that as padding;
     a sequence longer than the budget is alone. Equal lengths keep their order.
     """
     batches: list[list[int]] = []

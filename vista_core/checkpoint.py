@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -136,7 +137,9 @@ def check_keys(config: ModelConfig, checkpoint: Checkpoint) -> None:
     """Raise a CheckpointError that names every kind of difference between a file and the model."""
     expected, found = released_shapes(config), checkpoint.shapes
     misshaped = [
-        f"{key} {list(found[key])}, not {list(expected[key])}" for key in expected if found.get(key, expected[key]) != expected[key]
+        f"{key} {list(found[key])}, not {list(expected[key])}"
+        for key in expected
+        if found.get(key, expected[key]) != expected[key]
     ]
     problems = [
         _listing("missing", sorted(expected.keys() - found.keys())),
@@ -144,7 +147,9 @@ def check_keys(config: ModelConfig, checkpoint: Checkpoint) -> None:
         _listing("of another shape", misshaped),
     ]
     if any(problems):
-        raise CheckpointError(f"{checkpoint.name} does not fit the model. {_hint(found)}{' '.join(filter(None, problems))}")
+        raise CheckpointError(
+            f"{checkpoint.name} does not fit the model. {_hint(found)}{' '.join(filter(None, problems))}"
+        )
     _check_rope(config, checkpoint)
 
 
@@ -165,7 +170,9 @@ def _hint(shapes: Mapping[str, Shape]) -> str:
 def _check_rope(config: ModelConfig, checkpoint: Checkpoint) -> None:
     """Position tables of another image or patch size would fit in nothing but their values."""
     vision = config.vision
-    tables = dict(zip(("cos", "sin"), map(torch.from_numpy, rope_tables(vision.grid, vision.width // vision.heads)), strict=True))
+    tables = dict(
+        zip(("cos", "sin"), map(torch.from_numpy, rope_tables(vision.grid, vision.width // vision.heads)), strict=True)
+    )
     for key in checkpoint.shapes:
         if match := ROPE.search(key):
             stored, computed = checkpoint.read(key).float(), tables[match[1]]
@@ -176,11 +183,11 @@ def _check_rope(config: ModelConfig, checkpoint: Checkpoint) -> None:
 
 
 def weights_digest(config: ModelConfig, checkpoint: Checkpoint) -> str:
-    """Sha256 over the tensors the model uses (sorted key, shape, float32 bytes): equal for a file and its conversion."""
+    """Sha256 over the tensors the model uses (key, shape, float32 bytes), the same for a file and its conversion."""
     digest = hashlib.sha256()
     for key, shape in sorted(released_shapes(config).items()):
         digest.update(f"{key} {list(shape)}\n".encode())
-        digest.update(memoryview(checkpoint.read(key).float().contiguous().numpy()).cast("B"))
+        digest.update(checkpoint.read(key).float().contiguous().numpy().view(np.uint8).data)
     return digest.hexdigest()
 
 
@@ -203,7 +210,9 @@ def released_state(model: VistaModel) -> dict[str, Tensor]:
     """The reverse of `load_model`: a model's parameters under their released keys."""
     state = model.state_dict()
     rows = key_rows(model.config)
-    return {key: part for own, released in rows for key, part in zip(released, state[own].chunk(len(released)), strict=True)}
+    return {
+        key: part for own, released in rows for key, part in zip(released, state[own].chunk(len(released)), strict=True)
+    }
 
 
 def save_tensors(path: Path, state: Mapping[str, Tensor]) -> None:
@@ -220,7 +229,7 @@ def convert(source: Path, target: Path, model: str | None = None) -> str:
         raise UsageError(f"{target}: the converted file's name ends in .safetensors")
     checkpoint = open_checkpoint(source)
     name = model or detect_model(checkpoint.shapes)
-    if name not in MODELS:
+    if name is None or name not in MODELS:
         raise UsageError(f"{source} fits none of {', '.join(MODELS)}; name the one it should fit with --model")
     check_keys(MODELS[name], checkpoint)
     state = {key: checkpoint.read(key).float() for key in released_shapes(MODELS[name])}

@@ -8,7 +8,7 @@ from vista_core.config import ModelConfig
 from vista_core.errors import UsageError
 
 DtypeName = Literal["float32", "bfloat16"]
-DTYPES: dict[DtypeName, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def resolve_device(device: str) -> torch.device:

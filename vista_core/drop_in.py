@@ -15,8 +15,8 @@ from vista_core.encoder import ImageSource, Preprocessor, encode_tensors
 from vista_core.errors import UsageError
 from vista_core.hub import weights_path
 from vista_core.identity import resolve_config
-from vista_core.linear import pack_for_cpu
 from vista_core.image import normalise, square_pixels
+from vista_core.linear import pack_for_cpu
 
 _TEXT_MODELS = {"bge-base-en-v1.5": "bge-visualized-base-en-v1.5", "bge-m3": "bge-visualized-m3"}
 
@@ -109,7 +109,9 @@ class Visualized_BGE(nn.Module):  # noqa: N801 - the reference's name
 
 def _refuse_unsupported(sentence_pooling_method: str, negatives_cross_device: bool) -> None:
     if sentence_pooling_method != "cls":
-        raise UsageError(f"sentence_pooling_method {sentence_pooling_method!r}: the models are trained with 'cls' alone")
+        raise UsageError(
+            f"sentence_pooling_method {sentence_pooling_method!r}: the models are trained with 'cls' alone"
+        )
     if negatives_cross_device:
         raise UsageError("negatives_cross_device is for training, which this class leaves out; pass False")
 

@@ -24,7 +24,6 @@ ImageSource = bytes | str | Path | Image.Image
 TOKEN_BUDGETS = {"cpu": 2048, "cuda": 65536}  # padded tokens of a batch: where a larger one gains nothing more
 
 
-
 @dataclass(frozen=True, slots=True)
 class Record:
     """Text, image, or both; an image is its encoded bytes, a path, or already open."""
@@ -108,7 +107,9 @@ class Encoder:
     def encode(self, records: Sequence[Record]) -> np.ndarray:
         """Records to vectors float32 [N, D] in their order; a bad one raises RecordError with its index."""
         pixels = [self._pixels(record, index) for index, record in enumerate(records)]
-        tokens = self.preprocessor.tokenize([record.text for record in records], [image is not None for image in pixels])
+        tokens = self.preprocessor.tokenize(
+            [record.text for record in records], [image is not None for image in pixels]
+        )
         return self.encode_tensors([item.input_ids for item in tokens], pixels)
 
     def encode_tensors(self, input_ids: Sequence[np.ndarray], pixels: Sequence[np.ndarray | None]) -> np.ndarray:
@@ -129,7 +130,10 @@ class Encoder:
 
 @torch.inference_mode()
 def encode_tensors(
-    model: VistaModel, input_ids: Sequence[np.ndarray], pixels: Sequence[np.ndarray | None], token_budget: int | None = None
+    model: VistaModel,
+    input_ids: Sequence[np.ndarray],
+    pixels: Sequence[np.ndarray | None],
+    token_budget: int | None = None,
 ) -> torch.Tensor:
     """Vectors float32 [N, D] on the model's device, in input order, computed in batches of similar length."""
     device = model.device

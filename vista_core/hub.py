@@ -51,7 +51,9 @@ def text_folder(settings: EncoderSettings) -> Path:
     if settings.from_pretrained is not None:
         folder = Path(settings.from_pretrained)
         if not folder.is_dir():
-            raise UsageError(f"--from-pretrained {folder}: there is no such folder; it holds config.json and a tokenizer")
+            raise UsageError(
+                f"--from-pretrained {folder}: there is no such folder; it holds config.json and a tokenizer"
+            )
         return folder
     if settings.model in TEXT_MODELS:
         repo, option = TEXT_MODELS[settings.model], "--from-pretrained FOLDER"
@@ -71,9 +73,9 @@ def _fetch(repo: HubRepo, filename: str, option: str) -> Path:
         get_hf_file_metadata(url, timeout=TIMEOUT_S)
         return Path(hf_hub_download(repo.name, filename, revision=repo.revision))
     except (HTTPError, OfflineModeIsEnabled, OSError) as error:
-        reason = str(error).partition("\n")[0]
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         raise DownloadError(
-            f"{filename} of {repo.name} is not on this machine and could not be fetched ({type(error).__name__}: {reason}). "
-            f"Where there is a network, download https://huggingface.co/{repo.name}/resolve/{repo.revision}/{filename} ; "
-            f"bring it here and pass it with {option}"
+            f"{filename} of {repo.name} is not on this machine and could not be fetched ({reason}). "
+            f"Where there is a network, download https://huggingface.co/{repo.name}/resolve/{repo.revision}/{filename}"
+            f" ; bring it here and pass it with {option}"
         ) from error

@@ -51,7 +51,9 @@ class EncoderIdentity:
     def differences(self, other: "EncoderIdentity") -> list[str]:
         """A line for each field in which this encoder differs from the `other`, the table's."""
         pairs = ((field.name, getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
-        return [f"{name}: {_short(here)} here, {_short(there)} in the table" for name, here, there in pairs if here != there]
+        return [
+            f"{name}: {_short(here)} here, {_short(there)} in the table" for name, here, there in pairs if here != there
+        ]
 
 
 def _short(value: object) -> str:

@@ -6,6 +6,9 @@ order matters. EXIF orientation is not applied.
 """
 
 import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -22,23 +25,26 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 MAX_PIXELS = 178_956_970  # where Pillow itself speaks of a decompression bomb
 MAX_ASPECT = 512  # at 224 px this resizes to 26 megapixels; without a bound a 600000 x 1 image takes gigabytes
 
+TRUNCATED = re.compile(
+    r"truncated|incomplete|unexpected end|EOF|not enough image data", re.IGNORECASE
+)  # Pillow's words
+
 
 def decode_image(data: bytes, size: int, alpha: str = "drop") -> np.ndarray:
     """Pixels of an encoded image, uint8 [S, S, 3]; anything wrong with the bytes is a RecordError."""
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            _check_size(image)
-            image.load()
-            return square_pixels(image, size, alpha)
-    except RecordError:
-        raise
-    except Exception as error:  # noqa: BLE001 - the edge of a record: decoders raise nearly everything
-        raise RecordError(_reason(error), f"{type(error).__name__}: {error}") from error
+    with _rejecting(), Image.open(io.BytesIO(data)) as image:
+        return _square_pixels(image, size, alpha)
 
 
 def square_pixels(image: Image.Image, size: int, alpha: str = "drop") -> np.ndarray:
-    """Resize, crop and convert an opened image to uint8 [S, S, 3]."""
+    """Pixels of an opened image, uint8 [S, S, 3]; RecordError as in `decode_image`."""
+    with _rejecting():
+        return _square_pixels(image, size, alpha)
+
+
+def _square_pixels(image: Image.Image, size: int, alpha: str) -> np.ndarray:
     _check_size(image)
+    image.load()
     if alpha == "white":
         image = _on_white(image)
     width, height = image.size
@@ -48,8 +54,7 @@ def square_pixels(image: Image.Image, size: int, alpha: str = "drop") -> np.ndar
         width, height = int(size * width / height), size
     left, top = round((width - size) / 2), round((height - size) / 2)
     resized = image.resize((width, height), Image.Resampling.BICUBIC)
-    square = resized.crop((left, top, left + size, top + size)).convert("RGB")
-    return np.array(square, dtype=np.uint8)
+    return np.array(resized.crop((left, top, left + size, top + size)).convert("RGB"), dtype=np.uint8)
 
 
 def normalise(pixels: torch.Tensor) -> torch.Tensor:
@@ -70,17 +75,30 @@ def _check_size(image: Image.Image) -> None:
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    if not image.has_transparency_data:
+    if not image.has_transparency_data or image.mode.startswith(("I", "F")):  # those have no way to RGBA
         return image
     layer = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
 
 
+@contextmanager
+def _rejecting() -> Iterator[None]:
+    """What decoding and resizing raise, as a RecordError with its reason."""
+    try:
+        yield
+    except RecordError:
+        raise
+    except UnidentifiedImageError as error:  # its own message names an address in memory
+        raise RecordError("image_undecodable", "no image format that Pillow knows") from error
+    except Exception as error:  # the edge of a record: decoders raise nearly everything
+        raise RecordError(_reason(error), f"{type(error).__name__}: {error}") from error
+
+
 def _reason(error: Exception) -> RejectReason:
     if isinstance(error, Image.DecompressionBombError | MemoryError):
         return "image_too_large"
-    if isinstance(error, EOFError) or "truncated" in str(error).lower():
+    if isinstance(error, EOFError) or TRUNCATED.search(str(error)):
         return "image_truncated"
-    if isinstance(error, UnidentifiedImageError | OSError | SyntaxError):
-        return "image_undecodable"
-    return "image_unsupported" if isinstance(error, NotImplementedError | ValueError) else "image_undecodable"
+    if isinstance(error, NotImplementedError | ValueError):
+        return "image_unsupported"
+    return "image_undecodable"

@@ -66,7 +66,9 @@ class PackedLinear(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         moved = fn(self.bias)
         if (moved.device, moved.dtype) != (self.bias.device, self.bias.dtype):
-            raise UsageError("this model is laid out for the CPU it was loaded on: load it with device= and dtype= instead")
+            raise UsageError(
+                "this model is laid out for the CPU it was loaded on: load it with device= and dtype= instead"
+            )
         return self
 
 

@@ -1,6 +1,6 @@
 """Visualized-BGE (VISTA, arXiv 2406.04292): image tokens read by a text encoder, between its CLS and the text.
 
-    [CLS] [image 1..N] [text ... SEP]   ->   text tower   ->   CLS, L2-normalised
+[CLS] [image 1..N] [text ... SEP]   ->   text tower   ->   CLS, L2-normalised
 """
 
 import torch
@@ -52,9 +52,11 @@ class VistaModel(nn.Module):
         return self.text.embeddings.words(input_ids, positions)
 
     def _beside_image(self, input_ids: Tensor, pixel_values: Tensor) -> Tensor:
-        """[B, 1 + N + L - 1, W]; positions count from 0 here in both families, and the text goes on behind the image."""
+        """[B, 1 + N + L - 1, W]; positions count from 0 in both families, the text's go on behind the image."""
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)
         positions[1:] += self.config.vision.tokens
         words = self.text.embeddings.words(input_ids, positions)
-        tokens = self.visual_proj(self.vision(pixel_values.to(self.dtype))[:, 1:])  # the vision tower's CLS stays behind
+        tokens = self.visual_proj(
+            self.vision(pixel_values.to(self.dtype))[:, 1:]
+        )  # the vision tower's CLS stays behind
         return torch.cat([words[:, :1], self.text.embeddings.image(tokens), words[:, 1:]], dim=1)

@@ -63,13 +63,13 @@ def build_tokenizer(serialised: str, max_tokens: tuple[int, int], vocab_size: in
     """A tokenizer that cuts at `max_tokens` (alone, beside an image) and fits an embedding of `vocab_size` rows."""
     try:
         tokenizer = Tokenizer.from_str(serialised)
-    except Exception as error:  # noqa: BLE001 - the Rust side raises bare Exception
+    except Exception as error:  # the Rust side raises bare Exception
         raise UsageError(f"the tokenizer.json cannot be read: {error}") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     if tokenizer.get_vocab_size(with_added_tokens=True) > vocab_size:
         raise UsageError(
-            f"the tokenizer has {tokenizer.get_vocab_size()} tokens, the model {vocab_size}: they do not belong together"
+            f"the tokenizer has {tokenizer.get_vocab_size()} tokens, the model {vocab_size}: one is another model's"
         )
     return TextTokenizer(tokenizer, max_tokens)
 

@@ -48,7 +48,9 @@ class RotaryEmbedding(nn.Module):
     def __init__(self, grid: int, head_width: int) -> None:
         super().__init__()
         cos, sin = (torch.from_numpy(table) for table in rope_tables(grid, head_width))
-        sin = sin * torch.tensor([-1.0, 1.0], device="cpu").repeat(head_width // 2)  # (a, b) -> (-b, a), signs folded in
+        sin = sin * torch.tensor([-1.0, 1.0], device="cpu").repeat(
+            head_width // 2
+        )  # (a, b) -> (-b, a), signs folded in
         still = torch.ones(1, head_width, device="cpu")
         self.register_buffer("cos", torch.cat([still, cos])[:, None], persistent=False)  # [T, 1, D]
         self.register_buffer("sin", torch.cat([0 * still, sin])[:, None], persistent=False)

@@ -51,6 +51,7 @@ class Committer:
         self.table = table
         self.rejects = rejects
         self.run = run
+        self.base = TableVersion(table.uri, table.version)
         self.counts = Counts()
         self.matched = BitMap64()
         self.unindexed = 0
@@ -59,7 +60,7 @@ class Committer:
         """Have a bundle written and commit it; if somebody else committed in between, settle and write it again."""
         for _ in range(ATTEMPTS):
             version = TableVersion(self.table.uri, self.table.version)
-            written = write(Bundle(version, self.rejects.uri, self.run, self.matched.serialize()))
+            written = write(Bundle(version, self.base, self.rejects.uri, self.run, self.matched.serialize()))
             try:
                 self.table = commit_table(self.table, written)
             except CommitConflictError as conflict:

@@ -56,7 +56,8 @@ class Written:
 class Bundle:
     """What a worker is told about the table that a bundle goes to."""
 
-    table: TableVersion
+    table: TableVersion  # what it is settled against
+    base: TableVersion  # what its records were selected against: the version at the start of the run
     rejects_uri: str
     run: str
     matched: bytes  # BitMap64: rows of the base version that earlier bundles accounted for
@@ -70,7 +71,7 @@ def write_bundle(bundle: Bundle, *blocks: pa.Table) -> Written:
     matched = BitMap64.deserialize(bundle.matched)
     before = len(matched)
 
-    read, twice = settle_unchanged(tallies, bundle.table, matched)
+    read, twice = settle_unchanged(tallies, bundle.base, matched)
     unchanged = len(matched) - before
     records, replaced = settle_records(with_rejects(records, check_vectors(records)), bundle, matched)
     good = pc.is_null(records[REASON])
@@ -93,7 +94,7 @@ def write_bundle(bundle: Bundle, *blocks: pa.Table) -> Written:
     )
 
 
-def settle_unchanged(tallies: pa.Table, table: TableVersion, matched: BitMap64) -> tuple[int, pa.Table]:
+def settle_unchanged(tallies: pa.Table, base: TableVersion, matched: BitMap64) -> tuple[int, pa.Table]:
     """Add the unchanged rows to `matched`; those that it holds already are second records of one id: rejects."""
     read, twice = 0, []
     for source_object, tally in zip(tallies[OBJECT].to_pylist(), tallies[TALLY].to_pylist(), strict=True):
@@ -104,8 +105,8 @@ def settle_unchanged(tallies: pa.Table, table: TableVersion, matched: BitMap64) 
             matched.add(address)
     if not twice:
         return read, REJECT_SCHEMA.empty_table()
-    ids = table.open()._take_rows([row["_address"] for row in twice], columns=[ID])[ID].to_pylist()
-    rejects = [row | {"id": key} | duplicate(key).__dict__ for row, key in zip(twice, ids, strict=True)]
+    ids = base.ids_at([row["_address"] for row in twice])
+    rejects = [row | {"id": ids[row["_address"]]} | duplicate(ids[row["_address"]]).__dict__ for row in twice]
     return read, pa.Table.from_pylist(rejects, schema=REJECT_SCHEMA)
 
 

@@ -57,6 +57,12 @@ class TableVersion:
                 found[key] = Present(*present)
         return found
 
+    def ids_at(self, addresses: Sequence[int]) -> dict[int, str]:
+        """The ids of some rows, by address. Scans the column: for the few rows that something is to be said about."""
+        wanted = ", ".join(map(str, addresses))
+        rows = self.open().to_table(columns=[ID], filter=f"_rowaddr IN ({wanted})", with_row_address=True)
+        return dict(zip(rows["_rowaddr"].to_pylist(), rows[ID].to_pylist(), strict=True))
+
 
 @functools.lru_cache(maxsize=4)
 def open_version(uri: str, version: int) -> lance.LanceDataset:

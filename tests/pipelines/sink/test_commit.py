@@ -1,0 +1,213 @@
+"""The protocol: each bundle is committed whole, once, on top of exactly the version it was settled against."""
+
+import lance
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.sink.commit import clear_stale_rejects, commit_table
+from pipelines.sink.fragments import Bundle, write_bundle
+from pipelines.sink.table import TableVersion, index_ids
+from tests.tables import block, commit, contents, new_committer, reject_reasons, rejected, tally, vector_of
+from vista_core import VistaError
+
+
+def test_new_rows_are_committed_once_with_their_columns(tmp_path):
+    committer = new_committer(tmp_path)
+    commit(committer, block({"a": "one", "b": "two"}), tally(2))
+    [row] = lance.dataset(committer.table.uri).to_table(filter="id = 'a'").to_pylist()
+    assert row["vector"] == vector_of("one").tolist()
+    assert (row["price"], row["modality"], row["truncated"]) == (1, "text", False)
+    assert (row["_object"], row["_run"]) == ("a.parquet", "run-1")
+    assert contents(committer) == {"a": "one", "b": "two"}
+    assert (committer.counts.read, committer.counts.written, committer.counts.settled) == (2, 2, 2)
+
+
+def test_a_changed_row_replaces_the_old_one_in_the_version_that_adds_it(tmp_path):
+    first = new_committer(tmp_path)
+    commit(first, block({"a": "one", "b": "two"}), tally(2))
+    second = new_committer(tmp_path, "run-2")
+    commit(second, block({"a": "ONE", "c": "three"}), tally(2))
+    assert contents(second) == {"a": "ONE", "b": "two", "c": "three"}
+    for version in lance.dataset(second.table.uri).versions():
+        ids = lance.dataset(second.table.uri, version=version["version"]).to_table(columns=["id"])["id"].to_pylist()
+        assert len(ids) == len(set(ids)), "a version holds an id twice"
+        assert version["version"] < second.table.version or "a" in ids
+
+
+def test_rows_that_replace_a_whole_fragment_leave_no_version_without_them(tmp_path):
+    first = new_committer(tmp_path)
+    commit(first, block({"a": "one", "b": "two"}), tally(2))
+    before = first.table.version
+    second = new_committer(tmp_path, "run-2")
+    commit(second, block({"a": "ONE", "b": "TWO", "c": "three"}), tally(3))
+    assert contents(second) == {"a": "ONE", "b": "TWO", "c": "three"}
+    for version in range(before, second.table.version + 1):
+        ids = lance.dataset(second.table.uri, version=version).to_table(columns=["id"])["id"].to_pylist()
+        assert {"a", "b"} <= set(ids)
+        assert len(ids) == len(set(ids))
+
+
+def test_the_id_index_survives_commits_and_still_finds_every_row(tmp_path):
+    committer = new_committer(tmp_path)
+    commit(committer, block({f"id{i}": "x" for i in range(100)}), tally(100))
+    committer.table = index_ids(committer.table)
+    commit(committer, block({"late": "y"}), tally(1))
+    assert [index.name for index in committer.table.describe_indices()] == ["id_idx"]
+    version = TableVersion(committer.table.uri, committer.table.version)
+    assert set(version.lookup(["id7", "late", "absent"])) == {"id7", "late"}
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["one bundle", "two bundles"])
+def test_the_second_record_of_an_id_is_rejected(tmp_path, together):
+    committer = new_committer(tmp_path)
+    one, two = block([("a", "first"), ("b", "other")]), block([("a", "second")], "b.parquet")
+    if together:
+        commit(committer, one, tally(2), two, tally(1))
+    else:
+        commit(committer, one, tally(2))
+        commit(committer, two, tally(1))
+    assert contents(committer) == {"a": "first", "b": "other"}
+    assert reject_reasons(committer) == [("a", "duplicate_id")]
+    assert committer.counts.read == committer.counts.settled == 3
+
+
+@pytest.mark.parametrize("order", [0, 1], ids=["unchanged first", "changed first"])
+@pytest.mark.parametrize("together", [True, False], ids=["one bundle", "two bundles"])
+def test_an_unchanged_row_and_another_record_of_its_id_make_one_row_and_one_reject(tmp_path, order, together):
+    first = new_committer(tmp_path)
+    commit(first, block({"a": "one", "z": "last"}), tally(2))
+    second = new_committer(tmp_path, "run-2")
+    address = TableVersion(second.table.uri, second.table.version).lookup(["a"])["a"].address
+    bundles = [[tally(1, {0: address})], [block({"a": "changed"}, "b.parquet"), tally(1)]]
+    bundles = bundles[::-1] if order else bundles
+    for blocks in [bundles[0] + bundles[1]] if together else bundles:
+        commit(second, *blocks)
+    assert set(contents(second)) == {"a", "z"}
+    assert reject_reasons(second) == [("a", "duplicate_id")]
+    assert second.counts.read == second.counts.settled == 2
+
+
+def test_two_unchanged_records_of_one_id_make_one_unchanged_and_one_reject(tmp_path):
+    first = new_committer(tmp_path)
+    commit(first, block({"a": "one"}), tally(1))
+    second = new_committer(tmp_path, "run-2")
+    address = TableVersion(second.table.uri, second.table.version).lookup(["a"])["a"].address
+    commit(second, tally(1, {0: address}))
+    commit(second, tally(1, {5: address}, "b.parquet"))
+    [reject] = lance.dataset(second.rejects.uri).to_table().to_pylist()
+    assert (reject["id"], reject["object"], reject["row"], reject["run"]) == ("a", "b.parquet", 5, "run-2")
+    assert (second.counts.unchanged, second.counts.rejected, second.counts.settled) == (1, 1, 2)
+
+
+def test_rejected_records_go_to_the_rejects_with_their_reason(tmp_path):
+    committer = new_committer(tmp_path)
+    commit(committer, block({"a": "one"}), rejected(["bad"]), tally(2))
+    assert contents(committer) == {"a": "one"}
+    [reject] = lance.dataset(committer.rejects.uri).to_table().to_pylist()
+    assert (reject["id"], reject["stage"], reject["reason"]) == ("bad", "decode", "image_undecodable")
+    assert (reject["message"], reject["object"], reject["run"]) == ("not an image", "a.parquet", "run-1")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0, 1.5])
+def test_a_vector_that_is_not_of_norm_one_never_reaches_the_table(tmp_path, value):
+    good, bad = block({"a": "one"}), block({"b": "two"})
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array([value] * 8, pa.float16()), 8)
+    bad = bad.set_column(bad.schema.get_field_index("vector"), "vector", vectors)
+    committer = new_committer(tmp_path)
+    commit(committer, good, bad, tally(2))
+    assert contents(committer) == {"a": "one"}
+    assert reject_reasons(committer) == [("b", "bad_vector")]
+
+
+def test_somebody_elses_commit_in_between_is_survived(tmp_path):
+    committer = new_committer(tmp_path)
+    commit(committer, block({"a": "one", "b": "two"}), tally(2))
+    runs = iter([True])
+
+    def write(bundle: Bundle):
+        written = write_bundle(bundle, block({"a": "ONE", "c": "three"}), tally(2))
+        if next(runs, False):  # after the bundle is settled, before it is committed
+            other = new_committer(tmp_path, "other")
+            commit(other, block({"c": "theirs", "d": "four"}), tally(2))
+        return written
+
+    second = new_committer(tmp_path, "run-2")
+    second.commit(write)
+    assert contents(second) == {"a": "ONE", "b": "two", "c": "three", "d": "four"}
+    assert second.counts.written == 2
+
+
+def test_a_compaction_in_between_moves_rows_and_loses_none(tmp_path):
+    committer = new_committer(tmp_path)
+    for number in range(4):
+        commit(committer, block({f"{number}-{i}": "x" for i in range(10)}), tally(10))
+    runs = iter([True])
+
+    def write(bundle: Bundle):
+        written = write_bundle(bundle, block({"2-3": "changed", "new": "y"}), tally(2))
+        if next(runs, False):
+            lance.dataset(bundle.table.uri).optimize.compact_files()
+        return written
+
+    second = new_committer(tmp_path, "run-2")
+    second.commit(write)
+    found = contents(second)
+    assert len(found) == 41
+    assert found["2-3"] == "changed"
+
+
+def test_a_stale_commit_fails(tmp_path):
+    stale, current = new_committer(tmp_path), new_committer(tmp_path, "run-2")
+    version = TableVersion(stale.table.uri, stale.table.version)
+    written = write_bundle(Bundle(version, stale.base, stale.rejects.uri, "run-1", stale.matched.serialize()), block({"a": "x"}))
+    commit(current, block({"a": "y"}), tally(1))
+    with pytest.raises(lance.commit.CommitConflictError):
+        commit_table(stale.table, written)
+    assert contents(current) == {"a": "y"}
+
+
+def test_a_writer_that_never_stops_ends_the_run_with_a_message(tmp_path):
+    committer = new_committer(tmp_path)
+    number = iter(range(100))
+
+    def write(bundle: Bundle):
+        written = write_bundle(bundle, block({"a": "x"}))
+        commit(new_committer(tmp_path, "other"), block({f"other-{next(number)}": "y"}), tally(1))
+        return written
+
+    with pytest.raises(VistaError, match="another writer committed"):
+        committer.commit(write)
+
+
+def test_rejects_of_earlier_runs_are_cleared_for_the_objects_read_again(tmp_path):
+    first = new_committer(tmp_path)
+    commit(first, rejected(["a"], "it's.parquet"), rejected(["b"], "other.parquet"), tally(2))
+    second = new_committer(tmp_path, "run-2")
+    commit(second, rejected(["a"], "it's.parquet"), tally(1))
+    clear_stale_rejects(second.rejects, "run-2", {"it's.parquet"})
+    rows = lance.dataset(second.rejects.uri).to_table().to_pylist()
+    assert sorted((row["id"], row["run"]) for row in rows) == [("a", "run-2"), ("b", "run-1")]
+
+
+ids = st.sampled_from("abcdefgh")
+bundles = st.lists(st.lists(st.tuples(ids, st.sampled_from("xyz")), max_size=6), max_size=4)
+
+
+@settings(max_examples=25, deadline=None)
+@given(runs=st.lists(bundles, min_size=1, max_size=3))
+def test_whatever_arrives_each_id_is_there_once_and_every_row_is_accounted_for(tmp_path_factory, runs):
+    db = tmp_path_factory.mktemp("db")
+    expected: dict[str, str] = {}
+    for number, run in enumerate(runs):
+        committer = new_committer(db, f"run-{number}")
+        seen: dict[str, str] = {}
+        for rows in run:
+            commit(committer, block(rows), tally(len(rows)))
+            for key, text in rows:
+                seen.setdefault(key, text)  # the first record of an id counts
+        expected |= seen
+        assert contents(committer) == expected
+        assert committer.counts.read == committer.counts.settled
+        assert committer.counts.written == len(seen)

@@ -1,0 +1,254 @@
+"""The whole way, from a source to a published table, through the function that the job calls."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import lance
+import lancedb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import pipelines.embed
+from pipelines.embed import GateError, TooManyRejectsError, embed
+from pipelines.run_config import EmbedConfig
+from pipelines.sample_catalog import draw, records
+from pipelines.sink.table import open_dataset, published, stored_identity
+from vista_core import Encoder, EncoderSettings, Record, UsageError
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def table(db, name="t", version="published"):
+    return lance.dataset(f"{db}/{name}.lance", version=version)
+
+
+def rows(db, name="t", version="published"):
+    return {row["id"]: row for row in table(db, name, version).to_table().to_pylist()}
+
+
+def rejects(db, name="t"):
+    return lance.dataset(f"{db}/{name}_rejects.lance").to_table().to_pylist()
+
+
+def runs(db, name="t"):
+    found = lance.dataset(f"{db}/{name}_runs.lance").to_table().to_pylist()
+    return sorted(found, key=lambda run: run["started"])
+
+
+def write_texts(path: Path, texts: dict[str, str], row_group_size: int = 100) -> str:
+    pq.write_table(pa.table({"id": list(texts), "text": list(texts.values())}), path, row_group_size=row_group_size)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory, catalog):
+    """The sample catalog, embedded once; tests that change the table copy it."""
+    db = tmp_path_factory.mktemp("db")
+    return db, embed(EmbedConfig(str(catalog), str(db), "t"))
+
+
+def test_every_record_ends_in_the_table_or_the_rejects_once(embedded):
+    db, summary = embedded
+    expected = {row["id"] for row in records()}
+    found = table(db).to_table(columns=["id"])["id"].to_pylist()
+    bad = [reject["id"] for reject in rejects(db)]
+    assert len(found) == len(set(found)) == 335
+    assert set(found) | set(bad) == expected
+    assert [(reject["reason"], reject["stage"]) for reject in rejects(db)] == [("image_truncated", "decode")]
+    assert (summary.counts.read, summary.counts.written, summary.counts.rejected) == (336, 335, 1)
+    assert "rejected 1" in str(summary)
+    assert "vista-tiny (untrained)" in str(summary)
+
+
+def test_each_vector_is_that_of_its_own_record(embedded):
+    db, summary = embedded
+    encoder = Encoder.load(EncoderSettings(dtype="float32", device="cpu"))
+    source = {row["id"]: row for row in records()}
+    found = rows(db)
+    expected = encoder.encode([Record(text=source[key]["text"], image=source[key]["image"]) for key in found])
+    vectors = np.array([row["vector"] for row in found.values()], np.float32)
+    assert np.abs(np.linalg.norm(vectors, axis=1) - 1).max() < 1e-3
+    assert (vectors * expected).sum(1).min() >= 0.999
+    assert {row["modality"] for row in found.values()} == {"text", "image", "image_text"}
+
+
+def test_the_table_is_what_the_design_says(embedded):
+    db, summary = embedded
+    schema = table(db).schema
+    assert schema.field("vector").type == pa.list_(pa.float16(), 128)
+    assert schema.names == [
+        *["id", "vector", "text", "price", "shape"],
+        *["modality", "truncated", "vector_fingerprint", "_object", "_run"],
+    ]
+    assert stored_identity(table(db)) == summary.job.identity
+    assert [index.name for index in table(db).describe_indices()] == ["id_idx"]
+    opened = lancedb.connect(str(db)).open_table("t")
+    opened.checkout("published")
+    assert opened.count_rows() == 335
+    [run] = runs(db)
+    assert (run["status"], run["read"], run["written"], run["rejected"]) == ("done", 336, 335, 1)
+    assert run["published_version"] == table(db).version
+    assert json.loads(run["configuration"])["encoder"]["model"] == "vista-tiny"
+    assert json.loads(run["gates"])[0]["passed"]
+
+
+def test_a_second_run_writes_nothing_and_keeps_one_reject(embedded, catalog):
+    db, _ = embedded
+    before = table(db, version=None).version
+    summary = embed(EmbedConfig(str(catalog), str(db), "t"))
+    assert (summary.counts.written, summary.counts.unchanged, summary.counts.rejected) == (0, 335, 1)
+    assert table(db, version=None).version == before
+    assert len(rejects(db)) == 1
+    assert [run["status"] for run in runs(db)] == ["done", "done"]
+
+
+def test_only_what_is_new_or_changed_is_written(tmp_path):
+    source = write_texts(tmp_path / "a.parquet", {"a": "one", "b": "two", "c": "three"})
+    embed(EmbedConfig(source, str(tmp_path), "t"))
+    first = rows(tmp_path)
+    write_texts(tmp_path / "a.parquet", {"a": "one", "b": "TWO, changed", "d": "four"})
+    summary = embed(EmbedConfig(source, str(tmp_path), "t"))
+    second = rows(tmp_path)
+    assert (summary.counts.written, summary.counts.unchanged) == (2, 1)
+    assert second["b"]["text"] == "TWO, changed"
+    assert second["b"]["vector"] != first["b"]["vector"]
+    assert second["a"] == first["a"]
+    assert set(second) == {"a", "b", "c", "d"}  # rows that vanished from the source stay
+
+
+def test_doubled_ids_make_one_row_and_rejects_however_often_it_runs(tmp_path):
+    pq.write_table(pa.table({"id": ["a", "b", "a"], "text": ["one", "two", "three"]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"id": ["b", "c"], "text": ["two", "four"]}), tmp_path / "b.parquet")
+    config = EmbedConfig(f"{tmp_path}/*.parquet", str(tmp_path / "db"), "t", max_reject_rate=1)
+    for _ in range(2):
+        summary = embed(config)
+        assert set(rows(tmp_path / "db")) == {"a", "b", "c"}
+        assert sorted(reject["id"] for reject in rejects(tmp_path / "db")) == ["a", "b"]
+        assert summary.counts.read == summary.counts.settled == 5
+
+
+def test_records_without_an_id_are_known_by_their_content(tmp_path):
+    pq.write_table(pa.table({"caption": ["one", "two", "one"]}), tmp_path / "a.parquet")
+    config = EmbedConfig(str(tmp_path / "a.parquet"), str(tmp_path), "t", max_reject_rate=1)
+    summary = embed(config)
+    assert (summary.counts.written, dict(summary.counts.reasons)) == (2, {"duplicate_id": 1})
+    assert embed(config).counts.written == 0
+
+
+def test_too_many_rejects_stop_the_run_and_leave_the_published_version(tmp_path):
+    source = write_texts(tmp_path / "a.parquet", {"a": "one"})
+    embed(EmbedConfig(source, str(tmp_path), "t"))
+    before = published(table(tmp_path))
+    images = [draw("star", "red", "blue"), b"no image", b"none either"]
+    pq.write_table(pa.table({"id": ["x", "y", "z"], "image": images}), tmp_path / "a.parquet")
+    with pytest.raises(TooManyRejectsError, match=r"2 of 3 rows .*image_undecodable 2"):
+        embed(EmbedConfig(source, str(tmp_path), "t"))
+    assert published(open_dataset(f"{tmp_path}/t.lance")) == before
+    assert runs(tmp_path)[-1]["status"] == "failed"
+    assert "image_undecodable" in runs(tmp_path)[-1]["error"]
+    assert len(rejects(tmp_path)) == 2  # they can be read, to see why
+
+
+def test_a_run_whose_figures_do_not_add_up_is_not_published(tmp_path, monkeypatch):
+    source = write_texts(tmp_path / "a.parquet", {"a": "one", "b": "two"})
+    count = pipelines.embed.Committer.count
+
+    def forgetful(self, written):
+        count(self, written)
+        self.counts.written -= 1
+
+    monkeypatch.setattr(pipelines.embed.Committer, "count", forgetful)
+    with pytest.raises(GateError, match="read 2 != written 1"):
+        embed(EmbedConfig(source, str(tmp_path), "t"))
+    assert published(open_dataset(f"{tmp_path}/t.lance")) is None
+    monkeypatch.undo()
+    assert embed(EmbedConfig(source, str(tmp_path), "t")).counts.unchanged == 2
+
+
+def test_another_encoder_is_refused_with_both_named(tmp_path):
+    source = write_texts(tmp_path / "a.parquet", {"a": "one"})
+    embed(EmbedConfig(source, str(tmp_path), "t", alpha="white", max_tokens=20))
+    with pytest.raises(UsageError, match=r"another encoder.*alpha"):
+        embed(EmbedConfig(source, str(tmp_path), "t", alpha="drop"))
+    same = embed(EmbedConfig(source, str(tmp_path), "t"))  # what isn't said is as in the column
+    assert (same.job.identity.alpha, same.counts.unchanged) == ("white", 1)
+
+
+def test_a_table_of_somebody_else_is_not_embedded_into(tmp_path):
+    source = write_texts(tmp_path / "a.parquet", {"a": "one"})
+    lancedb.connect(str(tmp_path)).create_table("t", pa.table({"id": ["x"], "vector": [[1.0]]}))
+    with pytest.raises(UsageError, match="was not made by this job"):
+        embed(EmbedConfig(source, str(tmp_path), "t"))
+
+
+def test_images_are_stored_as_they_came_when_asked_for(tmp_path, catalog):
+    embed(EmbedConfig(str(catalog), str(tmp_path), "t", store_images=True))
+    stored = {key: row["image"] for key, row in rows(tmp_path).items()}
+    expected = {row["id"]: row["image"] for row in records()}
+    assert stored == {key: expected[key] for key in stored}
+
+
+def test_long_texts_are_cut_and_say_so(tmp_path):
+    source = write_texts(tmp_path / "a.parquet", {"short": "a word", "long": "many words " * 500})
+    embed(EmbedConfig(source, str(tmp_path), "t"))
+    assert {key: row["truncated"] for key, row in rows(tmp_path).items()} == {"short": False, "long": True}
+
+
+def test_from_s3_to_s3_and_a_folder_gives_the_same_vectors_as_parquet(s3, catalog, embedded, tmp_path):
+    db, _ = embedded
+    expected = rows(db)
+    s3.put("e2e/catalog.parquet", catalog.read_bytes())
+    embed(EmbedConfig(s3.url("e2e/*.parquet"), s3.url("e2e-db"), "t"))
+    found = rows(s3.url("e2e-db"))
+    assert found.keys() == expected.keys()
+    for key, row in found.items():
+        assert np.dot(row["vector"], expected[key]["vector"]) > 0.999
+
+    for row in records():
+        if row["image"] is not None and row["id"] in expected:
+            (tmp_path / f"{row['id']}.png").write_bytes(row["image"])
+            if row["text"]:
+                (tmp_path / f"{row['id']}.txt").write_text(row["text"])
+    summary = embed(EmbedConfig(str(tmp_path), str(tmp_path / "db"), "t"))
+    folder = rows(tmp_path / "db")
+    assert summary.counts.written == len(folder) == len(list(tmp_path.glob("*.png")))
+    for key, row in folder.items():
+        assert np.dot(row["vector"], expected[key.removesuffix(".png")]["vector"]) > 0.999
+
+
+def test_a_killed_driver_loses_and_doubles_nothing(tmp_path):
+    import ray
+
+    texts = {f"id{number}": f"text number {number}" for number in range(4000)}
+    source = write_texts(tmp_path / "a.parquet", texts, row_group_size=50)
+    command = [sys.executable, str(ROOT / "jobs/embed_corpus.py"), "--source", source, "--db", str(tmp_path)]
+    command += ["--table", "t", "--commit-seconds", "0"]
+    address = ray.get_runtime_context().gcs_address
+    environment = os.environ | {"RAY_ADDRESS": address}
+    driver = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while driver.poll() is None:
+        dataset = open_dataset(f"{tmp_path}/t.lance")
+        if dataset is not None and dataset.count_rows() > 0:
+            os.kill(driver.pid, signal.SIGKILL)
+            break
+        time.sleep(0.01)  # between two looks; the kill itself waits for the first committed rows
+    driver.wait()
+    assert driver.returncode == -signal.SIGKILL
+    committed = open_dataset(f"{tmp_path}/t.lance").count_rows()
+    assert 0 < committed < len(texts), "the kill came too late to show anything"
+    assert published(open_dataset(f"{tmp_path}/t.lance")) is None
+
+    summary = embed(EmbedConfig(source, str(tmp_path), "t"))
+    assert summary.counts.unchanged >= committed
+    assert summary.counts.unchanged + summary.counts.written == len(texts)
+    found = table(tmp_path).to_table(columns=["id", "text"])
+    assert len(found) == len(texts)
+    assert dict(zip(found["id"].to_pylist(), found["text"].to_pylist(), strict=True)) == texts

@@ -1,0 +1,118 @@
+"""Blocks as they arrive at the sink, without a source or a model: what tests of the sink are made of."""
+
+import hashlib
+
+import lance
+import numpy as np
+import pyarrow as pa
+
+from pipelines.records import FLOW_FIELDS, READ_FIELDS, REJECT_SCHEMA, TALLY_TYPE, Reject, fingerprint, table_schema
+from pipelines.sink.commit import Committer
+from pipelines.sink.fragments import Bundle, Written, write_bundle
+from pipelines.sink.table import ensure_dataset, new_table_schema, table_uri
+from vista_core import EncoderIdentity
+
+DIMENSION = 8
+IDENTITY = EncoderIdentity(
+    model="vista-tiny",
+    weights="0" * 64,
+    tokenizer="1" * 64,
+    config="2" * 64,
+    dtype="float32",
+    preprocessing=1,
+    alpha="drop",
+    max_tokens=(128, 112),
+    dimension=DIMENSION,
+)
+EXTRA = pa.schema([("price", pa.int64())])
+
+
+def vector_of(text: str) -> np.ndarray:
+    """A unit vector that depends on the text alone, as an encoder's does."""
+    seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+    vector = np.random.default_rng(seed).standard_normal(DIMENSION)
+    return (vector / np.linalg.norm(vector)).astype(np.float16)
+
+
+def block(contents: dict[str, str] | list[tuple[str, str]], source_object: str = "a.parquet") -> pa.Table:
+    """Encoded records, (id, text) each."""
+    rows = list(contents.items()) if isinstance(contents, dict) else contents
+    values = {
+        "id": pa.array([key for key, _ in rows], pa.string()),
+        "text": pa.array([text for _, text in rows], pa.string()),
+        "_object": pa.repeat(source_object, len(rows)),
+        "_row": pa.array(range(len(rows)), pa.int64()),
+        "price": pa.array([1] * len(rows), pa.int64()),
+        "modality": pa.repeat("text", len(rows)),
+        "truncated": pa.array([False] * len(rows)),
+        "vector_fingerprint": pa.array([fingerprint(text, None) for _, text in rows], pa.binary(16)),
+        "vector": pa.FixedSizeListArray.from_arrays(
+            pa.array(np.array([vector_of(text) for _, text in rows], np.float16).reshape(-1)), DIMENSION
+        ),
+    }
+    return _table(values, len(rows))
+
+
+def rejected(ids: list[str], source_object: str = "a.parquet") -> pa.Table:
+    """Records that an earlier stage rejected."""
+    reject = Reject("decode", "image_undecodable", "not an image")
+    table = block(dict.fromkeys(ids, ""), source_object)
+    for name, value in (("_reason", reject.reason), ("_stage", reject.stage), ("_message", reject.message)):
+        table = table.set_column(table.schema.get_field_index(name), name, pa.repeat(value, len(ids)))
+    return table
+
+
+def tally(read: int, unchanged: dict[int, int] | None = None, source_object: str = "a.parquet") -> pa.Table:
+    """What a unit counted; `unchanged` maps rows of the object to addresses in the table."""
+    unchanged = unchanged or {}
+    value = {
+        "read": read,
+        "unchanged_addresses": list(unchanged.values()),
+        "unchanged_rows": list(unchanged),
+    }
+    vector = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(DIMENSION, np.float16)), DIMENSION)
+    values = {"_object": pa.array([source_object]), "_tally": pa.array([value], TALLY_TYPE), "vector": vector}
+    return _table(values, 1)
+
+
+def _table(values: dict, rows: int) -> pa.Table:
+    fields = [
+        *READ_FIELDS,
+        *EXTRA,
+        *FLOW_FIELDS,
+        pa.field("modality", pa.string()),
+        pa.field("truncated", pa.bool_()),
+        pa.field("vector", pa.list_(pa.float16(), DIMENSION)),
+    ]
+    schema = pa.schema(fields)
+    return pa.table([values.get(f.name, pa.nulls(rows, f.type)) for f in schema], schema=schema)
+
+
+def new_committer(db: object, run: str = "run-1", name: str = "t") -> Committer:
+    """A committer on the table `db`/`name`, created where it is missing."""
+    schema = table_schema(EXTRA, DIMENSION, image_uri=False, store_images=False)
+    table = ensure_dataset(table_uri(str(db), name), new_table_schema(schema, IDENTITY, {"model": "vista-tiny"}))
+    return Committer(table, ensure_dataset(table_uri(str(db), f"{name}_rejects"), REJECT_SCHEMA), run)
+
+
+def commit(committer: Committer, *blocks: pa.Table) -> None:
+    """What the driver does with blocks that arrived, less Ray."""
+
+    def write(bundle: Bundle) -> Written:
+        return write_bundle(bundle, *blocks)
+
+    committer.commit(write)
+
+
+def contents(committer: Committer) -> dict[str, str]:
+    """id to text at the latest version; fails if an id is there twice."""
+    rows = lance.dataset(committer.table.uri).to_table(columns=["id", "text"]).to_pylist()
+    found = {row["id"]: row["text"] for row in rows}
+    assert len(found) == len(rows), "an id is in the table twice"
+    return found
+
+
+def reject_reasons(committer: Committer) -> list[tuple[str, str]]:
+    """(id, reason) of every reject."""
+    rows = lance.dataset(committer.rejects.uri).to_table().to_pylist()
+    return sorted((row["id"], row["reason"]) for row in rows)
