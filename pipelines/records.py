@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 
 ID, TEXT, IMAGE, IMAGE_URI, OBJECT, ROW = "id", "text", "image", "image_uri", "_object", "_row"
@@ -56,7 +57,9 @@ DECODED_FIELDS = (
     pa.field(INPUT_IDS, pa.list_(pa.int32())),
     pa.field(PIXELS, pa.large_binary()),  # uint8 [S, S, 3]: a quarter of float32 on its way to the device
 )
-RESERVED = {ID, TEXT, IMAGE, IMAGE_URI, OBJECT, ROW, VECTOR, FINGERPRINT, RUN, MODALITY, TRUNCATED}
+# Names that a source's own columns can't have: the flow's, the table's, and those that Lance adds to what is read.
+LANCE_NAMES = {"_rowid", "_rowaddr", "_rowoffset", "_row_created_at_version", "_row_last_updated_at_version", "_distance"}
+RESERVED = {field.name for field in (*READ_FIELDS, *FLOW_FIELDS, *DECODED_FIELDS)} | {VECTOR, RUN} | LANCE_NAMES
 
 REJECT_SCHEMA = pa.schema(
     [
@@ -142,6 +145,4 @@ def replace_column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
 
 def alive(table: pa.Table) -> list[bool]:
     """Per row: is it a record that no stage has rejected (and not a tally)?"""
-    import pyarrow.compute as pc
-
     return pc.and_(pc.is_null(table[REASON]), pc.is_null(table[TALLY])).to_pylist()

@@ -53,7 +53,7 @@ def share_out(cluster: Cluster, device: str, num_actors: int | None) -> Resource
         wanted = Resources("cuda", actors, 1, 1, 0.5, 1, 0.5, None, transport_rows=1024)
     else:
         actors = max(1, cluster.nodes) if num_actors is None else num_actors
-        threads = max(1, int(cluster.cpus * max(1, cluster.nodes) // (actors * max(1, cluster.nodes))))
+        threads = max(1, int(cluster.cpus // actors))
         part = 0.25 if cluster.cpus < 2 else 0.5
         wanted = Resources("cpu", actors, part, 0, part / 2, part, part / 2, threads, transport_rows=64)
     if wanted.cpus > cluster.cpus:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.sample_catalog import write_catalog
-from tests.s3 import S3, environment, serve
+from tests.s3 import S3, environment, free_ports, serve
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -26,18 +26,20 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
 
 
 @pytest.fixture(scope="session")
-def ray_cluster(s3: S3) -> Iterator[None]:
-    """One Ray for all tests that need it; its workers find the S3 server."""
+def ray_cluster(s3: S3) -> Iterator[str]:
+    """One Ray for all tests that need it; its workers find the S3 server. Yields where jobs are submitted."""
     import ray
 
-    ray.init(
+    context = ray.init(
         num_cpus=4,
-        include_dashboard=False,
+        include_dashboard=True,
+        dashboard_host="127.0.0.1",
+        dashboard_port=free_ports(1)[0],
         log_to_driver=False,
         logging_level="ERROR",
         runtime_env={"env_vars": {"PYTHONPATH": str(REPOSITORY)}},
     )
-    yield
+    yield f"http://{context.dashboard_url}"
     ray.shutdown()
 
 

@@ -25,5 +25,5 @@ def _whole_scores(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tenso
     nothing = queries.new_empty(1, 1, 1)  # the product's scale comes for free this way
     scores = torch.baddbmm(nothing, queries, keys.transpose(1, 2), beta=0, alpha=width**-0.5)  # [B*H, T, S]
     if mask is not None:
-        scores = scores.unflatten(0, (batch, heads)).masked_fill(~mask, float("-inf")).flatten(0, 1)
-    return torch.bmm(scores.softmax(-1), values).unflatten(0, (batch, heads))
+        scores.view(batch, heads, *scores.shape[1:]).masked_fill_(~mask, float("-inf"))
+    return torch.bmm(scores.softmax(-1), values).view(q.shape)

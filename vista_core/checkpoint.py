@@ -91,7 +91,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 def _open_safetensors(path: Path) -> Checkpoint:
     file = safe_open(path, framework="pt")
-    shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 - no mapping
+    keys: list[str] = file.keys()  # type: ignore[no-untyped-call]
+    shapes = {key: tuple(file.get_slice(key).get_shape()) for key in keys}  # type: ignore[no-untyped-call]
     return Checkpoint(str(path), shapes, file.get_tensor)
 
 

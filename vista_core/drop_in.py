@@ -43,7 +43,7 @@ class Visualized_BGE(nn.Module):  # noqa: N801 - the reference's name
         device: str = "auto",
     ) -> None:
         super().__init__()
-        _refuse_unsupported(sentence_pooling_method, negatives_cross_device)
+        _refuse_unsupported(normlized, sentence_pooling_method, negatives_cross_device)
         settings = EncoderSettings(
             model=_model_name(model_name_bge),
             weights=None if model_weight is None else str(model_weight),
@@ -53,7 +53,6 @@ class Visualized_BGE(nn.Module):  # noqa: N801 - the reference's name
         )
         place, config = resolve_device(device), resolve_config(settings)
         compute = DTYPES[resolve_dtype(dtype, place, config)]
-        self.normlized = normlized
         self.temperature = temperature
         self.preprocessor = Preprocessor.load(settings)
         self.model = load_model(config, open_checkpoint(weights_path(settings)), compute)
@@ -107,7 +106,9 @@ class Visualized_BGE(nn.Module):  # noqa: N801 - the reference's name
         return q_reps @ p_reps.transpose(-2, -1)
 
 
-def _refuse_unsupported(sentence_pooling_method: str, negatives_cross_device: bool) -> None:
+def _refuse_unsupported(normlized: bool, sentence_pooling_method: str, negatives_cross_device: bool) -> None:
+    if not normlized:
+        raise UsageError("normlized=False: vectors have norm 1 here, as the models are trained; leave it out")
     if sentence_pooling_method != "cls":
         raise UsageError(
             f"sentence_pooling_method {sentence_pooling_method!r}: the models are trained with 'cls' alone"

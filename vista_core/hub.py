@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-from huggingface_hub.errors import (
-    HTTPError,  # type: ignore[attr-defined] # httpx's, whichever of its packages the hub's client is built on
+from huggingface_hub.errors import (  # type: ignore[attr-defined]
+    HTTPError,  # of httpx or httpx2, whichever the hub's client is built on
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
 )

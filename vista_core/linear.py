@@ -74,7 +74,7 @@ class PackedLinear(nn.Module):
 
 def pack_for_cpu(model: nn.Module) -> None:
     """Replace every linear layer of a CPU model by its packed form, where this torch has it; training is over then."""
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):

@@ -57,7 +57,7 @@ class RotaryEmbedding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., T, H, D], turned."""
-        neighbours = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+        neighbours = x.reshape(*x.shape[:-1], -1, 2).flip(-1).flatten(-2)
         return torch.addcmul(x * self.cos, neighbours, self.sin)
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import fsspec
+import pyarrow as pa
 from botocore.exceptions import BotoCoreError
-from fsspec.core import url_to_fs
 
 from vista_core import UsageError, VistaError
 
@@ -42,34 +43,45 @@ class Listing:
 
 
 def filesystem(uri: str) -> tuple[Any, str]:
-    """fsspec's file system for `uri` and the path in it. Listings are never cached: a nightly run wants today's."""
-    if uri.startswith("s3://"):
-        return url_to_fs(uri, use_listings_cache=False)
-    return url_to_fs(uri)
+    """fsspec's file system for `uri` and the path in it. Listings are never cached: a nightly run wants today's.
+
+    As `fsspec.url_to_fs`, which however takes `::` in a name for a chain of file systems.
+    """
+    kind = fsspec.get_filesystem_class(uri.partition("://")[0] if "://" in uri else "file")
+    return kind(**kind._get_kwargs_from_urls(uri), use_listings_cache=False), kind._strip_protocol(uri)
 
 
 def list_objects(uri: str) -> Listing:
-    """List what `uri` names: a glob, a folder, or one object. Raises UsageError with the cause if it can't be."""
+    """List what `uri` names: a folder, one object, or a glob. Raises UsageError with the cause if it can't be."""
     try:
         fs, path = filesystem(uri)
-        if fsspec.core.has_magic(path):
-            found = fs.glob(path, detail=True)
+        if fsspec.core.has_magic(path) and not fs.exists(path):
             root = path[: min(path.index(c) for c in "*?[" if c in path)].rpartition("/")[0]
+            fs.info(root)  # a glob finds nothing in a bucket that isn't there, and doesn't say so
+            found = fs.glob(path, detail=True)
         else:
-            found = fs.find(path, detail=True)
             root = path if fs.isdir(path) else path.rpartition("/")[0]
+            found = fs.find(path, detail=True)
+        found = {name: link_target(fs, info) if info.get("islink") else info for name, info in found.items()}
     except (OSError, BotoCoreError, ValueError, ImportError) as error:
-        raise UsageError(
-            f"--source {uri}: cannot be listed: {type(error).__name__}: {error}. {credentials_hint(uri)}"
-        ) from error
+        cause = f"{type(error).__name__}: {error}".rstrip(".")
+        raise UsageError(f"--source {uri}: cannot be listed: {cause}. {credentials_hint(uri)}") from error
     objects = [
         SourceObject(object_uri(fs, name), int(info["size"]), object_version(info))
         for name, info in sorted(found.items())
-        if info["type"] == "file" and not hidden(name, root)
+        if info["type"] == "file" and (name == path or not hidden(name, root))
     ]
     if not objects:
         raise UsageError(f"--source {uri}: nothing is there. Check the path; a glob needs quotes in the shell")
     return Listing(uri, object_uri(fs, root), tuple(objects))
+
+
+def link_target(fs: Any, link: dict) -> dict:
+    """What a symbolic link leads to, which fsspec says of a link alone but not in a listing."""
+    try:
+        return fs.info(link["name"])
+    except FileNotFoundError:
+        return link | {"type": "file"}  # the reader will say that it can't be read
 
 
 def credentials_hint(uri: str) -> str:
@@ -97,8 +109,23 @@ def object_version(info: dict) -> str:
     return str(etag).strip('"') if etag else f"{info['size']}-{info.get('mtime', '')}"
 
 
-def open_unchanged(uri: str, version: str) -> IO[bytes]:
-    """Open an object for ranged reads, unless it is no longer the version that was listed (SourceChangedError)."""
+@contextmanager
+def open_unchanged(uri: str, version: str) -> Iterator[IO[bytes]]:
+    """An object, opened for ranged reads; SourceChangedError if it is, or becomes, another than was listed."""
+    fs, path = filesystem(uri)
+    # pyarrow asks for exactly the ranges it needs; a read-ahead cache would fetch megabytes for a footer.
+    options = {"cache_type": "none"} if uri.startswith("s3://") else {}
+    try:
+        with fs.open(path, "rb", **options) as handle:
+            check_unchanged(uri, version)  # after opening: s3fs reads only what it opened, by its etag
+            yield handle
+    except (OSError, pa.ArrowException):
+        check_unchanged(uri, version)  # half of one version and half of another looks like damage
+        raise
+
+
+def check_unchanged(uri: str, version: str) -> None:
+    """Raise SourceChangedError unless the object is still the version that was listed."""
     fs, path = filesystem(uri)
     try:
         now = object_version(fs.info(path))
@@ -109,8 +136,6 @@ def open_unchanged(uri: str, version: str) -> IO[bytes]:
             f"{uri} changed while the run read it (listed as {version}, now {now}); what was committed stays, "
             "run the same command again"
         )
-    # pyarrow asks for exactly the ranges it needs; a read-ahead cache would fetch megabytes for a footer.
-    return fs.open(path, "rb", cache_type="none") if uri.startswith("s3://") else fs.open(path, "rb")
 
 
 def absolute(uri: str) -> str:

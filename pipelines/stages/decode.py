@@ -41,7 +41,7 @@ def decode(records: pa.Table, settings: EncoderSettings, store_images: bool) -> 
             try:
                 pixels[row] = prepare.decode_image(images[row].as_py()).tobytes()
             except RecordError as error:
-                rejects[row] = Reject("decode", error.reason, str(error))
+                rejects[row] = Reject("decode", error.reason, error.message)
 
     rows = [row for row in range(len(records)) if live[row] and row not in rejects]
     with_image = [pixels[row] is not None for row in rows]

@@ -77,23 +77,30 @@ def with_flow_columns(records: pa.Table, prints: list[bytes]) -> pa.Table:
 
 
 def without_invalid_text(records: pa.Table) -> tuple[pa.Table, dict[int, Reject]]:
-    """Strings that are not UTF-8 replaced by null, their rows rejected: one such value would fail a whole write."""
+    """Strings that are not UTF-8, nested ones too, replaced by null, their rows rejected.
+
+    Neither Parquet nor Lance checks what it writes: whoever reads such a table would fail on it.
+    """
     rejects: dict[int, Reject] = {}
-    for field in records.schema:
-        if not pa.types.is_string(field.type):
+    for name in records.schema.names:
+        column = records[name]
+        if is_valid(column):
             continue
-        try:
-            records[field.name].validate(full=True)
-        except pa.ArrowInvalid:
-            values = records[field.name].cast(pa.binary()).to_pylist()
-            for row, value in enumerate(values):
-                try:
-                    values[row] = None if value is None else value.decode()
-                except UnicodeDecodeError as error:
-                    rejects[row] = Reject("read", "text_not_utf8", f"column {field.name}: {error}")
-                    values[row] = None
-            records = replace_column(records, field.name, pa.array(values, pa.string()))
+        rows = range(len(column))
+        bad = {row for row in rows if not is_valid(column.take([row]))}
+        rejects |= dict.fromkeys(bad, Reject("read", "text_not_utf8", f"column {name}"))
+        kept = pa.array([None if row in bad else row for row in rows], pa.int64())
+        records = replace_column(records, name, column.take(kept))
     return records, rejects
+
+
+def is_valid(column: pa.ChunkedArray) -> bool:
+    """Whether all that `column` holds is what its type says."""
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def tally_row(schema: pa.Schema, source_object: str | None, tally: dict) -> pa.Table:

@@ -1,0 +1,117 @@
+import hashlib
+import io
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageFile
+
+from tests.vista_core.conftest import IMAGES, Golden
+from vista_core import RecordError
+from vista_core.image import decode_image, normalise, square_pixels
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def noise(mode: str = "RGB", size: tuple[int, int] = (90, 60)) -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 4), dtype=np.uint8)
+    return Image.fromarray(pixels, "RGBA").convert(mode)
+
+
+def test_every_golden_image_is_bit_identical(golden: Golden):
+    for index, name in enumerate(golden.images):
+        expected = golden.facts["preprocess"][name]
+        pixels = decode_image((IMAGES / name).read_bytes(), golden.config.vision.image_size)
+        tensor = normalise(torch.from_numpy(pixels)).contiguous()
+        assert hashlib.sha256(pixels.tobytes()).hexdigest() == expected["u8_sha256"], name
+        assert hashlib.sha256(tensor.numpy().tobytes()).hexdigest() == expected["f32_sha256"], name
+        np.testing.assert_array_equal(pixels, golden.arrays["pixels_u8"][index])
+
+
+def test_normalising_a_batch_is_normalising_each():
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8))
+    torch.testing.assert_close(normalise(pixels), torch.stack([normalise(image) for image in pixels]), rtol=0, atol=0)
+
+
+def rejected(data: bytes) -> str:
+    with pytest.raises(RecordError) as caught:
+        decode_image(data, 64)
+    assert "0x" not in caught.value.message  # addresses in memory differ from run to run
+    return caught.value.reason
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF"])
+def test_a_truncated_file_is_rejected_as_that(kind: str):
+    data = encoded(noise(), kind)
+    assert rejected(data[: len(data) // 2]) == "image_truncated"
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+@pytest.mark.parametrize("data", [b"", b"no image", b"<html></html>", b"<svg></svg>", b"\x89PNG\r\n\x1a\n"])
+def test_what_is_no_image_is_rejected(data: bytes):
+    assert rejected(data).startswith("image_")
+
+
+def test_a_decompression_bomb_is_rejected_before_it_is_decoded():
+    assert rejected(encoded(Image.new("1", (13_500, 13_500)))) == "image_too_large"
+
+
+def test_an_extreme_aspect_ratio_is_rejected_before_it_is_resized():
+    assert rejected(encoded(Image.new("1", (600_000, 1)))) == "image_too_elongated"
+    assert decode_image(encoded(Image.new("1", (512, 1))), 64).shape == (64, 64, 3)
+
+
+def test_an_unsupported_mode_is_rejected():
+    with pytest.raises(RecordError, match="image_unsupported"):
+        square_pixels(Image.new("La", (20, 20)), 64)
+
+
+def test_an_open_image_that_is_truncated_is_rejected():
+    data = encoded(noise(), "JPEG")
+    with pytest.raises(RecordError, match="image_truncated"):
+        square_pixels(Image.open(io.BytesIO(data[: len(data) // 2])), 64)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "JPEG2000", "TGA"])
+def test_any_format_that_pillow_opens_is_accepted(kind: str):
+    assert decode_image(encoded(noise(), kind), 64).shape == (64, 64, 3)
+
+
+def transparent(mode: str) -> bytes:
+    """A wholly transparent image of black pixels."""
+    if mode in ("RGBA", "LA", "PA"):
+        return encoded(Image.new(mode, (40, 30)), "TIFF" if mode == "PA" else "PNG")
+    options = {"P": 0, "L": 0, "RGB": (0, 0, 0)}
+    return encoded(Image.new(mode, (40, 30)), transparency=options[mode])
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "RGB"])
+def test_transparent_pixels_become_white_only_where_asked(mode: str):
+    assert decode_image(transparent(mode), 16, "drop").max() == 0
+    assert decode_image(transparent(mode), 16, "white").min() == 255
+
+
+def test_a_palette_with_alpha_becomes_white_where_asked():
+    assert square_pixels(Image.new("PA", (40, 30)), 16, "white").min() == 255
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "RGB", "CMYK", "YCbCr", "P", "I", "I;16", "F"])
+def test_white_leaves_opaque_images_alone(mode: str):
+    image = noise(mode) if mode not in ("I;16", "F", "I") else Image.new(mode, (90, 60), 77)
+    np.testing.assert_array_equal(square_pixels(image, 16, "white"), square_pixels(image, 16, "drop"))
+
+
+def test_half_transparency_is_composited_before_the_resize():
+    image = Image.new("RGBA", (64, 64), (0, 0, 0, 128))
+    assert abs(int(square_pixels(image, 64, "white")[0, 0, 0]) - 127) <= 1
+
+
+def test_a_record_error_survives_pickling():
+    error = pickle.loads(pickle.dumps(RecordError("image_truncated", "half of it", 3)))
+    assert (error.reason, error.message, error.index) == ("image_truncated", "half of it", 3)
+    assert str(error) == "record 3: image_truncated: half of it"
