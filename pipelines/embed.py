@@ -47,6 +47,7 @@ from pipelines.stages.select import select
 from vista_core import MODELS, EncoderIdentity, EncoderSettings, UsageError, VistaError, display_name
 
 COMMIT_ROWS = 262_144
+ACTOR_START_SECONDS = 600
 COMMIT_BYTES = 256 << 20
 REJECTS_JUDGED_FROM = 1_000
 LIBRARIES = ("ray", "pylance", "lancedb", "torch", "torchvision", "tokenizers", "pillow", "pyarrow", "vista")
@@ -155,8 +156,8 @@ def build(job: Job, base: TableVersion) -> Dataset:
             batch_format="pyarrow",
             batch_size=uses.transport_rows,
             compute=ActorPoolStrategy(size=uses.actors),
-            num_cpus=uses.actor_cpus,
-            num_gpus=uses.actor_gpus,
+            num_cpus=uses.actor_cpus or None,  # Ray Data wants one of the two, not both
+            num_gpus=uses.actor_gpus or None,
             fn_constructor_args=(settings, job.identity, uses.threads),
         )
     )
@@ -246,13 +247,16 @@ def start_ray() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    # Encoders that can't start must end the run with their error; and decoding needn't start before they did.
+    context.wait_for_min_actors_s = ACTOR_START_SECONDS
 
 
 def worker_environment() -> dict[str, Any]:
     """Lets workers import this code where it isn't installed; under `ray job submit` they can already."""
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
         return {}
-    return {"env_vars": {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}}
+    here = str(Path(__file__).resolve().parents[1])
+    return {"env_vars": {"PYTHONPATH": os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])}}
 
 
 def resolve(config: EmbedConfig, source: Source) -> Job:

@@ -58,7 +58,8 @@ DECODED_FIELDS = (
     pa.field(PIXELS, pa.large_binary()),  # uint8 [S, S, 3]: a quarter of float32 on its way to the device
 )
 # Names that a source's own columns can't have: the flow's, the table's, and those that Lance adds to what is read.
-LANCE_NAMES = {"_rowid", "_rowaddr", "_rowoffset", "_row_created_at_version", "_row_last_updated_at_version", "_distance"}
+LANCE_NAMES = {"_rowid", "_rowaddr", "_rowoffset", "_distance"}
+LANCE_NAMES |= {"_row_created_at_version", "_row_last_updated_at_version"}
 RESERVED = {field.name for field in (*READ_FIELDS, *FLOW_FIELDS, *DECODED_FIELDS)} | {VECTOR, RUN} | LANCE_NAMES
 
 REJECT_SCHEMA = pa.schema(

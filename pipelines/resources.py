@@ -40,7 +40,7 @@ class Cluster:
 def share_out(cluster: Cluster, device: str, num_actors: int | None) -> Resources:
     """Reservations that fit the cluster. Raises UsageError, with what to change, if there are none.
 
-    On a GPU an actor reserves one CPU: it copies and launches. On CPUs an encoder uses all cores of its node, but
+    An actor on a GPU reserves no CPU, though copies and launches take most of one. On CPUs it uses all cores, but
     reserves half of one, since otherwise nothing would be left to decode for it (a stage that can't start hangs the
     job without an error). The operating system shares out the cores between encoder and decoders.
     """
@@ -50,7 +50,7 @@ def share_out(cluster: Cluster, device: str, num_actors: int | None) -> Resource
         actors = int(cluster.gpus) if num_actors is None else num_actors
         if actors > cluster.gpus:
             raise UsageError(f"--num-actors {actors}: each takes a GPU and the Ray cluster has {cluster.gpus:g}")
-        wanted = Resources("cuda", actors, 1, 1, 0.5, 1, 0.5, None, transport_rows=1024)
+        wanted = Resources("cuda", actors, 0, 1, 0.5, 1, 0.5, None, transport_rows=1024)
     else:
         actors = max(1, cluster.nodes) if num_actors is None else num_actors
         threads = max(1, int(cluster.cpus // actors))

@@ -5,8 +5,9 @@ A run's configuration says what to do. The model's configuration (`vista_core.co
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
-import sys
+import inspect
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,7 @@ class EmbedConfig:
         if self.commit_seconds < 0:
             raise UsageError(f"--commit-seconds must be 0 or more, not {self.commit_seconds}")
         check_table_name(self.table)
+        encoder_settings(self)  # has checks of its own
 
 
 @dataclass(frozen=True)
@@ -136,16 +138,15 @@ def parse(kind: type[Config], arguments: list[str] | None = None) -> Config:
 
     Raises UsageError for a bad file or value; tyro itself says what is wrong with an option, and exits with 2.
     """
-    typed = list(sys.argv[1:] if arguments is None else arguments)
-    from_files: list[str] = []
-    while "--config" in typed:
-        at = typed.index("--config")
-        if at + 1 == len(typed):
-            raise UsageError("--config needs a file")
-        from_files += options_of_file(kind, Path(typed[at + 1]))
-        del typed[at : at + 2]
+    files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    files.add_argument("--config", type=Path, action="append", default=[])
+    given, typed = files.parse_known_args(arguments)
     # The last of several equal options counts, so what is typed overrides what the file says.
-    return tyro.cli(kind, args=from_files + typed, config=(tyro.conf.FlagCreatePairsOff,))
+    options = [option for path in given.config for option in options_of_file(kind, path)] + typed
+    description = (
+        f"{inspect.getdoc(kind)}\n\n--config FILE (TOML) sets any of these options, those typed here override it."
+    )
+    return tyro.cli(kind, args=options, description=description, config=(tyro.conf.FlagCreatePairsOff,))
 
 
 def options_of_file(kind: Any, path: Path) -> list[str]:
@@ -163,5 +164,5 @@ def options_of_file(kind: Any, path: Path) -> list[str]:
         if value is True:
             arguments.append(option)
         elif value is not False:
-            arguments += [option, str(value)]
+            arguments.append(f"{option}={value}")
     return arguments

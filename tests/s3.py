@@ -65,7 +65,9 @@ def serve(folder: Path) -> Iterator[S3]:
         data = folder / str(attempt)
         data.mkdir(parents=True)
         with (data / "log").open("wb") as log:
-            process = subprocess.Popen(command(data, ports), cwd=data, env=environment(endpoint), stdout=log, stderr=log)
+            process = subprocess.Popen(
+                command(data, ports), cwd=data, env=environment(endpoint), stdout=log, stderr=log
+            )
         try:
             if answers(endpoint, process):
                 yield S3(endpoint)

@@ -163,16 +163,19 @@ def _encode_batch(model: VistaModel, input_ids: list[np.ndarray], images: list[n
 
 
 def _forward(model: VistaModel, input_ids: list[np.ndarray], images: list[np.ndarray]) -> torch.Tensor:
-    device = model.device
-    lengths = np.array([len(ids) for ids in input_ids])
+    device, lengths = model.device, np.array([len(ids) for ids in input_ids])
     padded = np.full((len(input_ids), lengths.max()), model.config.text.pad_id, dtype=np.int32)
     for row, ids in zip(padded, input_ids, strict=True):
         row[: len(ids)] = ids
-    pixel_values = normalise(_to_device(np.stack(images), device)) if images else None
-    ragged = bool((lengths != lengths[0]).any())  # unpadded batches take the faster attention without a mask
-    return model(_to_device(padded, device), pixel_values, _to_device(lengths, device) if ragged else None)
+    pixel_values = normalise(_stacked(images, device)) if images else None
+    ragged = bool((lengths != lengths[0]).any())  # without padding, attention needs no mask and is faster
+    true_lengths = torch.from_numpy(lengths).to(device) if ragged else None
+    return model(torch.from_numpy(padded).to(device), pixel_values, true_lengths)
 
 
-def _to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
-    tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+def _stacked(images: list[np.ndarray], device: torch.device) -> torch.Tensor:
+    """Pixels as uint8 [B, S, S, 3] on the device; a GPU fetches them from pinned memory while the CPU goes on."""
+    shape = (len(images), *images[0].shape)
+    stacked = torch.empty(shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    np.stack(images, out=stacked.numpy())
+    return stacked.to(device, non_blocking=True)

@@ -4,6 +4,7 @@ Shapes: B sequences, T tokens, H heads of D, width W = H*D.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vista_core.attention import attend
@@ -32,25 +33,53 @@ class TextEmbeddings(nn.Module):
 
 
 class TextLayer(nn.Module):
-    """Post-norm transformer layer; `cls_only` spares what the other tokens' outputs would take."""
+    """Post-norm transformer layer."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.heads = config.heads
-        self.qkv = Linear(config.width, 3 * config.width)
+        self.qkv: nn.Linear = Linear(config.width, 3 * config.width)
         self.proj = Linear(config.width, config.width)
         self.norm1 = nn.LayerNorm(config.width, eps=config.norm_eps)
         self.up = Linear(config.width, config.mlp_width, gelu=True)
         self.down = Linear(config.mlp_width, config.width)
         self.norm2 = nn.LayerNorm(config.width, eps=config.norm_eps)
 
-    def forward(self, x: Tensor, mask: Tensor | None, cls_only: bool = False) -> Tensor:
-        """[B, T, W] with mask [B, 1, 1, T] (True where a token is) to [B, T, W], or [B, 1, W] with `cls_only`."""
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """[B, T, W] with mask bool [B, T] or None to [B, T, W]."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)  # [B, H, T, D]
-        if cls_only:
-            q, x = q[:, :, :1], x[:, :1]
-        x = self.norm1(x + self.proj(attend(q, k, v, mask)))
+        return self._after(x, attend(q, k, v, None if mask is None else mask[:, None, None]))
+
+    def _after(self, x: Tensor, attended: Tensor) -> Tensor:
+        x = self.norm1(x + self.proj(attended))
         return self.norm2(x + self.down(self.up(x)))
+
+
+class LastTextLayer(TextLayer):
+    """The same layer where only CLS is read, with a single query: tokens need no keys and values of their own.
+
+    q . (K x + b) = (K'q) . x + constant, and the constant does not change a softmax; sum p (V x + b) = V sum p x + b.
+    That leaves matrix products with one row for each sequence, instead of one for each token.
+    """
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__(config)
+        self.qkv = nn.Linear(config.width, 3 * config.width)  # used in its parts, so it is not to be packed
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """[B, T, W] with mask bool [B, T] or None to CLS, [B, W]."""
+        weight: Tensor = self.qkv.weight
+        width, heads = x.shape[-1], self.heads
+        query_bias, _, value_bias = self.qkv.bias.chunk(3)
+        _, key, value = weight.view(3, heads, width // heads, width).unbind(0)  # [H, D, W] each
+        q = F.linear(x[:, 0], weight[:width], query_bias).view(-1, heads, width // heads).transpose(0, 1)
+        readers = torch.bmm(q, key).transpose(0, 1)  # [B, H, W]
+        scores = torch.bmm(readers, x.transpose(1, 2)) * (width // heads) ** -0.5  # [B, H, T]
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, None], float("-inf"))
+        read = torch.bmm(scores.softmax(-1), x).transpose(0, 1)  # [H, B, W]
+        attended = torch.bmm(read, value.transpose(1, 2)).transpose(0, 1).flatten(1) + value_bias
+        return self._after(x[:, 0], attended)
 
 
 class TextTower(nn.Module):
@@ -59,15 +88,14 @@ class TextTower(nn.Module):
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.embeddings = TextEmbeddings(config)
-        self.layers = nn.ModuleList(TextLayer(config) for _ in range(config.layers))
+        body = [TextLayer(config) for _ in range(config.layers - 1)]
+        self.layers = nn.ModuleList([*body, LastTextLayer(config)])
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Embedded sequences [B, T, W], mask bool [B, T] or None where nothing is padded, to their CLS [B, W]."""
-        mask = None if mask is None else mask[:, None, None]
-        *body, last = self.layers
-        for layer in body:
+        for layer in self.layers:
             x = layer(x, mask)
-        return last(x, mask, cls_only=True)[:, 0]
+        return x
 
 
 def token_mask(lengths: Tensor, width: int) -> Tensor:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from pipelines.records import ID, IMAGE, IMAGE_URI, OBJECT, ROW, TEXT, Reject, read_schema
-from pipelines.sources.objects import Listing, SourceObject, filesystem
+from pipelines.sources.objects import Listing, SourceObject, filesystem, printable
 from vista_core import UsageError
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 PAGE_FILES = 256
 PAGE_BYTES = 32 << 20
+FETCH_THREADS = 16
 
 
 @dataclass(frozen=True)
@@ -41,19 +43,22 @@ class ImageFolder:
     def describe(self) -> list[str]:
         """What was found."""
         images, texts = self.pairs()
-        alone = sum(1 for item in self.listing.objects if item.uri.endswith(".txt")) - len(texts)
+        used = {item.uri for item in (*images, *texts.values())}
+        unused = Counter(suffix(item) or "without a suffix" for item in self.listing.objects if item.uri not in used)
         lines = [
             f"{len(images)} images, {sum(item.size for item in images) / 1e6:,.1f} MB, {len(texts)} with a text file",
             "id: path under the folder, text: the .txt file of the same name",
         ]
-        return lines + ([f"not read: {alone} text files without an image"] if alone else [])
+        if unused:
+            kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(unused.items()))
+            lines.append(f"not read, being neither an image nor the text of one: {kinds}")
+        return lines
 
     def pairs(self) -> tuple[list[SourceObject], dict[str, SourceObject]]:
         """The images, and by image URI the text file beside it."""
-        texts = {item.uri.removesuffix(".txt"): item for item in self.listing.objects if item.uri.endswith(".txt")}
+        texts = {stem(item): item for item in self.listing.objects if suffix(item) == ".txt"}
         images = [item for item in self.listing.objects if suffix(item) in IMAGE_SUFFIXES]
-        stems = {item.uri: item.uri.removesuffix(PurePosixPath(item.uri).suffix) for item in images}
-        return images, {uri: texts[stem] for uri, stem in stems.items() if stem in texts}
+        return images, {item.uri: texts[stem(item)] for item in images if stem(item) in texts}
 
     def units(self) -> list[dict]:
         """Pages of at most 256 files and 32 MB."""
@@ -71,25 +76,21 @@ class ImageFolder:
 
     def read(self, unit: dict) -> Iterator[tuple[pa.Table, dict[int, Reject]]]:
         """The page's images and texts, fetched side by side."""
-        contents = fetch([uri for uri in (*unit["images"], *unit["texts"]) if uri])
+        with ThreadPoolExecutor(FETCH_THREADS) as pool:
+            images, texts = pool.map(fetch, unit["images"]), pool.map(fetch, unit["texts"])
         rows, rejects = [], {}
-        for row, (image_uri, text_uri) in enumerate(zip(unit["images"], unit["texts"], strict=True)):
-            image, text = contents[image_uri], contents.get(text_uri, b"")
-            for uri, content in ((image_uri, image), (text_uri, text)):
-                if isinstance(content, OSError):
-                    rejects[row] = Reject("read", "object_unreadable", f"{uri}: {type(content).__name__}: {content}")
-            try:
-                text = text.decode("utf-8-sig").strip() if isinstance(text, bytes) else None
-            except UnicodeDecodeError as error:
-                rejects[row] = Reject("read", "text_not_utf8", f"{text_uri}: {error}")
-                text = None
+        for row, (image, text) in enumerate(zip(images, map(decoded, texts), strict=True)):
+            for content in (image, text):
+                if isinstance(content, Reject):
+                    rejects[row] = content
+            uri = printable(unit["images"][row])
             rows.append(
                 {
-                    ID: image_uri.removeprefix(self.listing.root).lstrip("/"),
-                    TEXT: text or None,
-                    IMAGE: image if isinstance(image, bytes) else None,
-                    IMAGE_URI: image_uri,
-                    OBJECT: image_uri,
+                    ID: uri.removeprefix(printable(self.listing.root)).lstrip("/"),
+                    TEXT: None if isinstance(text, Reject) else text or None,
+                    IMAGE: None if isinstance(image, Reject) else image,
+                    IMAGE_URI: uri,
+                    OBJECT: uri,
                     ROW: 0,
                 }
             )
@@ -101,14 +102,25 @@ def suffix(item: SourceObject) -> str:
     return PurePosixPath(item.uri).suffix.lower()
 
 
-def fetch(uris: list[str]) -> dict[str | None, Any]:
-    """Whole objects by URI; a file that is gone or locked yields its error, a store that fails raises."""
-    fetched: dict[str | None, Any] = {}
-    for scheme, group in groupby(uris, key=lambda uri: uri.partition("://")[0] if "://" in uri else ""):
-        fs, _ = filesystem(f"{scheme}://" if scheme else "/")
-        names = {fs._strip_protocol(uri): uri for uri in group}
-        for name, content in fs.cat(list(names), on_error="return").items():
-            if isinstance(content, Exception) and not isinstance(content, FileNotFoundError | PermissionError):
-                raise content
-            fetched[names[name]] = content
-    return fetched
+def stem(item: SourceObject) -> str:
+    """An object's URI without the suffix."""
+    return item.uri.removesuffix(PurePosixPath(item.uri).suffix)
+
+
+def fetch(uri: str | None) -> bytes | Reject:
+    """A whole object, nothing for none; one that is gone or locked is a reject, a store that fails raises."""
+    if uri is None:
+        return b""
+    fs, path = filesystem(uri)
+    try:
+        return fs.cat_file(path)
+    except (FileNotFoundError, PermissionError) as error:
+        return Reject("read", "object_unreadable", printable(f"{uri}: {type(error).__name__}: {error}"))
+
+
+def decoded(text: bytes | Reject) -> str | Reject:
+    """A text file's text."""
+    try:
+        return text if isinstance(text, Reject) else text.decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        return Reject("read", "text_not_utf8", f"the text file: {error}")

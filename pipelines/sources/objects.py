@@ -55,13 +55,13 @@ def list_objects(uri: str) -> Listing:
     """List what `uri` names: a folder, one object, or a glob. Raises UsageError with the cause if it can't be."""
     try:
         fs, path = filesystem(uri)
-        if fsspec.core.has_magic(path) and not fs.exists(path):
-            root = path[: min(path.index(c) for c in "*?[" if c in path)].rpartition("/")[0]
-            fs.info(root)  # a glob finds nothing in a bucket that isn't there, and doesn't say so
+        found = {}
+        if fsspec.core.has_magic(path):
             found = fs.glob(path, detail=True)
-        else:
-            root = path if fs.isdir(path) else path.rpartition("/")[0]
+            root = path[: min(path.index(c) for c in "*?[" if c in path)].rpartition("/")[0]
+        if not found:  # a plain path, a name with brackets, or a bucket that isn't there, of which a glob says nothing
             found = fs.find(path, detail=True)
+            root = path if fs.isdir(path) else path.rpartition("/")[0]
         found = {name: link_target(fs, info) if info.get("islink") else info for name, info in found.items()}
     except (OSError, BotoCoreError, ValueError, ImportError) as error:
         cause = f"{type(error).__name__}: {error}".rstrip(".")
@@ -101,6 +101,11 @@ def hidden(name: str, root: str) -> bool:
 def object_uri(fs: Any, path: str) -> str:
     """The URI by which users know an object; for local files the plain path."""
     return str(fs.unstrip_protocol(path)).removeprefix("file://")
+
+
+def printable(uri: str) -> str:
+    """`uri` as a table can hold it: bytes of a file's name that are not UTF-8 are spelled out."""
+    return uri.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def object_version(info: dict) -> str:

@@ -5,6 +5,7 @@ A unit is a row group, streamed in batches of bounded size.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 
 from pipelines.records import ID as ID_FIELD
 from pipelines.records import IMAGE, IMAGE_URI, OBJECT, RESERVED, ROW, TEXT, Reject, read_schema
-from pipelines.sources.objects import Listing, SourceObject, open_unchanged
+from pipelines.sources.objects import Listing, SourceObject, open_unchanged, printable
 from vista_core import UsageError
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 BATCH_BYTES = 32 << 20  # of encoded images at once in a worker
 BATCH_ROWS = 4096
 FOOTER_THREADS = 16
+READ_ERRORS = (pa.ArrowException, OSError, UnicodeDecodeError)  # `is_damage` tells them apart
 
 ID_NAMES = ("id", "_id", "key", "uid", "uuid", "item_id", "product_id", "asin", "sku")
 TEXT_NAMES = ("text", "caption", "title", "description", "name", "alt", "prompt")
@@ -40,12 +42,12 @@ class Parquet:
     text_column: str | None
     image_column: str | None
     extra: pa.Schema
-    left_out: tuple[str, ...]  # columns whose names the table uses itself
+    left_out: tuple[str, ...]  # columns that the table cannot hold
 
     @classmethod
     def open(cls, listing: Listing, columns: Columns) -> Parquet:
         """Find the columns in the first readable footer. Raises UsageError if there is nothing to embed."""
-        schema = first_schema(listing)
+        schema = pa.schema([field.with_type(plain(field.type)) for field in first_schema(listing)])
         id_column = pick(schema, "--id-column", columns.id, ID_NAMES, is_key)
         text_column = pick(schema, "--text-column", columns.text, TEXT_NAMES, is_text)
         image_column = pick(schema, "--image-column", columns.image, IMAGE_NAMES, is_image)
@@ -58,8 +60,8 @@ class Parquet:
                 "Name them with --text-column and --image-column"
             )
         others = [field for field in schema if field.name not in (id_column, text_column, image_column)]
-        extra = pa.schema([field.remove_metadata() for field in others if field.name not in RESERVED])
-        left_out = tuple(field.name for field in others if field.name in RESERVED)
+        extra = pa.schema([field.remove_metadata().with_nullable(True) for field in others if storable(field)])
+        left_out = tuple(field.name for field in others if not storable(field))
         return cls(listing, schema, id_column, text_column, image_column, extra, left_out)
 
     @property
@@ -80,7 +82,9 @@ class Parquet:
             f"image: {self.image_column or 'none'}, passed through: {', '.join(self.extra.names) or 'none'}",
         ]
         if self.left_out:
-            lines.append(f"left out, since the table uses these names itself: {', '.join(self.left_out)}")
+            lines.append(
+                f"left out, since a table has these names itself or cannot store them: {', '.join(self.left_out)}"
+            )
         return lines
 
     def units(self) -> list[dict]:
@@ -90,65 +94,51 @@ class Parquet:
 
     def read(self, unit: dict) -> Iterator[tuple[pa.Table, dict[int, Reject]]]:
         """The records of a row group; where it is damaged, the rest of its rows are rejected, each by number."""
-        if unit["error"]:
-            yield self.unreadable(unit, 0, unit["error"])
-            return
-        done = 0
+        done, message = 0, unit["error"] or "rows are missing"
+        try:
+            if not unit["error"]:
+                for batch in self.batches(unit):
+                    yield self.records(batch, unit, done), {}
+                    done += len(batch)
+        except READ_ERRORS as error:
+            if not is_damage(error):
+                raise
+            message = str(error)
+        for start in range(done, unit["rows"], BATCH_ROWS):
+            yield self.unreadable(unit, range(start, min(start + BATCH_ROWS, unit["rows"])), message)
+
+    def batches(self, unit: dict) -> Iterator[pa.Table]:
+        """The row group's columns that are used, as they are in the file."""
+        used = {self.id_column, self.text_column, self.image_column, *self.extra.names}
         with open_unchanged(unit["object"], unit["version"]) as handle:
-            try:
-                file = pq.ParquetFile(handle, buffer_size=8 << 20)
-                names = [name for name in self.schema.names if name in file.schema_arrow.names]
-                for batch in file.iter_batches(unit["batch_rows"], row_groups=[unit["index"]], columns=names):
-                    yield self.records(pa.table(batch), unit, done), {}
-                    done += batch.num_rows
-            except (pa.ArrowException, OSError) as error:
-                if not is_damage(error):
-                    raise
-                yield self.unreadable(unit, done, str(error))
+            file = pq.ParquetFile(handle, buffer_size=8 << 20)
+            names = [name for name in file.schema_arrow.names if name in used]
+            for batch in file.iter_batches(unit["batch_rows"], row_groups=[unit["index"]], columns=names):
+                yield pa.table(batch)
 
     def records(self, batch: pa.Table, unit: dict, done: int) -> pa.Table:
         """One batch in the order and types of `records.read_schema`."""
-
-        def column(name: str | None, kind: pa.DataType) -> pa.ChunkedArray | pa.Array:
-            if name is None or name not in batch.column_names:
-                return pa.nulls(len(batch), kind)
-            try:
-                return batch[name].cast(kind)
-            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-                raise UsageError(
-                    f"{unit['object']}: column {name!r} is {batch[name].type}, in the first file it is {kind}: {error}"
-                ) from error
-
-        image, uri = self.image_columns(batch)
+        image, uri = image_parts(column_or_nulls(batch, self.image_column))
         first = unit["first_row"] + done
         values = {
-            ID_FIELD: column(self.id_column, pa.string()),
-            TEXT: column(self.text_column, pa.string()),
+            ID_FIELD: column_or_nulls(batch, self.id_column),
+            TEXT: column_or_nulls(batch, self.text_column),
             IMAGE: image,
             IMAGE_URI: uri,
-            OBJECT: pa.repeat(unit["object"], len(batch)),
+            OBJECT: pa.repeat(printable(unit["object"]), len(batch)),
             ROW: pa.array(range(first, first + len(batch)), pa.int64()),
-        } | {field.name: column(field.name, field.type) for field in self.extra}
-        return pa.table(values, schema=read_schema(self.extra))
+        } | {name: column_or_nulls(batch, name) for name in self.extra.names}
+        schema = read_schema(self.extra)
+        return pa.table([read_as(field, values[field.name], unit["object"]) for field in schema], schema=schema)
 
-    def image_columns(self, batch: pa.Table) -> tuple[pa.Array, pa.Array]:
-        """Image bytes and, where the struct has one, the path."""
-        if self.image_column is None or self.image_column not in batch.column_names:
-            return pa.nulls(len(batch), pa.large_binary()), pa.nulls(len(batch), pa.string())
-        column = batch[self.image_column].combine_chunks()
-        if not pa.types.is_struct(column.type):
-            return column.cast(pa.large_binary()), pa.nulls(len(batch), pa.string())
-        fields = dict(zip((field.name for field in column.type), column.flatten(), strict=True))
-        path = fields.get("path", pa.nulls(len(batch), pa.string()))
-        return fields["bytes"].cast(pa.large_binary()), path.cast(pa.string())
-
-    def unreadable(self, unit: dict, done: int, message: str) -> tuple[pa.Table, dict[int, Reject]]:
-        """Rows that are known to be there but can't be read."""
-        rows = range(unit["first_row"] + done, unit["first_row"] + unit["rows"])
-        values = {OBJECT: pa.repeat(unit["object"], len(rows)), ROW: pa.array(rows, pa.int64())}
+    def unreadable(self, unit: dict, rows: range, message: str) -> tuple[pa.Table, dict[int, Reject]]:
+        """Rows of the unit that are known to be there but can't be read."""
+        name = printable(unit["object"])
+        numbers = pa.array([unit["first_row"] + row for row in rows], pa.int64())
+        values = {OBJECT: pa.repeat(name, len(rows)), ROW: numbers}
         schema = read_schema(self.extra)
         columns = [values.get(field.name, pa.nulls(len(rows), field.type)) for field in schema]
-        reject = Reject("read", "object_unreadable", f"{unit['object']}: {message}"[:500])
+        reject = Reject("read", "object_unreadable", f"{name}: {message}"[:500])
         return pa.table(columns, schema=schema), dict.fromkeys(range(len(rows)), reject)
 
 
@@ -159,7 +149,7 @@ def first_schema(listing: Listing) -> pa.Schema:
         try:
             with open_unchanged(item.uri, item.version) as handle:
                 return pq.read_schema(handle)
-        except (pa.ArrowException, OSError) as error:
+        except READ_ERRORS as error:
             if not is_damage(error):
                 raise
             errors.append(f"{item.uri}: {error}")
@@ -172,13 +162,15 @@ def file_units(item: SourceObject) -> list[dict]:
     try:
         with open_unchanged(item.uri, item.version) as handle:
             metadata = pq.read_metadata(handle)
-    except (pa.ArrowException, OSError) as error:
+        groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+        if sum(group.num_rows for group in groups) != metadata.num_rows:
+            raise pa.ArrowInvalid("its numbers of rows contradict each other")
+    except READ_ERRORS as error:
         if not is_damage(error):
             raise
         return [unit | {"error": f"the Parquet footer cannot be read: {error}"}]
     units = []
-    for index in range(metadata.num_row_groups):
-        group = metadata.row_group(index)
+    for index, group in enumerate(groups):
         per_row = max(1, group.total_byte_size // max(1, group.num_rows))
         batch_rows = max(16, min(BATCH_ROWS, BATCH_BYTES // per_row))
         units.append(unit | {"index": index, "rows": group.num_rows, "batch_rows": batch_rows})
@@ -188,7 +180,7 @@ def file_units(item: SourceObject) -> list[dict]:
 
 def is_damage(error: Exception) -> bool:
     """Damaged content, which a retry won't mend; pyarrow also raises OSError for it, but without an errno."""
-    return isinstance(error, pa.ArrowException) or (type(error) is OSError and error.errno is None)
+    return not isinstance(error, OSError) or (type(error) is OSError and error.errno is None)
 
 
 def pick(schema: pa.Schema, option: str, named: str | None, usual: tuple[str, ...], fits: Callable) -> str | None:
@@ -202,14 +194,59 @@ def pick(schema: pa.Schema, option: str, named: str | None, usual: tuple[str, ..
     return named
 
 
+def column_or_nulls(batch: pa.Table, name: str | None) -> pa.ChunkedArray:
+    """A column, or nulls where this file doesn't have it."""
+    return batch[name] if name in batch.column_names else pa.chunked_array([pa.nulls(len(batch))])
+
+
+def image_parts(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray | pa.Array, pa.ChunkedArray | pa.Array]:
+    """An image column's bytes and, where a Hugging Face struct has one, the path."""
+    nulls = pa.nulls(len(column))
+    if not pa.types.is_struct(column.type):
+        return column, nulls
+    parts = dict(zip((field.name for field in column.type), column.combine_chunks().flatten(), strict=True))
+    return parts.get("bytes", nulls), parts.get("path", nulls)
+
+
+def read_as(field: pa.Field, column: pa.ChunkedArray | pa.Array, uri: str) -> pa.ChunkedArray | pa.Array:
+    """A column in the type that the first file gives it. Raises UsageError if its values don't fit that."""
+    try:
+        return column.cast(field.type)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise UsageError(
+            f"{uri}: its column for {field.name!r} is {column.type}, which can't be read as {field.type}, as in the "
+            f"first file: {error}"
+        ) from error
+
+
+def plain(kind: pa.DataType) -> pa.DataType:
+    """The type that a column is read as: a categorical as its values, a view as what it views."""
+    if pa.types.is_dictionary(kind):
+        return plain(kind.value_type)
+    return {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}.get(kind, kind)
+
+
+def storable(field: pa.Field) -> bool:
+    """Whether a table can hold the column: Lance takes no maps, and no dots or backticks in a name."""
+    named = field.name not in RESERVED and re.fullmatch(r"[^.`]+", field.name) is not None
+    return named and is_storable(field.type)
+
+
+def is_storable(kind: pa.DataType) -> bool:
+    """Neither a map, nor without a type since all its values are null, nor made of such."""
+    if pa.types.is_map(kind) or pa.types.is_null(kind):
+        return False
+    return all(is_storable(kind.field(part).type) for part in range(kind.num_fields))
+
+
 def describe_columns(schema: pa.Schema) -> str:
     """Names and types, for an error message."""
     return ", ".join(f"{field.name} ({field.type})" for field in schema) or "no columns"
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Strings of any width."""
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    """Strings of either width."""
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def is_key(kind: pa.DataType) -> bool:

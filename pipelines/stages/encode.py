@@ -3,24 +3,42 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
-from pathlib import Path
+import tempfile
+from pathlib import Path, PurePosixPath
 
-import fsspec
 import numpy as np
 import pyarrow as pa
+from botocore.exceptions import BotoCoreError
 
 from pipelines.records import INPUT_IDS, PIXELS, VECTOR, alive
-from vista_core import Encoder, EncoderIdentity, EncoderSettings, VistaError
+from pipelines.sources.objects import credentials_hint, filesystem, object_version
+from vista_core import Encoder, EncoderIdentity, EncoderSettings, UsageError, VistaError
 
 WEIGHTS_CACHE = Path.home() / ".cache" / "vista" / "weights"
 
 
 def local_file(uri: str | None) -> str | None:
-    """A local copy of weights that are in an object store, fetched once a node; local paths as they are."""
+    """A local copy of weights that are in an object store, fetched once a node; local paths as they are.
+
+    A copy keeps its suffix, by which weights are read, and appears whole: the actors of a node fetch side by side.
+    """
     if uri is None or "://" not in uri:
         return uri
-    return fsspec.open_local(f"filecache::{uri}", filecache={"cache_storage": str(WEIGHTS_CACHE), "check_files": True})
+    try:
+        fs, path = filesystem(uri)
+        version = object_version(fs.info(path))
+        digest = hashlib.sha256(f"{uri} {version}".encode()).hexdigest()
+        copy = WEIGHTS_CACHE / f"{digest}{PurePosixPath(path).suffix}"
+        if not copy.exists():
+            WEIGHTS_CACHE.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=WEIGHTS_CACHE) as folder:
+                fs.get_file(path, f"{folder}/weights")
+                Path(folder, "weights").replace(copy)
+    except (OSError, BotoCoreError, ValueError, ImportError) as error:
+        raise UsageError(f"--weights {uri}: {type(error).__name__}: {error}. {credentials_hint(uri)}") from error
+    return str(copy)
 
 
 class EncodeActor:

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,7 +28,7 @@ def test_a_padded_batch_fits_the_budget_and_holds_little_padding(lengths, budget
 @given(LENGTHS, BUDGETS)
 def test_no_two_neighbours_could_be_one(lengths, budget):
     batches = plan_batches(lengths, budget)
-    for batch, following in zip(batches, batches[1:], strict=False):
+    for batch, following in pairwise(batches):
         grown = [*batch, following[0]]
         longest, tokens = max(lengths[i] for i in grown), sum(lengths[i] for i in grown)
         assert longest * len(grown) > budget or (longest * len(grown) - tokens) * PADDING_SHARE > budget

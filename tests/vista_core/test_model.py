@@ -51,7 +51,9 @@ def test_vision_tokens_match_the_reference(golden: Golden):
     pixels = torch.from_numpy(np.stack(golden.inputs("image")[1]))
     with torch.inference_mode():
         tokens = golden.model.vision(normalise(pixels)).numpy()
-    np.testing.assert_allclose(tokens, golden.arrays["vision_tokens"], rtol=0, atol=5e-5)  # values up to 10
+    np.testing.assert_allclose(
+        tokens, golden.arrays["vision_tokens"], rtol=0, atol=2e-4
+    )  # values up to 10; flat patches amplify rounding
 
 
 def test_vectors_have_norm_one_and_the_config_says_how_many_tokens_fit(golden: Golden):
@@ -109,7 +111,7 @@ def test_timm_has_the_same_vision_tower():
     pixel_values = normalise(torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), np.uint8)))
     with torch.inference_mode():
         difference = ours.vision(pixel_values) - theirs.forward_features(pixel_values)
-    assert difference.abs().max() < 2e-5
+    assert difference.abs().max() < 1e-4  # of values up to 20, from kernels that sum in another order
 
 
 def timm_key(key: str) -> str:

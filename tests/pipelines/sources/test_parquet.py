@@ -1,0 +1,404 @@
+"""Parquet files of all kinds, whole and damaged, become records in one schema."""
+
+import dataclasses
+import datetime
+import errno
+import json
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.records import RESERVED, read_schema
+from pipelines.sources import Columns, open_source, parquet
+from pipelines.sources.objects import SourceChangedError, list_objects
+from vista_core import UsageError
+
+TEXTS = pa.table({"id": ["a", "b", "c"], "text": ["x", "y", "z"]})
+
+
+def encoded(table: pa.Table, **options) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, **options)
+    return sink.getvalue().to_pybytes()
+
+
+def batches(source) -> Iterator[tuple[pa.Table, dict]]:
+    for unit in source.units():
+        yield from source.read(json.loads(json.dumps(unit)))
+
+
+def read(source) -> tuple[list[dict], dict[tuple[str, int], str]]:
+    """The records that could be read, and by object and row why the others could not."""
+    rows, reasons = [], {}
+    for table, rejects in batches(source):
+        assert table.schema == read_schema(source.extra)
+        for number, row in enumerate(table.to_pylist()):
+            if number in rejects:
+                reasons[row["_object"], row["_row"]] = rejects[number].reason
+            else:
+                rows.append(row)
+    return rows, reasons
+
+
+def open_table(store, table: pa.Table, columns: Columns = Columns(), **options):  # noqa: B008 - frozen
+    store.put("catalog.parquet", encoded(table, **options))
+    return open_source(store.root, columns)
+
+
+def columns(rows: list[dict], *names: str) -> list[tuple]:
+    return [tuple(row[name] for name in names) for row in rows]
+
+
+# What is read
+
+
+def test_plain_bytes(store):
+    table = pa.table({"id": ["a", "b"], "caption": ["x", None], "jpg": [b"1", None], "price": [1.5, 2.5]})
+    source = open_table(store, table)
+    assert (source.has_ids, source.has_uris) == (True, False)
+    rows, reasons = read(source)
+    assert reasons == {}
+    assert columns(rows, "id", "text", "image", "price") == [("a", "x", b"1", 1.5), ("b", None, None, 2.5)]
+    assert columns(rows, "image_uri", "_object", "_row") == [
+        (None, store.uri("catalog.parquet"), 0),
+        (None, store.uri("catalog.parquet"), 1),
+    ]
+
+
+def test_the_struct_of_hugging_face_datasets(store):
+    image = pa.array([{"bytes": b"1", "path": "a.jpg"}, {"bytes": None, "path": "b.jpg"}, None])
+    source = open_table(store, pa.table({"id": ["a", "b", "c"], "image": image}))
+    assert source.has_uris
+    rows, _ = read(source)
+    assert columns(rows, "image", "image_uri") == [(b"1", "a.jpg"), (None, "b.jpg"), (None, None)]
+
+
+@pytest.mark.parametrize("pattern", ["", "*.parquet", "b c#%20[1].parquet", "**/*.pq"])
+def test_a_folder_a_glob_and_a_single_file(store, pattern):
+    for name in ("a.parquet", "b c#%20[1].parquet", "sub/ü.pq", "_SUCCESS", ".a.parquet.crc", "notes.txt"):
+        store.put(name, encoded(pa.table({"text": [name]})) if name.endswith(("parquet", "pq")) else b"")
+    source = open_source(store.uri(pattern) if pattern else store.root, Columns())
+    rows, reasons = read(source)
+    assert reasons == {}
+    assert [row["text"] for row in rows] == {
+        "": ["a.parquet", "b c#%20[1].parquet", "sub/ü.pq"],
+        "*.parquet": ["a.parquet", "b c#%20[1].parquet"],
+        "b c#%20[1].parquet": ["b c#%20[1].parquet"],
+        "**/*.pq": ["sub/ü.pq"],
+    }[pattern]
+    assert all(row["_object"].endswith(row["text"]) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (pa.int64(), [1, 2, 3]),
+        (pa.uint8(), [1, 2, 3]),
+        (pa.large_string(), ["1", "2", "3"]),
+        (pa.string_view(), ["1", "2", "3"]),
+        (pa.dictionary(pa.int8(), pa.string()), ["1", "2", "3"]),
+    ],
+    ids=str,
+)
+def test_ids_of_other_types_become_strings(local, kind, values):
+    rows, _ = read(open_table(local, TEXTS.set_column(0, "id", pa.array(values, kind))))
+    assert [row["id"] for row in rows] == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("kind", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())], ids=str)
+def test_texts_of_other_types_become_strings(local, kind):
+    source = open_table(local, TEXTS.set_column(1, "text", pa.array(["x", None, "x"], kind)))
+    rows, _ = read(source)
+    assert [row["text"] for row in rows] == ["x", None, "x"]
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary_view()], ids=str)
+def test_images_of_each_binary_type(local, kind):
+    rows, _ = read(open_table(local, pa.table({"image": pa.array([b"1", None], kind)})))
+    assert [row["image"] for row in rows] == [b"1", None]
+
+
+def test_columns_of_any_type_pass_through(local):
+    values = {
+        "price": pa.array([1.5, None, 2.5]),
+        "tags": pa.array([["a"], [], None]),
+        "offers": pa.array([[{"shop": "s", "sizes": [1, 2]}], None, []]),
+        "matrix": pa.array([[[1.0], [2.0]], [], None]),
+        "seen": pa.array([datetime.datetime(2024, 1, 1)] * 3, pa.timestamp("us", "UTC")),
+        "big": pa.array(["l", None, "m"], pa.large_string()),
+        "colour": pa.array(["red", "red", None]).dictionary_encode(),
+        "embedding": pa.FixedSizeListArray.from_arrays(pa.array(np.arange(6, dtype=np.float32)), 2),
+    }
+    table = TEXTS
+    for name, column in values.items():
+        table = table.append_column(name, column)
+    source = open_table(local, table)
+    assert source.extra.names == list(values)
+    assert source.extra.field("colour").type == pa.string(), "categories of one file need not be those of the next"
+    rows, _ = read(source)
+    for name, column in values.items():
+        assert [row[name] for row in rows] == column.to_pylist()
+
+
+def test_a_column_is_nullable_even_where_the_file_says_otherwise(local):
+    """A tally and a damaged row have no value for it."""
+    schema = pa.schema([pa.field("text", pa.string()), pa.field("price", pa.int64(), nullable=False)])
+    source = open_table(local, pa.table({"text": ["x"], "price": [1]}, schema=schema))
+    assert source.extra.field("price").nullable
+
+
+def test_columns_that_a_table_cannot_hold_are_left_out_and_said(local):
+    kept = {"id": ["k"], "text": ["x"], "_idx": [1], "a b": [2]}
+    left_out = {name: [1] for name in sorted(RESERVED - {"id", "text", "image"})} | {
+        "dotted.name": [1],
+        "a`tick": [1],
+        "": [1],
+        "map": pa.array([[("k", 1)]], pa.map_(pa.string(), pa.int32())),
+        "deep": pa.array([[{"m": [("k", 1)]}]], pa.list_(pa.struct([("m", pa.map_(pa.string(), pa.int32()))]))),
+        "nothing": pa.nulls(1),
+    }
+    source = open_table(local, pa.table(kept | left_out))
+    assert source.extra.names == ["_idx", "a b"]
+    assert source.left_out == tuple(left_out)
+    said = "; ".join(source.describe())
+    assert "left out" in said
+    assert "dotted.name" in said
+    rows, _ = read(source)
+    assert columns(rows, "id", "text", "_idx", "a b") == [("k", "x", 1, 2)]
+
+
+def test_rows_are_numbered_through_the_file_across_row_groups(store):
+    table = pa.table({"id": [f"k{n}" for n in range(25)], "text": ["x"] * 25})
+    for name in ("a.parquet", "b.parquet"):
+        store.put(name, encoded(table, row_group_size=10))
+    source = open_source(store.root, Columns())
+    assert [unit["rows"] for unit in source.units()] == [10, 10, 5] * 2
+    rows, _ = read(source)
+    expected = [(store.uri(name), n, f"k{n}") for name in ("a.parquet", "b.parquet") for n in range(25)]
+    assert columns(rows, "_object", "_row", "id") == expected
+
+
+@settings(max_examples=30, deadline=None)
+@given(rows=st.integers(1, 60), image_size=st.integers(0, 300), ceiling=st.integers(1, 2000))
+def test_a_batch_is_bounded_in_bytes_and_rows(tmp_path_factory, rows, image_size, ceiling):
+    path = tmp_path_factory.mktemp("bounded") / "a.parquet"
+    images = [bytes([n]) * image_size for n in range(rows)]
+    pq.write_table(pa.table({"image": images}), path, compression="none", use_dictionary=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parquet, "BATCH_BYTES", ceiling)
+        patch.setattr(parquet, "BATCH_ROWS", 20)
+        sizes = [len(table) for table, _ in batches(open_source(str(path), Columns()))]
+    assert sum(sizes) == rows
+    assert max(sizes) <= 20
+    assert max(sizes) <= 16 or max(sizes) * image_size <= ceiling
+
+
+# Which columns
+
+
+def test_columns_are_found_by_their_usual_names(local):
+    table = pa.table({"description": ["d"], "title": ["t"], "photo": [b"p"], "thumb": [b"t"], "sku": [7], "x": ["e"]})
+    source = open_table(local, table)
+    assert (source.id_column, source.text_column, source.image_column) == ("sku", "title", "photo")
+    assert source.extra.names == ["description", "thumb", "x"]
+    assert "id: sku, text: title, image: photo, passed through: description, thumb, x" in source.describe()
+
+
+def test_a_usual_name_of_another_type_is_passed_over(local):
+    table = pa.table({"id": [1.5], "title": [1], "caption": ["c"], "image": ["http://x"]})
+    source = open_table(local, table)
+    assert (source.id_column, source.text_column, source.image_column) == (None, "caption", None)
+
+
+def test_the_only_column_of_bytes_is_the_image(local):
+    assert open_table(local, pa.table({"body": [b"1"], "n": [1]})).image_column == "body"
+    with pytest.raises(UsageError, match=r"body \(binary\), other \(binary\).*--image-column"):
+        open_table(local, pa.table({"body": [b"1"], "other": [b"1"]}))
+
+
+def test_columns_that_were_named_are_taken(local):
+    table = pa.table({"id": ["a"], "text": ["x"], "image": [b"1"], "nr": [7], "note": ["n"], "scan": [b"2"]})
+    source = open_table(local, table, Columns("nr", "note", "scan"))
+    rows, _ = read(source)
+    assert columns(rows, "id", "text", "image") == [("7", "n", b"2")]
+    assert source.left_out == ("id", "text", "image"), "their names are taken"
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        (Columns(id="nope"), r"--id-column nope: no such column; there are id \(string\), text \(string\)"),
+        (Columns(text="price"), r"--text-column price: a column of type double can't serve as this"),
+        (Columns(image="text"), r"--image-column text: a column of type string can't serve"),
+        (Columns(image="pair"), r"--image-column pair: a column of type struct<path: string> can't serve"),
+        (Columns(id="price"), r"--id-column price: a column of type double"),
+    ],
+)
+def test_a_column_that_is_missing_or_of_a_wrong_type_is_named_with_what_is_there(local, named, message):
+    table = TEXTS.append_column("price", pa.array([1.5] * 3)).append_column("pair", pa.array([{"path": "a"}] * 3))
+    with pytest.raises(UsageError, match=message):
+        open_table(local, table, named)
+
+
+def test_nothing_to_embed_is_said_with_what_is_there(local):
+    with pytest.raises(UsageError, match=r"no column of text or image bytes .* price \(double\).*--text-column"):
+        open_table(local, pa.table({"price": [1.5]}))
+
+
+def test_without_an_id_column_there_are_no_ids(local):
+    source = open_table(local, pa.table({"text": ["x"]}))
+    assert not source.has_ids
+    assert "id: hash of the content" in source.describe()[1]
+    rows, _ = read(source)
+    assert rows[0]["id"] is None
+
+
+# Files that differ
+
+
+def two_files(store, first: dict, second: dict):
+    store.put("1.parquet", encoded(pa.table(first)))
+    store.put("2.parquet", encoded(pa.table(second)))
+    return open_source(store.root, Columns())
+
+
+def test_a_column_that_a_later_file_lacks_is_null(local):
+    first = {"id": ["a"], "text": ["x"], "image": [b"1"], "price": [1], "tags": [["t"]]}
+    rows, reasons = read(two_files(local, first, {"text": ["y"], "more": [1]}))
+    assert reasons == {}
+    assert columns(rows, "id", "text", "image", "price", "tags") == [
+        ("a", "x", b"1", 1, ["t"]),
+        (None, "y", None, None, None),
+    ]
+
+
+def test_a_later_file_with_nothing_of_the_first_loses_no_row(local):
+    rows, reasons = read(two_files(local, {"id": ["a"], "text": ["x"]}, {"other": [1, 2]}))
+    assert len(rows) + len(reasons) == 3
+
+
+def test_a_wider_type_in_a_later_file_is_read_as_long_as_its_values_fit(local):
+    first = {"id": pa.array([1], pa.int32()), "text": ["x"], "n": pa.array([1], pa.int32()), "image": [b"1"]}
+    image = pa.array([{"bytes": b"2", "path": "p"}])
+    second = {"id": [2**40], "text": pa.array(["y"], pa.large_string()), "n": pa.array([2], pa.int64()), "image": image}
+    rows, _ = read(two_files(local, first, second))
+    assert columns(rows, "id", "text", "n", "image") == [("1", "x", 1, b"1"), (str(2**40), "y", 2, b"2")]
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("n", [2**40], "'n' is int64, which can't be read as int32"),
+        ("n", ["many"], "'n' is string, which can't be read as int32"),
+        ("image", [7], "'image' is int64, which can't be read as large_binary"),
+        ("text", [{"de": "x"}], "'text' is struct<de: string>, which can't be read as string"),
+    ],
+)
+def test_values_of_a_later_file_that_do_not_fit_are_named_with_file_and_column(local, name, values, message):
+    first = {"text": ["x"], "n": pa.array([1], pa.int32()), "image": [b"1"]}
+    with pytest.raises(UsageError, match=rf"2\.parquet: its column for {message}"):
+        read(two_files(local, first, first | {name: values}))
+
+
+# Damage
+
+
+def damaged_group(table: pa.Table, column: int, **options) -> bytes:
+    """The file with the bytes of a column of its second row group overwritten."""
+    content = bytearray(encoded(table, **options))
+    chunk = pq.read_metadata(pa.BufferReader(bytes(content))).row_group(1).column(column)
+    start = min(offset for offset in (chunk.data_page_offset, chunk.dictionary_page_offset) if offset)
+    middle, end = start + chunk.total_compressed_size // 2, start + chunk.total_compressed_size
+    content[middle:end] = b"\xff" * (end - middle)
+    return bytes(content)
+
+
+def test_a_damaged_row_group_costs_the_rest_of_its_own_rows(store, monkeypatch):
+    monkeypatch.setattr(parquet, "BATCH_ROWS", 16)
+    rng = np.random.default_rng(0)
+    table = pa.table({"id": [f"k{n}" for n in range(300)], "image": [rng.bytes(500) for _ in range(300)]})
+    content = damaged_group(table, 1, row_group_size=100, data_page_size=2000, use_dictionary=False)
+    store.put("a.parquet", content)
+    source = open_source(store.root, Columns())
+    rows, reasons = read(source)
+    good = [row["_row"] for row in rows]
+    assert [number for number in good if not 100 <= number < 200] == [*range(100), *range(200, 300)]
+    kept = [number for number in good if 100 <= number < 200]
+    assert kept == list(range(100, 100 + len(kept)))
+    assert 16 <= len(kept) < 100, "what comes before the damage is read"
+    assert reasons == {(store.uri("a.parquet"), number): "object_unreadable" for number in range(100 + len(kept), 200)}
+    assert columns(rows, "id", "image") == [(f"k{n}", table["image"][n].as_py()) for n in good]
+    assert max(len(batch) for batch, _ in batches(source)) <= 16, "rejects are bounded too"
+
+
+@pytest.mark.parametrize("damage", [b"", b"PAR1", b"not parquet at all", None])
+def test_a_file_without_a_readable_footer_is_one_reject(store, damage):
+    good = encoded(TEXTS)
+    store.put("1.parquet", good[:-20] + bytes(20) if damage is None else damage)
+    store.put("2.parquet", good)
+    source = open_source(store.root, Columns())
+    rows, reasons = read(source)
+    assert [row["id"] for row in rows] == ["a", "b", "c"]
+    assert reasons == {(store.uri("1.parquet"), 0): "object_unreadable"}
+    assert [unit["rows"] for unit in source.units()] == [1, 3]
+
+
+def test_a_source_without_any_readable_file_is_a_usage_error(store):
+    store.put("1.parquet", b"")
+    with pytest.raises(UsageError, match=r"no readable Parquet file: .*1\.parquet"):
+        open_source(store.root, Columns())
+
+
+@pytest.mark.parametrize("value", [0x7F, 0xFF])
+def test_whatever_byte_is_damaged_each_row_that_is_listed_is_read_or_rejected_once(local, value):
+    good = encoded(TEXTS, row_group_size=2, compression="none", store_schema=False, write_statistics=False)
+    source = open_table(local, TEXTS)
+    for at in range(len(good)):
+        local.put("catalog.parquet", good[:at] + bytes([value]) + good[at + 1 :])
+        damaged = dataclasses.replace(source, listing=list_objects(local.root))
+        for unit in damaged.units():
+            numbers = [n for table, _ in damaged.read(unit) for n in table["_row"].to_pylist()]
+            assert numbers == list(range(unit["first_row"], unit["first_row"] + unit["rows"])), f"byte {at}"
+            assert unit["rows"] > 0
+
+
+def test_an_object_that_is_replaced_between_listing_and_reading_is_not_read(store):
+    source = open_table(store, TEXTS)
+    [unit] = source.units()
+    store.put("catalog.parquet", encoded(TEXTS.slice(1)))
+    with pytest.raises(SourceChangedError, match=r"catalog\.parquet changed"):
+        list(source.read(unit))
+    with pytest.raises(SourceChangedError):
+        source.units()
+
+
+def test_a_store_that_fails_is_no_damage(bucket, monkeypatch):
+    """A retry mends it; rejecting the rows would lose them."""
+    source = open_table(bucket, TEXTS)
+    [unit] = source.units()
+
+    def fail(*args, **kwargs):
+        raise OSError(errno.EIO, "the network is gone")
+
+    monkeypatch.setattr("s3fs.core.S3File._fetch_range", fail)
+    with pytest.raises(OSError, match="the network is gone"):
+        list(source.read(unit))
+
+
+def test_a_catalog_without_rows_has_no_units(local):
+    source = open_table(local, TEXTS.slice(0, 0))
+    assert sum(unit["rows"] for unit in source.units()) == 0
+    assert read(source) == ([], {})
+
+
+def test_a_name_that_is_not_utf8_is_spelled_out(local):
+    local.put("a.parquet", encoded(TEXTS))
+    odd = local.uri("caf\udce9.parquet")
+    local.fs.mv(local.uri("a.parquet"), odd)
+    rows, _ = read(open_source(local.root, Columns()))
+    assert {row["_object"] for row in rows} == {local.uri("caf\\xe9.parquet")}

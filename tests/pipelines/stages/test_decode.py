@@ -1,0 +1,123 @@
+"""Images become pixels, texts become tokens, and what can't be decoded is rejected with the reason."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from pipelines.records import DECODED_FIELDS, FLOW_FIELDS, TALLY_TYPE, Reject, read_schema, with_rejects
+from pipelines.stages.decode import decode
+from vista_core import EncoderSettings, Preprocessor
+
+SETTINGS = EncoderSettings()
+GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "images"
+JPEG = (GOLDEN / "00_rgb_640x480.jpg").read_bytes()
+
+
+def png(width: int, height: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (width, height), "red").save(file, "PNG")
+    return file.getvalue()
+
+
+def as_selected(rows: list[dict]) -> pa.Table:
+    schema = pa.schema([*read_schema(pa.schema([("price", pa.float64())])), *FLOW_FIELDS])
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+def decoded(*rows: dict, settings: EncoderSettings = SETTINGS, store_images: bool = False) -> list[dict]:
+    table = decode(as_selected(list(rows)), settings, store_images)
+    for field in DECODED_FIELDS:
+        assert table.schema.field(field.name) == field
+    return table.to_pylist()
+
+
+@pytest.fixture(scope="module")
+def preprocessor() -> Preprocessor:
+    return Preprocessor.load(SETTINGS)
+
+
+def test_each_modality(preprocessor):
+    both, image, text, blank = decoded(
+        {"id": "both", "text": "a red star", "image": JPEG},
+        {"id": "image", "image": JPEG},
+        {"id": "text", "text": "a red star"},
+        {"id": "blank", "text": "", "image": JPEG},
+    )
+    assert [row["modality"] for row in (both, image, text, blank)] == ["image_text", "image", "text", "image"]
+    size = preprocessor.image_size
+    pixels = np.frombuffer(both["_pixels"], np.uint8).reshape(size, size, 3)
+    np.testing.assert_array_equal(pixels, preprocessor.decode_image(JPEG))
+    assert image["_pixels"] == both["_pixels"] == blank["_pixels"]
+    assert text["_pixels"] is None
+    [tokens] = preprocessor.tokenize(["a red star"], [True])
+    assert both["_input_ids"] == text["_input_ids"] == list(tokens.input_ids)
+    assert len(image["_input_ids"]) == 2, "an image alone goes with an empty text"
+    assert not any(row["truncated"] for row in (both, image, text))
+
+
+def test_a_bad_image_costs_its_own_record_and_says_why():
+    bad = {
+        "image_undecodable": b"this is no image",
+        "image_truncated": JPEG[: len(JPEG) // 2],
+        "image_too_elongated": png(2000, 2),
+    }
+    rows = decoded({"id": "good", "image": JPEG}, *({"id": r, "text": "x", "image": b} for r, b in bad.items()))
+    assert [(row["id"], row["_reason"]) for row in rows] == [("good", None), *((reason, reason) for reason in bad)]
+    for row in rows[1:]:
+        assert row["_stage"] == "decode"
+        assert row["_message"]
+        assert [row[field.name] for field in DECODED_FIELDS] == [None] * len(DECODED_FIELDS)
+
+
+def test_a_text_that_does_not_fit_is_cut_and_said():
+    long = "word " * 500
+    alone, beside, short = decoded(
+        {"id": "alone", "text": long}, {"id": "beside", "text": long, "image": JPEG}, {"id": "short", "text": "word"}
+    )
+    assert (alone["truncated"], beside["truncated"], short["truncated"]) == (True, True, False)
+    limits = SETTINGS.config.max_tokens()
+    assert (len(alone["_input_ids"]), len(beside["_input_ids"])) == limits
+    [cut] = decoded({"id": "cut", "text": "one two three four five"}, settings=EncoderSettings(max_tokens=4))
+    assert cut["truncated"]
+    assert len(cut["_input_ids"]) == 4
+
+
+def test_image_bytes_are_kept_only_if_they_are_to_be_stored():
+    [row] = decoded({"id": "a", "image": JPEG})
+    assert row["image"] is None
+    [row] = decoded({"id": "a", "image": JPEG}, store_images=True)
+    assert row["image"] == JPEG
+
+
+def test_transparency_is_treated_as_the_settings_say():
+    transparent = (GOLDEN / "06_rgba_250x250.png").read_bytes()
+    [dropped] = decoded({"id": "a", "image": transparent})
+    [white] = decoded({"id": "a", "image": transparent}, settings=EncoderSettings(alpha="white"))
+    assert dropped["_pixels"] != white["_pixels"]
+
+
+def test_rejected_rows_and_tallies_pass_through_untouched():
+    tally = {"read": 7, "unchanged_addresses": [1], "unchanged_rows": [2]}
+    table = as_selected(
+        [{"id": "bad", "text": "x", "image": JPEG, "price": 1.5}, {"_object": "o", "_tally": tally}]
+    )
+    table = with_rejects(table, {0: Reject("read", "object_unreadable", "damaged")})
+    result = decode(table, SETTINGS, store_images=True)
+    for name in table.column_names:
+        assert result[name].to_pylist() == table[name].to_pylist()
+    for field in DECODED_FIELDS:
+        assert result[field.name].to_pylist() == [None, None]
+    assert result["_tally"].type == TALLY_TYPE
+
+
+def test_the_order_and_the_other_columns_stay():
+    rows = decoded(*({"id": f"k{n}", "text": f"text {n}", "price": n / 2, "_row": n} for n in range(50)))
+    assert [(row["id"], row["price"], row["_row"]) for row in rows] == [(f"k{n}", n / 2, n) for n in range(50)]
+
+
+def test_a_batch_without_rows():
+    assert decode(as_selected([]), SETTINGS, store_images=False).num_rows == 0

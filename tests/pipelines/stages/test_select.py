@@ -1,0 +1,201 @@
+"""What is selected against a real table: new and changed records, and those that can't be records."""
+
+from collections import Counter
+
+import lance
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.records import Reject, fingerprint, read_schema
+from pipelines.sink.table import LOOKUP_IDS, TableVersion, index_ids
+from pipelines.stages.select import select
+from tests.tables import EXTRA, block, commit, new_committer
+
+ODD_IDS = ["it's", "''", '"', "a\\b", "a\nb", "%_", "日本", "", " ", "null", "id", "\x00", "x') OR ('1'='1"]
+
+
+def as_read(rows: list[dict], extra: pa.Schema = EXTRA) -> pa.Table:
+    """Records as a source yields them."""
+    numbered = [{"_object": "a.parquet", "_row": number} | row for number, row in enumerate(rows)]
+    return pa.Table.from_pylist(numbered, schema=read_schema(extra))
+
+
+def selected(records: pa.Table, base: TableVersion, rejects=None, has_ids=True) -> tuple[list[dict], dict]:
+    """The rows that were handed on, and the one tally at their end."""
+    tables = list(select(records, rejects or {}, has_ids, base))
+    assert len({table.schema for table in tables}) == 1
+    *rows, tally = pa.concat_tables(tables).to_pylist()
+    assert all(row["_tally"] is None for row in rows)
+    assert tally["_object"] == records["_object"][0].as_py()
+    assert tally["id"] is None
+    return rows, tally["_tally"]
+
+
+def reasons(rows: list[dict]) -> dict[object, str | None]:
+    return {row["id"]: row["_reason"] for row in rows}
+
+
+@pytest.fixture
+def empty(tmp_path) -> TableVersion:
+    committer = new_committer(tmp_path)
+    return TableVersion(committer.table.uri, committer.table.version)
+
+
+def holding(db, contents: dict[str, str]) -> TableVersion:
+    """A table with these texts under these ids."""
+    committer = new_committer(db)
+    commit(committer, block(contents))
+    table = index_ids(committer.table)
+    return TableVersion(table.uri, table.version)
+
+
+def test_new_and_changed_records_are_selected_and_unchanged_ones_are_counted_with_their_place(tmp_path):
+    base = holding(tmp_path, {"same": "x", "changed": "x", "gone": "x", "same too": "y"})
+    records = as_read(
+        [
+            {"id": "new", "text": "x"},
+            {"id": "same", "text": "x", "price": 9},
+            {"id": "changed", "text": "z"},
+            {"id": "same too", "text": "y"},
+        ]
+    )
+    rows, tally = selected(records, base)
+    assert reasons(rows) == {"new": None, "changed": None}
+    assert [row["vector_fingerprint"] for row in rows] == [fingerprint("x", None), fingerprint("z", None)]
+    assert (tally["read"], tally["unchanged_rows"]) == (4, [1, 3])
+    found = lance.dataset(base.uri)._take_rows(tally["unchanged_addresses"], columns=["id"])
+    assert found["id"].to_pylist() == ["same", "same too"]
+
+
+def test_an_image_that_changed_or_came_or_went_makes_a_record_changed(tmp_path):
+    base = holding(tmp_path, {"came": "x", "text": "x"})
+    records = as_read([{"id": "came", "text": "x", "image": b"1"}, {"id": "text", "text": "x", "image": None}])
+    rows, tally = selected(records, base)
+    assert reasons(rows) == {"came": None}
+    assert tally["unchanged_rows"] == [1]
+
+
+def test_the_base_is_the_version_that_the_run_started_from(tmp_path):
+    committer = new_committer(tmp_path)
+    base = TableVersion(committer.table.uri, committer.table.version)
+    commit(committer, block({"a": "x"}))
+    records = as_read([{"id": "a", "text": "x"}])
+    assert reasons(selected(records, base)[0]) == {"a": None}, "a retry selects what the first try did"
+    now = TableVersion(committer.table.uri, committer.table.version)
+    assert selected(records, now)[1]["unchanged_rows"] == [0]
+
+
+def test_without_ids_the_content_is_the_id(tmp_path):
+    contents = [("x", None), ("x", b"1"), (None, b"1")]
+    base = holding(tmp_path, {fingerprint("x", None).hex(): "x"})
+    records = as_read([{"text": text, "image": image} for text, image in contents])
+    rows, tally = selected(records, base, has_ids=False)
+    assert [row["id"] for row in rows] == [fingerprint(*content).hex() for content in contents[1:]]
+    assert tally["unchanged_rows"] == [0]
+
+
+def test_records_that_cannot_be_embedded_are_rejected_with_the_reason(empty):
+    records = as_read(
+        [
+            {"id": None, "text": "x"},
+            {"id": "nothing"},
+            {"id": "empty", "text": ""},
+            {"id": "image", "image": b"1"},
+            {"id": "empty image", "image": b""},
+        ]
+    )
+    rows, tally = selected(records, empty)
+    assert reasons(rows) == {
+        None: "missing_id",
+        "nothing": "empty_record",
+        "empty": "empty_record",
+        "image": None,
+        "empty image": None,
+    }
+    assert {row["_stage"] for row in rows if row["_reason"]} == {"select"}
+    assert tally == {"read": 5, "unchanged_addresses": [], "unchanged_rows": []}
+
+
+def test_what_reading_rejected_stays_rejected_for_that_reason(tmp_path):
+    base = holding(tmp_path, {"b": "x"})
+    records = as_read([{}, {"id": "b", "text": "x"}])
+    rejects = {row: Reject("read", "object_unreadable", "damaged") for row in range(2)}
+    rows, tally = selected(records, base, rejects)
+    assert reasons(rows) == {None: "object_unreadable", "b": "object_unreadable"}
+    assert tally["unchanged_rows"] == [], "a row that could not be read is not unchanged"
+    rows, _ = selected(as_read([{}]), base, {0: rejects[0]}, has_ids=False)
+    assert reasons(rows) == {None: "object_unreadable"}, "no id is made of what was not read"
+
+
+def invalid(kind: pa.DataType) -> pa.Array:
+    """Three values of which the second is not UTF-8."""
+    offsets = pa.array([b"ok", b"\xff\xfe", None])
+    strings = pa.Array.from_buffers(pa.string(), 3, offsets.buffers())
+    if pa.types.is_list(kind):
+        return pa.ListArray.from_arrays([0, 1, 2, 2], strings)
+    if pa.types.is_struct(kind):
+        return pa.StructArray.from_arrays([strings], fields=[kind.field(0)])
+    return strings.cast(kind)
+
+
+@pytest.mark.parametrize("column", ["id", "text", "image_uri", "plain", "large", "list", "struct"])
+def test_text_that_is_not_utf8_costs_its_own_row(empty, column):
+    kinds = {
+        "plain": pa.string(),
+        "large": pa.large_string(),
+        "list": pa.list_(pa.string()),
+        "struct": pa.struct([("s", pa.string())]),
+    }
+    extra = pa.schema(list(kinds.items()))
+    records = as_read([{"id": key, "text": "x"} for key in "abc"], extra)
+    at = records.schema.get_field_index(column)
+    records = records.set_column(at, column, invalid(records.schema.field(at).type))
+    rows, _ = selected(records, empty)
+    assert [row["_reason"] for row in rows][:2] == [None, "text_not_utf8"]
+    assert rows[2]["_reason"] == {"id": "missing_id", "text": "empty_record"}.get(column), "null is not invalid"
+    assert column in rows[1]["_message"]
+    assert rows[1][column] is None
+    assert rows[0][column] in ("ok", ["ok"], {"s": "ok"})
+
+
+def test_ids_of_all_kinds_are_found_again(tmp_path):
+    base = holding(tmp_path, dict.fromkeys(ODD_IDS, "x"))
+    _, tally = selected(as_read([{"id": key, "text": "x"} for key in ODD_IDS]), base)
+    assert tally["unchanged_rows"] == list(range(len(ODD_IDS)))
+
+
+def test_more_ids_than_one_query_takes(tmp_path):
+    ids = [f"k{number}" for number in range(LOOKUP_IDS + 1)]
+    base = holding(tmp_path, dict.fromkeys(ids[::2], "x"))
+    rows, tally = selected(as_read([{"id": key, "text": "x"} for key in ids]), base)
+    assert [row["id"] for row in rows] == ids[1::2]
+    assert tally["unchanged_rows"] == list(range(0, len(ids), 2))
+
+
+@pytest.fixture(scope="module")
+def some(tmp_path_factory) -> TableVersion:
+    return holding(tmp_path_factory.mktemp("some"), {"a": "x", "b": "y", "c": "z"})
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {"id": st.sampled_from([None, "a", "b", "c", "d"]), "text": st.sampled_from([None, "", "x", "y"])}
+        ),
+        min_size=1,
+        max_size=12,
+    ),
+    st.sets(st.integers(0, 11)),
+)
+def test_each_row_is_selected_rejected_or_unchanged_once(some, rows, unreadable):
+    rejects = {row: Reject("read", "object_unreadable", "damaged") for row in unreadable if row < len(rows)}
+    handed_on, tally = selected(as_read(rows), some, rejects)
+    seen = Counter([row["_row"] for row in handed_on] + tally["unchanged_rows"])
+    assert seen == Counter(range(len(rows)))
+    assert tally["read"] == len(rows)
+    assert len(tally["unchanged_addresses"]) == len(tally["unchanged_rows"])
+    for row in handed_on:
+        assert (row["_reason"] == "object_unreadable") == (row["_row"] in rejects)

@@ -1,0 +1,76 @@
+"""Reservations fit the cluster, or the user is told what to change."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.resources import Cluster, share_out
+from vista_core import UsageError
+
+CLUSTERS = st.builds(
+    Cluster,
+    cpus=st.integers(0, 512).map(float) | st.sampled_from([0.5, 1.5]),
+    gpus=st.integers(0, 64).map(float) | st.just(0.5),
+    nodes=st.integers(0, 16),
+)
+DEVICES = st.sampled_from(["auto", "cpu", "cuda"])
+
+
+@given(CLUSTERS, DEVICES, st.none() | st.integers(1, 600))
+def test_reservations_never_exceed_the_cluster(cluster, device, num_actors):
+    try:
+        uses = share_out(cluster, device, num_actors)
+    except UsageError as refused:
+        assert "--num-actors" in str(refused) or "--device cuda" in str(refused)
+        return
+    every_stage_once = uses.read_cpus + uses.decode_cpus + uses.write_cpus
+    assert uses.actors * uses.actor_cpus + every_stage_once <= cluster.cpus
+    assert uses.actors * uses.actor_gpus <= cluster.gpus
+    assert min(uses.actors, uses.actor_cpus, uses.read_cpus, uses.decode_cpus, uses.write_cpus) > 0
+    assert uses.actors == num_actors or num_actors is None
+    assert uses.transport_rows > 0
+    if uses.device == "cpu":
+        assert uses.threads is not None
+        assert uses.threads * uses.actors <= max(cluster.cpus, uses.actors), "threads beyond the cores"
+    else:
+        assert uses.actor_gpus >= 1, "a GPU that two encoders share"
+
+
+@given(CLUSTERS)
+def test_a_gpu_is_used_where_there_is_one_and_never_pretended(cluster):
+    if cluster.gpus < 1:
+        with pytest.raises(UsageError, match=r"--device cuda.*no GPU"):
+            share_out(cluster, "cuda", None)
+    for device in ("auto", "cpu"):
+        try:
+            uses = share_out(cluster, device, None)
+        except UsageError:
+            continue
+        assert uses.device == ("cuda" if device == "auto" and cluster.gpus >= 1 else "cpu")
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 4, 64])
+def test_one_machine_without_gpus_gets_an_encoder_that_uses_all_of_it(cpus):
+    uses = share_out(Cluster(cpus, 0, 1), "auto", None)
+    assert (uses.actors, uses.threads, uses.actor_gpus) == (1, cpus, 0)
+
+
+def test_each_node_without_gpus_gets_an_encoder_with_its_cores():
+    uses = share_out(Cluster(cpus=32, gpus=0, nodes=4), "auto", None)
+    assert (uses.actors, uses.threads) == (4, 8)
+
+
+def test_each_gpu_gets_an_encoder():
+    uses = share_out(Cluster(cpus=64, gpus=8, nodes=2), "auto", None)
+    assert (uses.device, uses.actors, uses.actor_gpus, uses.threads) == ("cuda", 8, 1, None)
+
+
+def test_more_actors_than_gpus_are_refused_with_both_numbers():
+    with pytest.raises(UsageError, match=r"--num-actors 3: .* has 2"):
+        share_out(Cluster(cpus=64, gpus=2, nodes=1), "auto", 3)
+
+
+@pytest.mark.parametrize("cluster", [Cluster(2, 0, 1), Cluster(8, 8, 1), Cluster(0, 0, 1)])
+def test_actors_that_would_starve_the_others_are_refused_with_what_to_change(cluster):
+    with pytest.raises(UsageError, match="Lower --num-actors or add CPUs"):
+        share_out(cluster, "auto", 8)

@@ -1,0 +1,27 @@
+import pytest
+import torch
+
+from vista_core.linear import Linear, PackedLinear, QueryKeyValue, pack_for_cpu
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize("rows", [1, 33])
+def test_a_packed_layer_computes_the_same(dtype: torch.dtype, tolerance: float, gelu: bool, rows: int):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(Linear(40, 72, gelu=gelu), QueryKeyValue(72)).to(dtype)
+    torch.nn.init.normal_(model[1].weight, std=0.1)
+    torch.nn.init.normal_(model[1].q_bias)
+    x = torch.randn(2, rows, 40, dtype=dtype)
+    with torch.inference_mode():
+        expected = model(x)
+        pack_for_cpu(model)
+        torch.testing.assert_close(model(x), expected, rtol=tolerance, atol=tolerance)
+    assert all(isinstance(layer, PackedLinear) for layer in model)
+
+
+def test_the_keys_have_no_bias():
+    layer = QueryKeyValue(4)
+    torch.nn.init.ones_(layer.q_bias)
+    torch.nn.init.ones_(layer.v_bias)
+    assert layer.bias.tolist() == [1.0] * 4 + [0.0] * 4 + [1.0] * 4
