@@ -180,7 +180,7 @@ def machine(device: torch.device) -> str:
 def main(options: Options) -> None:
     """Measure, print a table, write JSON."""
     config, device = MODELS[options.model], resolve_device(options.device)
-    dtype = resolve_dtype(options.dtype, device, config)
+    dtype = resolve_dtype(options.dtype, device.type, config)
     checkpoint = open_checkpoint(options.weights) if options.weights else synthetic_checkpoint(config)
     plain = load_model(config, checkpoint).requires_grad_(False).to(device)
     fast = load_model(config, checkpoint, DTYPES[dtype]).requires_grad_(False).to(device)

@@ -45,6 +45,7 @@ from pipelines.stages.decode import decode
 from pipelines.stages.encode import EncodeActor, local_file
 from pipelines.stages.select import select
 from vista_core import MODELS, EncoderIdentity, EncoderSettings, UsageError, VistaError, display_name
+from vista_core.device import resolve_dtype
 
 COMMIT_ROWS = 262_144
 ACTOR_START_SECONDS = 600
@@ -92,8 +93,8 @@ class Summary:
         lines = [
             f"{config.table}: read {counts.read:,}: written {counts.written:,}, rewritten {counts.rewritten:,}, "
             f"unchanged {counts.unchanged:,}, rejected {counts.rejected:,}",
-            f"{name_encoder(self.job)}: {duration(self.seconds)}, of which start-up {duration(self.startup_seconds)}; "
-            f"then {self.rows_per_second:,.1f} rows/s",
+            f"{name_encoder(self.job)}: {duration(self.seconds)}, of which start-up {duration(self.startup_seconds)}"
+            + (f", then {self.rows_per_second:,.1f} rows/s" if self.rows_per_second else ""),
         ]
         if counts.reasons:
             lines.append(f"rejected, see {config.table}_rejects: {name_reasons(counts)}")
@@ -101,9 +102,10 @@ class Summary:
         return "\n".join(lines)
 
     @property
-    def rows_per_second(self) -> float:
-        """Over the time after start-up, which ends with the first batch: that one's rows are left out too."""
-        return (self.counts.settled - self.first_rows) / max(self.seconds - self.startup_seconds, 1e-9)
+    def rows_per_second(self) -> float | None:
+        """After start-up, which ends with the first batch; None where less than a second is left to judge by."""
+        seconds = self.seconds - self.startup_seconds
+        return (self.counts.settled - self.first_rows) / seconds if seconds > 1 else None
 
 
 def embed(config: EmbedConfig) -> Summary:
@@ -302,7 +304,7 @@ def settle_encoder(config: EmbedConfig, uses: Resources, column: EncoderIdentity
         )
     if uses.device == "cuda" and settings.dtype == "auto":
         # The driver's machine need not have the GPU that the actors will have.
-        return dataclasses.replace(settings, dtype="bfloat16" if MODELS[config.model].bf16 else "float32")
+        return dataclasses.replace(settings, dtype=resolve_dtype("auto", "cuda", MODELS[config.model]))
     return settings
 
 

@@ -17,7 +17,7 @@ import tyro
 
 from vista_core import EncoderSettings, UsageError
 
-Dtype = Literal["auto", "float32", "bfloat16"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Device = Literal["auto", "cpu", "cuda"]
 
 

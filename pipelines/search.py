@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +51,8 @@ def search(config: SearchConfig) -> Results:
     db = absolute(config.db)
     dataset = open_published(db, config.table)
     encoder = Encoder.load(query_settings(config, dataset))
-    if differences := encoder.identity.differences(stored_identity(dataset)):
+    column = dataclasses.replace(stored_identity(dataset), dtype="float32")
+    if differences := encoder.identity.differences(column):
         raise UsageError(
             f"{config.table} was embedded with another encoder: {'; '.join(differences)}. "
             "Name the files it was embedded with: --weights, --from-pretrained"
@@ -87,10 +89,10 @@ def open_published(db: str, name: str) -> lance.LanceDataset:
 
 
 def query_settings(config: SearchConfig, dataset: lance.LanceDataset) -> EncoderSettings:
-    """The encoder that the column was filled by, computing as it did; options say where its files are now."""
-    column = stored_identity(dataset)
+    """The encoder that the column was filled by; options say where its files are now."""
     given = {"model": config.model, "weights": config.weights, "from_pretrained": config.from_pretrained}
     files = loaded_from(dataset) | {name: value for name, value in given.items() if value is not None}
     files["weights"] = local_file(files["weights"])
-    settings = EncoderSettings(device=config.device, **files)
-    return as_column(settings, column)
+    settings = as_column(EncoderSettings(device=config.device, **files), stored_identity(dataset))
+    # A single query has time for the most exact vector; the column's precision was for the many.
+    return dataclasses.replace(settings, dtype="float32")

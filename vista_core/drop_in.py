@@ -52,7 +52,7 @@ class Visualized_BGE(nn.Module):  # noqa: N801 - the reference's name
             dtype=dtype,
         )
         place, config = resolve_device(device), resolve_config(settings)
-        compute = DTYPES[resolve_dtype(dtype, place, config)]
+        compute = DTYPES[resolve_dtype(dtype, place.type, config)]
         self.temperature = temperature
         self.preprocessor = Preprocessor.load(settings)
         self.model = load_model(config, open_checkpoint(weights_path(settings)), compute)

@@ -74,7 +74,7 @@ def identify(settings: EncoderSettings, config: ModelConfig, checkpoint: Checkpo
         weights=weights_digest(config, checkpoint),
         tokenizer=tokenizer_digest(read_tokenizer(text_folder(settings))),
         config=config.digest(),
-        dtype=resolve_dtype(settings.dtype, resolve_device(settings.device), config),
+        dtype=resolve_dtype(settings.dtype, resolve_device(settings.device).type, config),
         preprocessing=PREPROCESSING_VERSION,
         alpha=settings.alpha,
         max_tokens=config.max_tokens(settings.max_tokens),

@@ -78,5 +78,6 @@ def pack_for_cpu(model: nn.Module) -> None:
         return
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, Linear | QueryKeyValue):
+            # oneDNN has no such form for float16 on most CPUs
+            if isinstance(child, Linear | QueryKeyValue) and child.weight.dtype != torch.float16:
                 setattr(parent, name, PackedLinear(child))

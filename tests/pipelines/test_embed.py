@@ -69,7 +69,7 @@ def test_every_record_ends_in_the_table_or_the_rejects_once(embedded):
 
 
 def test_each_vector_is_that_of_its_own_record(embedded):
-    db, summary = embedded
+    db, _ = embedded
     encoder = Encoder.load(EncoderSettings(dtype="float32", device="cpu"))
     source = {row["id"]: row for row in records()}
     found = rows(db)

@@ -26,7 +26,8 @@ def test_reservations_never_exceed_the_cluster(cluster, device, num_actors):
     every_stage_once = uses.read_cpus + uses.decode_cpus + uses.write_cpus
     assert uses.actors * uses.actor_cpus + every_stage_once <= cluster.cpus
     assert uses.actors * uses.actor_gpus <= cluster.gpus
-    assert min(uses.actors, uses.actor_cpus, uses.read_cpus, uses.decode_cpus, uses.write_cpus) > 0
+    assert min(uses.actors, uses.read_cpus, uses.decode_cpus, uses.write_cpus) > 0
+    assert (uses.actor_cpus > 0) != (uses.actor_gpus > 0), "Ray Data wants one of the two, not both"
     assert uses.actors == num_actors or num_actors is None
     assert uses.transport_rows > 0
     if uses.device == "cpu":
@@ -70,7 +71,7 @@ def test_more_actors_than_gpus_are_refused_with_both_numbers():
         share_out(Cluster(cpus=64, gpus=2, nodes=1), "auto", 3)
 
 
-@pytest.mark.parametrize("cluster", [Cluster(2, 0, 1), Cluster(8, 8, 1), Cluster(0, 0, 1)])
+@pytest.mark.parametrize("cluster", [Cluster(2, 0, 1), Cluster(1, 8, 1), Cluster(0, 0, 1)])
 def test_actors_that_would_starve_the_others_are_refused_with_what_to_change(cluster):
     with pytest.raises(UsageError, match="Lower --num-actors or add CPUs"):
         share_out(cluster, "auto", 8)

@@ -6,6 +6,7 @@ from vista_core import MODELS
 from vista_core.device import resolve_device, resolve_dtype
 
 CPU = torch.device("cpu")
+M3 = "bge-visualized-m3"
 
 
 @pytest.fixture
@@ -21,14 +22,21 @@ def cpu_with(monkeypatch):
 )
 def test_auto_is_bfloat16_where_the_cpu_is_fast_at_it(cpu_with, feature: str, dtype: str):
     cpu_with(feature)
-    assert resolve_dtype("auto", CPU, MODELS[BASE]) == dtype
-    assert resolve_dtype("auto", CPU, MODELS[TINY]) == "float32"  # too narrow to keep a cosine of 0.999
+    assert resolve_dtype("auto", "cpu", MODELS[BASE]) == dtype
+    assert resolve_dtype("auto", "cpu", MODELS[TINY]) == "float32"  # too narrow to keep a cosine of 0.999
+    assert resolve_dtype("auto", "cpu", MODELS[M3]) == "float32"  # too deep
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_auto_on_a_gpu_is_float16_where_bfloat16_is_too_coarse():
+    """Known without a GPU here, since a driver decides for its workers."""
+    assert resolve_dtype("auto", "cuda", MODELS[BASE]) == "bfloat16"
+    assert resolve_dtype("auto", "cuda", MODELS[M3]) == "float16"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_a_named_dtype_is_taken_at_its_word(cpu_with, dtype: str):
     cpu_with()
-    assert resolve_dtype(dtype, CPU, MODELS[TINY]) == dtype
+    assert resolve_dtype(dtype, "cpu", MODELS[TINY]) == dtype
 
 
 def test_auto_is_the_gpu_where_there_is_one():

@@ -161,7 +161,9 @@ def test_a_compaction_in_between_moves_rows_and_loses_none(tmp_path):
 def test_a_stale_commit_fails(tmp_path):
     stale, current = new_committer(tmp_path), new_committer(tmp_path, "run-2")
     version = TableVersion(stale.table.uri, stale.table.version)
-    written = write_bundle(Bundle(version, stale.base, stale.rejects.uri, "run-1", stale.matched.serialize()), block({"a": "x"}))
+    written = write_bundle(
+        Bundle(version, stale.base, stale.rejects.uri, "run-1", stale.matched.serialize()), block({"a": "x"})
+    )
     commit(current, block({"a": "y"}), tally(1))
     with pytest.raises(lance.commit.CommitConflictError):
         commit_table(stale.table, written)

@@ -102,9 +102,7 @@ def test_transparency_is_treated_as_the_settings_say():
 
 def test_rejected_rows_and_tallies_pass_through_untouched():
     tally = {"read": 7, "unchanged_addresses": [1], "unchanged_rows": [2]}
-    table = as_selected(
-        [{"id": "bad", "text": "x", "image": JPEG, "price": 1.5}, {"_object": "o", "_tally": tally}]
-    )
+    table = as_selected([{"id": "bad", "text": "x", "image": JPEG, "price": 1.5}, {"_object": "o", "_tally": tally}])
     table = with_rejects(table, {0: Reject("read", "object_unreadable", "damaged")})
     result = decode(table, SETTINGS, store_images=True)
     for name in table.column_names:
