@@ -249,6 +249,8 @@ def start_ray() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    # It warns of every stage that uses memory at all, since none says beforehand how much.
+    context.issue_detectors_config.high_memory_detector_config.detection_time_interval_s = -1
     # Encoders that can't start must end the run with their error; and decoding needn't start before they did.
     context.wait_for_min_actors_s = ACTOR_START_SECONDS
 

@@ -41,7 +41,7 @@ def share_out(cluster: Cluster, device: str, num_actors: int | None) -> Resource
     """Reservations that fit the cluster. Raises UsageError, with what to change, if there are none.
 
     An actor on a GPU reserves no CPU, though copies and launches take most of one. On CPUs it uses all cores, but
-    reserves half of one, since otherwise nothing would be left to decode for it (a stage that can't start hangs the
+    reserves less than one, since otherwise nothing would be left to decode for it (a stage that can't start hangs the
     job without an error). The operating system shares out the cores between encoder and decoders.
     """
     if device == "cuda" and cluster.gpus < 1:
@@ -54,8 +54,9 @@ def share_out(cluster: Cluster, device: str, num_actors: int | None) -> Resource
     else:
         actors = max(1, cluster.nodes) if num_actors is None else num_actors
         threads = max(1, int(cluster.cpus // actors))
-        part = 0.25 if cluster.cpus < 2 else 0.5
-        wanted = Resources("cpu", actors, part, 0, part / 2, part, part / 2, threads, transport_rows=64)
+        core = 0.5 if cluster.cpus < 2 else 1.0
+        # Ray Data fuses stages with equal reservations: with decode's the actor would decode by itself.
+        wanted = Resources("cpu", actors, 0.75 * core, 0, 0.25 * core, 0.5 * core, 0.25 * core, threads, 64)
     if wanted.cpus > cluster.cpus:
         raise UsageError(
             f"{actors} encode actors and the stages that feed them need {wanted.cpus:g} CPUs, the Ray cluster has "

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from pipelines.sample_catalog import write_catalog
 from tests.s3 import S3, environment, free_ports, serve
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+hypothesis.settings.register_profile("vista", deadline=None)  # the machine may be busy
+hypothesis.settings.load_profile("vista")
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +41,7 @@ def ray_cluster(s3: S3) -> Iterator[str]:
         dashboard_host="127.0.0.1",
         dashboard_port=free_ports(1)[0],
         log_to_driver=False,
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
         runtime_env={"env_vars": {"PYTHONPATH": str(REPOSITORY)}},
     )
     yield f"http://{context.dashboard_url}"

@@ -28,6 +28,7 @@ def test_reservations_never_exceed_the_cluster(cluster, device, num_actors):
     assert uses.actors * uses.actor_gpus <= cluster.gpus
     assert min(uses.actors, uses.read_cpus, uses.decode_cpus, uses.write_cpus) > 0
     assert (uses.actor_cpus > 0) != (uses.actor_gpus > 0), "Ray Data wants one of the two, not both"
+    assert len({uses.read_cpus, uses.decode_cpus, uses.actor_cpus}) == 3, "Ray Data fuses stages with equal reservations"
     assert uses.actors == num_actors or num_actors is None
     assert uses.transport_rows > 0
     if uses.device == "cpu":

@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipelines.records import read_schema
@@ -160,7 +160,6 @@ def test_a_folder_has_no_columns_to_name(local):
         folder(local, text="caption")
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from([0, 1, 40, 120]), max_size=40))
 @example([0] * 20)
 @example([40] * 20)

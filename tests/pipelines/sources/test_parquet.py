@@ -183,7 +183,7 @@ def test_rows_are_numbered_through_the_file_across_row_groups(store):
     assert columns(rows, "_object", "_row", "id") == expected
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(rows=st.integers(1, 60), image_size=st.integers(0, 300), ceiling=st.integers(1, 2000))
 def test_a_batch_is_bounded_in_bytes_and_rows(tmp_path_factory, rows, image_size, ceiling):
     path = tmp_path_factory.mktemp("bounded") / "a.parquet"

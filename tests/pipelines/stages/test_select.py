@@ -179,7 +179,7 @@ def some(tmp_path_factory) -> TableVersion:
     return holding(tmp_path_factory.mktemp("some"), {"a": "x", "b": "y", "c": "z"})
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     st.lists(
         st.fixed_dictionaries(
