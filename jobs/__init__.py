@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from ray.exceptions import RayTaskError
+
 from pipelines.run_config import parse
 from vista_core import VistaError
 
@@ -18,6 +20,8 @@ def run_job(kind: type, pipeline: Callable[[Any], object]) -> int:
     try:
         print(pipeline(parse(kind)))
     except VistaError as error:
-        print(f"error: {error}", file=sys.stderr)
+        # One that a worker raised comes in Ray's wrapping, whose text is a traceback.
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        print(f"error: {cause}", file=sys.stderr)
         return error.exit_code
     return 0

@@ -104,8 +104,8 @@ class Summary:
     @property
     def rows_per_second(self) -> float | None:
         """After start-up, which ends with the first batch; None where less than a second is left to judge by."""
-        seconds = self.seconds - self.startup_seconds
-        return (self.counts.settled - self.first_rows) / seconds if seconds > 1 else None
+        seconds, rows = self.seconds - self.startup_seconds, self.counts.settled - self.first_rows
+        return rows / seconds if seconds > 1 and rows > 0 else None
 
 
 def embed(config: EmbedConfig) -> Summary:
@@ -150,9 +150,11 @@ def build(job: Job, base: TableVersion) -> Dataset:
         .map_batches(
             functools.partial(decode, settings=settings, store_images=job.config.store_images),
             batch_format="pyarrow",
-            batch_size=256,
+            batch_size=uses.transport_rows,
             num_cpus=uses.decode_cpus,
         )
+        # Fused into decode. Without it a block is 128 MB, which of texts may be an hour's work between two commits.
+        .repartition(target_num_rows_per_block=uses.transport_rows)
         .map_batches(
             EncodeActor,
             batch_format="pyarrow",
@@ -277,6 +279,8 @@ def resolve(config: EmbedConfig, source: Source) -> Job:
             f"vectors of two can't be compared: {'; '.join(differences)}. Use the column's encoder, or another --table"
         )
     units = source.units()
+    if not sum(unit["rows"] for unit in units):
+        raise UsageError(f"--source {config.source}: there are no records in it")
     resources = limit_actors(resources, len(units))
     return Job(config, source, units, settings, identity, resources)
 

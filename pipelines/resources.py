@@ -54,9 +54,8 @@ def share_out(cluster: Cluster, device: str, num_actors: int | None) -> Resource
     else:
         actors = max(1, cluster.nodes) if num_actors is None else num_actors
         threads = max(1, int(cluster.cpus // actors))
-        core = 0.5 if cluster.cpus < 2 else 1.0
         # Ray Data fuses stages with equal reservations: with decode's the actor would decode by itself.
-        wanted = Resources("cpu", actors, 0.75 * core, 0, 0.25 * core, 0.5 * core, 0.25 * core, threads, 64)
+        wanted = Resources("cpu", actors, 0.5, 0, 0.25, 1, 0.25, threads, transport_rows=64)
     if wanted.cpus > cluster.cpus:
         raise UsageError(
             f"{actors} encode actors and the stages that feed them need {wanted.cpus:g} CPUs, the Ray cluster has "

@@ -73,8 +73,15 @@ def search(config: SearchConfig) -> Results:
         found = query.select([*columns, DISTANCE]).limit(config.k).to_arrow()
     except (ValueError, OSError, RuntimeError, pa.ArrowException) as error:
         raise UsageError(f"--where {config.where!r}: {error}" if config.where else str(error)) from error
-    rows = [{ID: row.pop(ID), "score": 1 - row.pop(DISTANCE)} | row for row in found.to_pylist()]
-    return Results(rows, config.json, display_name(encoder.identity.model, config.weights))
+    return Results(
+        [scored(row) for row in found.to_pylist()], config.json, display_name(encoder.identity.model, config.weights)
+    )
+
+
+def scored(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with its cosine; a column of its own that is named `score` gives way."""
+    score = 1 - row.pop(DISTANCE)
+    return {ID: row.pop(ID)} | row | {"score": score}
 
 
 def open_published(db: str, name: str) -> lance.LanceDataset:

@@ -65,7 +65,7 @@ class Bundle:
 
 def write_bundle(bundle: Bundle, *blocks: pa.Table) -> Written:
     """Settle `blocks`, write their fragments, and say what to commit."""
-    rows = pa.concat_tables(blocks, promote_options="default")
+    rows = pa.concat_tables([block for block in blocks if len(block)], promote_options="default")
     is_tally = pc.is_valid(rows[TALLY])
     records, tallies = rows.filter(pc.invert(is_tally)), rows.filter(is_tally)
     matched = BitMap64.deserialize(bundle.matched)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.records import ID as ID_FIELD
@@ -98,7 +99,8 @@ class Parquet:
         try:
             if not unit["error"]:
                 for batch in self.batches(unit):
-                    yield self.records(batch, unit, done), {}
+                    records = self.records(batch, unit, done)
+                    yield records, images_elsewhere(records)
                     done += len(batch)
         except READ_ERRORS as error:
             if not is_damage(error):
@@ -206,6 +208,13 @@ def image_parts(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray | pa.Array, pa
         return column, nulls
     parts = dict(zip((field.name for field in column.type), column.combine_chunks().flatten(), strict=True))
     return parts.get("bytes", nulls), parts.get("path", nulls)
+
+
+def images_elsewhere(records: pa.Table) -> dict[int, Reject]:
+    """Records whose image is named but not inside: to embed them by their text alone would be a quiet loss."""
+    elsewhere = pc.and_(pc.is_null(records[IMAGE]), pc.is_valid(records[IMAGE_URI])).to_pylist()
+    reject = Reject("read", "image_not_inline", "the file holds the image's path, not its bytes")
+    return {row: reject for row, value in enumerate(elsewhere) if value}
 
 
 def read_as(field: pa.Field, column: pa.ChunkedArray | pa.Array, uri: str) -> pa.ChunkedArray | pa.Array:

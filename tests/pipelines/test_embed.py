@@ -252,3 +252,26 @@ def test_a_killed_driver_loses_and_doubles_nothing(tmp_path):
     found = table(tmp_path).to_table(columns=["id", "text"])
     assert len(found) == len(texts)
     assert dict(zip(found["id"].to_pylist(), found["text"].to_pylist(), strict=True)) == texts
+
+
+def test_one_large_unit_is_committed_in_parts(tmp_path):
+    """A unit can be hours of work for a slow encoder; what a crash costs must not depend on its size."""
+    source = write_texts(tmp_path / "a.parquet", {f"id{n}": f"text {n}" for n in range(1000)}, row_group_size=1000)
+    embed(EmbedConfig(source, str(tmp_path), "t", commit_seconds=0))
+    assert len(table(tmp_path).get_fragments()) > 5
+
+
+def test_a_catalog_without_records_is_an_error_that_names_it(tmp_path):
+    empty = pa.table({"id": pa.array([], pa.string()), "text": pa.array([], pa.string())})
+    pq.write_table(empty, tmp_path / "a.parquet")
+    source = str(tmp_path / "a.parquet")
+    with pytest.raises(UsageError, match=r"a\.parquet: there are no records"):
+        embed(EmbedConfig(source, str(tmp_path), "t"))
+
+
+def test_images_that_are_only_named_are_rejected_rather_than_left_out(tmp_path):
+    images = [{"bytes": draw("star", "red", "blue"), "path": "a.png"}, {"bytes": None, "path": "b.png"}, None]
+    pq.write_table(pa.table({"id": ["a", "b", "c"], "text": ["x", "y", "z"], "image": images}), tmp_path / "a.parquet")
+    embed(EmbedConfig(str(tmp_path / "a.parquet"), str(tmp_path), "t", max_reject_rate=1))
+    assert {key: row["modality"] for key, row in rows(tmp_path).items()} == {"a": "image_text", "c": "text"}
+    assert [(reject["id"], reject["reason"]) for reject in rejects(tmp_path)] == [("b", "image_not_inline")]

@@ -28,7 +28,9 @@ def test_reservations_never_exceed_the_cluster(cluster, device, num_actors):
     assert uses.actors * uses.actor_gpus <= cluster.gpus
     assert min(uses.actors, uses.read_cpus, uses.decode_cpus, uses.write_cpus) > 0
     assert (uses.actor_cpus > 0) != (uses.actor_gpus > 0), "Ray Data wants one of the two, not both"
-    assert len({uses.read_cpus, uses.decode_cpus, uses.actor_cpus}) == 3, "Ray Data fuses stages with equal reservations"
+    assert len({uses.read_cpus, uses.decode_cpus, uses.actor_cpus}) == 3, (
+        "Ray Data fuses stages with equal reservations"
+    )
     assert uses.actors == num_actors or num_actors is None
     assert uses.transport_rows > 0
     if uses.device == "cpu":
@@ -51,7 +53,7 @@ def test_a_gpu_is_used_where_there_is_one_and_never_pretended(cluster):
         assert uses.device == ("cuda" if device == "auto" and cluster.gpus >= 1 else "cpu")
 
 
-@pytest.mark.parametrize("cpus", [1, 2, 4, 64])
+@pytest.mark.parametrize("cpus", [2, 4, 64])
 def test_one_machine_without_gpus_gets_an_encoder_that_uses_all_of_it(cpus):
     uses = share_out(Cluster(cpus, 0, 1), "auto", None)
     assert (uses.actors, uses.threads, uses.actor_gpus) == (1, cpus, 0)
