@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from pipelines.records import FLOW_FIELDS, READ_FIELDS, REJECT_SCHEMA, TALLY_TYPE, Reject, fingerprint, table_schema
 from pipelines.sink.commit import Committer
-from pipelines.sink.fragments import Bundle, Written, write_bundle
+from pipelines.sink.fragments import Bundle, Refill, Written, write_bundle
 from pipelines.sink.table import ensure_dataset, new_table_schema, table_uri
 from vista_core import EncoderIdentity
 
@@ -98,7 +98,7 @@ def new_committer(db: object, run: str = "run-1", name: str = "t") -> Committer:
 def commit(committer: Committer, *blocks: pa.Table) -> None:
     """What the driver does with blocks that arrived, less Ray."""
 
-    def write(bundle: Bundle) -> Written:
+    def write(bundle: Bundle) -> Written | Refill:
         return write_bundle(bundle, *blocks)
 
     committer.commit(write)

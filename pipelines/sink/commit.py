@@ -11,7 +11,7 @@ import lance
 from lance.commit import CommitConflictError
 from pyroaring import BitMap64
 
-from pipelines.sink.fragments import Bundle, Written
+from pipelines.sink.fragments import Bundle, Refill, Written
 from pipelines.sink.table import TableVersion, index_ids, quoted
 from vista_core import VistaError
 
@@ -20,7 +20,7 @@ REINDEX_ROWS = 1_000_000  # lookups scan the rows that the id index doesn't cove
 
 log = logging.getLogger(__name__)
 
-Write = Callable[[Bundle], Written]
+Write = Callable[[Bundle], Written | Refill]
 
 
 @dataclass
@@ -58,10 +58,16 @@ class Committer:
 
     def commit(self, write: Write) -> None:
         """Have a bundle written and commit it; if somebody else committed in between, settle and write it again."""
+        refilled: dict[str, int | None] = {}
         for _ in range(ATTEMPTS):
             version = TableVersion(self.table.uri, self.table.version)
-            written = write(Bundle(version, self.base, self.rejects.uri, self.run, self.matched.serialize()))
+            written = write(Bundle(version, self.base, self.rejects.uri, self.run, self.matched.serialize(), refilled))
             try:
+                if isinstance(written, Refill):
+                    commit_refill(self.table, written)
+                    refilled = refilled | written.addresses
+                    self.table = lance.dataset(self.table.uri)
+                    continue
                 self.table = commit_table(self.table, written)
             except CommitConflictError as conflict:
                 log.warning("another writer committed to %s, resolving against it: %s", self.table.uri, conflict)
@@ -98,18 +104,8 @@ def commit_table(table: lance.LanceDataset, written: Written) -> lance.LanceData
     """Put a bundle's fragments into the table in one transaction: new rows in, the rows they replace out.
 
     A `Merge` at max_retries=0 conflicts with every other commit since `table.version`, so what was settled against
-    that version still holds. It refuses to drop a fragment; the rows that replace the last ones of a fragment go in
-    before, by an `Update`, which adds no new id and therefore can do no harm where it is not a compare-and-swap.
+    that version still holds.
     """
-    if written.emptied:
-        require_latest(table)
-        operation: lance.LanceOperation.BaseOperation = lance.LanceOperation.Update(
-            removed_fragment_ids=written.emptied,
-            updated_fragments=[],
-            new_fragments=[from_json(text) for text in written.refills],
-            fields_modified=[],
-        )
-        table = lance.LanceDataset.commit(table.uri, operation, read_version=table.version, max_retries=0)
     if not written.fragments and not written.shrunk:
         return table
     shrunk = {fragment.id: fragment for fragment in map(from_json, written.shrunk)}
@@ -118,10 +114,19 @@ def commit_table(table: lance.LanceDataset, written: Written) -> lance.LanceData
     return lance.LanceDataset.commit(table.uri, operation, read_version=table.version, max_retries=0)
 
 
-def require_latest(table: lance.LanceDataset) -> None:
-    """Raise CommitConflictError if somebody committed since `table` was opened."""
-    if (latest := table.latest_version) != table.version:
-        raise CommitConflictError(f"version {latest} was committed on top of {table.version}")
+def commit_refill(table: lance.LanceDataset, refill: Refill) -> None:
+    """Replace fragments of which every row is replaced; a `Merge` refuses to drop one.
+
+    An `Update` passes other writers' appends instead of conflicting with them. That does no harm, since it brings back
+    exactly the ids that it removes, and the rest of the bundle is settled anew on top of whatever version comes out.
+    """
+    operation = lance.LanceOperation.Update(
+        removed_fragment_ids=refill.emptied,
+        updated_fragments=[],
+        new_fragments=[from_json(text) for text in refill.fragments],
+        fields_modified=[],
+    )
+    lance.LanceDataset.commit(table.uri, operation, read_version=table.version, max_retries=0)
 
 
 def from_json(text: str) -> lance.FragmentMetadata:
@@ -134,7 +139,7 @@ def clear_stale_rejects(rejects: lance.LanceDataset, run: str, listed: set[str])
 
     `listed` are this run's objects. Memory is that of the objects that have rejects.
     """
-    others = f"run != {quoted(run)}"
+    others = f"run < {quoted(run)}"  # run ids sort by time; a later run's are its own business
     stale = {
         name
         for batch in rejects.scanner(columns=["object"], filter=others).to_batches()

@@ -31,9 +31,18 @@ from pipelines.records import (
     Reject,
     with_rejects,
 )
-from pipelines.sink.table import Present, TableVersion, fragments_json
+from pipelines.sink.table import TableVersion, fragments_json
 
 NORM_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Refill:
+    """What must be committed before a bundle can be: rows that replace all that some fragments still hold."""
+
+    emptied: list[int]  # ids of those fragments
+    fragments: list[str]  # new ones, with exactly the ids that those held
+    addresses: dict[str, int | None]  # by id, where the base version has the row that is replaced, if it does
 
 
 @dataclass(frozen=True)
@@ -47,8 +56,6 @@ class Written:
     matched: bytes  # BitMap64: rows of the base version that this bundle accounts for
     fragments: list[str] = field(default_factory=list)  # new fragments
     shrunk: list[str] = field(default_factory=list)  # fragments that lose replaced rows
-    emptied: list[int] = field(default_factory=list)  # fragments that would lose their last row
-    refills: list[str] = field(default_factory=list)  # new fragments with just the rows that replace those
     rejects: list[str] = field(default_factory=list)  # new fragments of NAME_rejects
 
 
@@ -61,11 +68,12 @@ class Bundle:
     rejects_uri: str
     run: str
     matched: bytes  # BitMap64: rows of the base version that earlier bundles accounted for
+    refilled: dict[str, int | None] = field(default_factory=dict)  # rows of this bundle that refills committed already
 
 
-def write_bundle(bundle: Bundle, *blocks: pa.Table) -> Written:
+def write_bundle(bundle: Bundle, *blocks: pa.Table) -> Written | Refill:
     """Settle `blocks`, write their fragments, and say what to commit."""
-    rows = pa.concat_tables([block for block in blocks if len(block)], promote_options="default")
+    rows = pa.concat_tables(blocks, promote_options="default")
     is_tally = pc.is_valid(rows[TALLY])
     records, tallies = rows.filter(pc.invert(is_tally)), rows.filter(is_tally)
     matched = BitMap64.deserialize(bundle.matched)
@@ -73,25 +81,34 @@ def write_bundle(bundle: Bundle, *blocks: pa.Table) -> Written:
 
     read, twice = settle_unchanged(tallies, bundle.base, matched)
     unchanged = len(matched) - before
-    records, replaced = settle_records(with_rejects(records, check_vectors(records)), bundle, matched)
+    records, settled = settle_records(with_rejects(records, check_vectors(records)), bundle, matched)
     good = pc.is_null(records[REASON])
+    fresh = table_rows(records.filter(good), bundle)
+    done = pa.array([key in bundle.refilled for key in fresh[ID].to_pylist()], pa.bool_())
+    fresh, already = fresh.filter(pc.invert(done)), pc.sum(done).as_py() or 0
+    shrunk, emptied = delete_rows(bundle.table.open(), settled.replaced.values())
+    if emptied:
+        return refill(fresh, settled, emptied, bundle)
     rejects = pa.concat_tables([twice, reject_rows(records.filter(pc.invert(good)))])
     rejects = rejects.set_column(rejects.schema.get_field_index("run"), "run", pa.repeat(bundle.run, len(rejects)))
-    fresh = table_rows(records.filter(good), bundle)
-    shrunk, emptied = delete_rows(bundle.table.open(), replaced.values())
-    refilling = pa.array([replaced.get(key, -1) >> 32 in emptied for key in fresh[ID].to_pylist()], pa.bool_())
+    matched.run_optimize()
     return Written(
         read=read,
-        written=len(fresh),
+        written=len(fresh) + already,
         unchanged=unchanged,
         reasons=Counter(rejects["reason"].to_pylist()),
         matched=matched.serialize(),
-        fragments=write(fresh.filter(pc.invert(refilling)), bundle.table.uri),
+        fragments=write(fresh, bundle.table.uri),
         shrunk=shrunk,
-        emptied=emptied,
-        refills=write(fresh.filter(refilling), bundle.table.uri),
         rejects=write(rejects, bundle.rejects_uri),
     )
+
+
+def refill(fresh: pa.Table, settled: Settled, emptied: list[int], bundle: Bundle) -> Refill:
+    """The rows of `fresh` that replace those of the `emptied` fragments, written."""
+    ids = [key for key, address in settled.replaced.items() if address >> 32 in emptied]
+    rows = fresh.filter(pc.is_in(fresh[ID], value_set=pa.array(ids, pa.string())))
+    return Refill(emptied, write(rows, bundle.table.uri), {key: settled.base.get(key) for key in ids})
 
 
 def settle_unchanged(tallies: pa.Table, base: TableVersion, matched: BitMap64) -> tuple[int, pa.Table]:
@@ -115,30 +132,38 @@ def duplicate(key: str) -> Reject:
     return Reject("write", "duplicate_id", f"another record of this run has the id {key!r}")
 
 
-def settle_records(records: pa.Table, bundle: Bundle, matched: BitMap64) -> tuple[pa.Table, dict[str, int]]:
-    """Reject second records of an id; of the rest, say which replace a row of the table, and its address."""
+@dataclass(frozen=True)
+class Settled:
+    """Addresses of the rows that records replace, by id: where they are now, and where the base version has them."""
+
+    replaced: dict[str, int]
+    base: dict[str, int]
+
+
+def settle_records(records: pa.Table, bundle: Bundle, matched: BitMap64) -> tuple[pa.Table, Settled]:
+    """Reject second records of an id; of the rest, say which rows of the table they replace."""
     ids, reasons = records[ID].to_pylist(), records[REASON].to_pylist()
     known = bundle.table.lookup([key for key, reason in zip(ids, reasons, strict=True) if reason is None])
+    foreign = [key for key, present in known.items() if present.run != bundle.run]
+    # Somebody may have compacted the table since: `matched` holds the addresses of the version the run began with.
+    base = {key: present.address for key, present in bundle.base.lookup(foreign).items()}
+    base |= {key: address for key, address in bundle.refilled.items() if address is not None}
     taken: set[str] = set()
     replaced: dict[str, int] = {}
     rejects: dict[int, Reject] = {}
     for row, (key, reason) in enumerate(zip(ids, reasons, strict=True)):
         if reason is not None:
             continue
-        present = known.get(key)
-        if key in taken or (present is not None and accounted_for(present, bundle.run, matched)):
+        ours = key in known and known[key].run == bundle.run and key not in bundle.refilled
+        if key in taken or ours or (key in base and base[key] in matched):
             rejects[row] = duplicate(key)
             continue
         taken.add(key)
-        if present is not None:
-            replaced[key] = present.address
-            matched.add(present.address)
-    return with_rejects(records, rejects), replaced
-
-
-def accounted_for(present: Present, run: str, matched: BitMap64) -> bool:
-    """Whether another record of this run already wrote, replaced, or was found equal to the row."""
-    return present.run == run or present.address in matched
+        if key in base:
+            matched.add(base[key])
+        if key in known and key not in bundle.refilled:
+            replaced[key] = known[key].address
+    return with_rejects(records, rejects), Settled(replaced, base)
 
 
 def check_vectors(records: pa.Table) -> dict[int, Reject]:

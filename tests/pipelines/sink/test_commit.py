@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import pipelines.sink.commit
 from pipelines.sink.commit import clear_stale_rejects, commit_table
 from pipelines.sink.fragments import Bundle, write_bundle
 from pipelines.sink.table import TableVersion, index_ids
@@ -57,6 +58,63 @@ def test_the_id_index_survives_commits_and_still_finds_every_row(tmp_path):
     assert [index.name for index in committer.table.describe_indices()] == ["id_idx"]
     version = TableVersion(committer.table.uri, committer.table.version)
     assert set(version.lookup(["id7", "late", "absent"])) == {"id7", "late"}
+
+
+@pytest.mark.parametrize("moment", ["before the refill", "after the refill", "before the merge"])
+def test_somebody_elses_commits_around_a_refill_double_and_lose_nothing(tmp_path, monkeypatch, moment):
+    commit(new_committer(tmp_path), block({"a": "one", "b": "two"}), tally(2))
+    commit(new_committer(tmp_path, "run-1b"), block({"h": "gone soon", "i": "stays"}), tally(2))
+    second = new_committer(tmp_path, "run-2")
+    times = iter([True])
+
+    def disturb(step):
+        def disturbed(table, written):
+            if step != "after the refill" and next(times, False):
+                interfere()
+            result = originals[step](table, written)
+            if step == "after the refill" and next(times, False):
+                interfere()
+            return result
+
+        return disturbed
+
+    def interfere():
+        dataset = lance.dataset(second.table.uri)
+        dataset.delete("id = 'h'")
+        commit(new_committer(tmp_path, "other"), block({"c": "theirs"}), tally(1))
+
+    refill, merge = pipelines.sink.commit.commit_refill, pipelines.sink.commit.commit_table
+    originals = {"before the refill": refill, "after the refill": refill, "before the merge": merge}
+    name = "commit_table" if moment == "before the merge" else "commit_refill"
+    monkeypatch.setattr(pipelines.sink.commit, name, disturb(moment))
+    commit(second, block({"a": "ONE", "b": "TWO", "c": "ours", "i": "I"}), tally(4))
+    assert contents(second) == {"a": "ONE", "b": "TWO", "c": "ours", "i": "I"}
+    assert reject_reasons(second) == []
+    assert (second.counts.read, second.counts.written) == (4, 4)
+
+
+def test_a_second_record_of_an_id_is_found_after_a_compaction_too(tmp_path):
+    for number in range(3):
+        commit(new_committer(tmp_path, f"run-{number}"), block({f"{number}-{i}": "x" for i in range(5)}), tally(5))
+    last = new_committer(tmp_path, "run-9")
+    address = TableVersion(last.table.uri, last.table.version).lookup(["1-1"])["1-1"].address
+    commit(last, tally(1, {0: address}))
+    lance.dataset(last.table.uri).optimize.compact_files()
+    last.table = lance.dataset(last.table.uri)
+    commit(last, block({"1-1": "second", "new": "y"}), tally(2))
+    assert contents(last)["1-1"] == "x"
+    assert reject_reasons(last) == [("1-1", "duplicate_id")]
+
+
+def test_the_marks_of_matched_rows_take_next_to_nothing_where_rows_are_in_order(tmp_path):
+    first = new_committer(tmp_path)
+    commit(first, block({f"id{i}": "x" for i in range(20_000)}), tally(20_000))
+    second = new_committer(tmp_path, "run-2")
+    known = TableVersion(second.table.uri, second.table.version).lookup([f"id{i}" for i in range(20_000)])
+    addresses = sorted(present.address for present in known.values())
+    commit(second, tally(20_000, dict(enumerate(addresses))))
+    assert second.counts.unchanged == 20_000
+    assert len(second.matched.serialize()) < 200
 
 
 @pytest.mark.parametrize("together", [True, False], ids=["one bundle", "two bundles"])
@@ -191,6 +249,8 @@ def test_rejects_of_earlier_runs_are_cleared_for_the_objects_read_again(tmp_path
     clear_stale_rejects(second.rejects, "run-2", {"it's.parquet"})
     rows = lance.dataset(second.rejects.uri).to_table().to_pylist()
     assert sorted((row["id"], row["run"]) for row in rows) == [("a", "run-2"), ("b", "run-1")]
+    clear_stale_rejects(second.rejects, "run-1", {"it's.parquet"})  # a run that began before leaves them alone
+    assert reject_reasons(second) == [("a", "image_undecodable"), ("b", "image_undecodable")]
 
 
 ids = st.sampled_from("abcdefgh")
