@@ -1,8 +1,9 @@
 """Throughput of the encoder against plain calls of the same model: `python -m benchmarks.encoder` (`make bench`).
 
 The baseline is the same model in float32, eager, one item at a time, and computes all of the last text layer, as any
-plain implementation does (of which only CLS is read). Decoding and tokenizing are left out on both sides. Repetitions of both are interleaved, so a busy machine slows both; ratios are formed within each. Beside
-each ratio stands the smallest cosine between the two sides' vectors.
+plain implementation does (of which only CLS is read). Decoding and tokenizing are left out on both sides. Repetitions
+of both are interleaved, so a busy machine slows both; ratios are formed within each. Beside each ratio stands the
+smallest cosine between the two sides' vectors.
 """
 
 import json

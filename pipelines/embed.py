@@ -7,6 +7,7 @@ import functools
 import importlib.metadata
 import json
 import logging
+import math
 import os
 import time
 import warnings
@@ -19,9 +20,10 @@ import lance
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, Dataset
+from ray.exceptions import RayTaskError
 
 from pipelines.progress import RunProgress, duration
-from pipelines.records import REJECT_SCHEMA, table_schema
+from pipelines.records import IMAGE, REJECT_SCHEMA, table_schema
 from pipelines.resources import Cluster, Resources, share_out
 from pipelines.run_config import EmbedConfig, encoder_settings
 from pipelines.sink.commit import Committer, Counts, clear_stale_rejects
@@ -33,6 +35,7 @@ from pipelines.sink.table import (
     as_column,
     ensure_dataset,
     index_ids,
+    made_from,
     new_table_schema,
     open_dataset,
     publish,
@@ -40,7 +43,7 @@ from pipelines.sink.table import (
     table_uri,
 )
 from pipelines.sources import Columns, Source, open_source
-from pipelines.sources.objects import absolute
+from pipelines.sources.objects import absolute, printable
 from pipelines.stages.decode import decode
 from pipelines.stages.encode import EncodeActor, local_file
 from pipelines.stages.select import select
@@ -115,8 +118,8 @@ def embed(config: EmbedConfig) -> Summary:
     same command resumes it.
     """
     began = time.monotonic()
-    config = dataclasses.replace(config, source=absolute(config.source), db=absolute(config.db))
-    source = open_source(config.source, Columns(config.id_column, config.text_column, config.image_column))
+    config = with_absolute_paths(config)
+    source = open_catalog(config)
     start_ray()
     job = resolve(config, source)
     announce(job)
@@ -130,10 +133,44 @@ def embed(config: EmbedConfig) -> Summary:
         verdicts.append(conservation(committer.counts))
         version = finish(job, committer, verdicts)
     except BaseException as error:
-        record.finish(committer.counts, verdicts, None, f"{type(error).__name__}: {error}"[:2000])
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        record.finish(committer.counts, verdicts, None, f"{type(cause).__name__}: {cause}"[:2000])
         raise
     record.finish(committer.counts, verdicts, version, None)
     return Summary(job, committer.counts, version, time.monotonic() - began, startup, first_rows)
+
+
+def with_absolute_paths(config: EmbedConfig) -> EmbedConfig:
+    """Workers have working directories of their own."""
+    return dataclasses.replace(
+        config,
+        source=absolute(config.source),
+        db=absolute(config.db),
+        weights=config.weights and absolute(config.weights),
+        from_pretrained=config.from_pretrained and absolute(config.from_pretrained),
+    )
+
+
+def open_catalog(config: EmbedConfig) -> Source:
+    """The source, its columns taken for the same as when the table was made.
+
+    A guess may turn out otherwise the night that a catalog gains a column, and another id column would double the
+    table. Raises UsageError where only the user can know.
+    """
+    asked = Columns(config.id_column, config.text_column, config.image_column)
+    source = open_source(config.source, asked)
+    existing = open_dataset(table_uri(config.db, config.table))
+    before = made_from(existing).get("columns", {}) if existing is not None else {}
+    settled = {role: getattr(asked, role) or before.get(role, taken) for role, taken in source.roles.items()}
+    if settled != source.roles:
+        source = open_source(config.source, Columns(**settled))
+    for role, column in settled.items():
+        if source.roles[role] != column:
+            raise UsageError(
+                f"{config.table} was filled without a column for {role!r}, and {source.roles[role]!r} would now be "
+                f"taken for it: say so with --{role}-column {source.roles[role]}, or choose another --table"
+            )
+    return source
 
 
 def build(job: Job, base: TableVersion) -> Dataset:
@@ -143,7 +180,7 @@ def build(job: Job, base: TableVersion) -> Dataset:
     return (
         ray.data.from_items(units, override_num_blocks=len(units))
         .map_batches(
-            functools.partial(read_and_select, source=job.source, base=base),
+            functools.partial(read_and_select, source=job.source.without_listing(), base=base),
             batch_size=1,
             num_cpus=uses.read_cpus,
         )
@@ -179,13 +216,16 @@ def run(job: Job, committer: Committer, began: float) -> tuple[float, int]:
 
     Returns the seconds since `began` until the first rows came, and how many those were.
     """
-    write = ray.remote(num_cpus=job.resources.write_cpus)(write_bundle)
+    # Reserves nothing: backpressured tasks keep their CPUs, and wait for what this one commits.
+    write = ray.remote(num_cpus=0, scheduling_strategy="SPREAD")(write_bundle)
     startup, first_rows = 0.0, 0
     with RunProgress(sum(unit["rows"] for unit in job.units)) as progress:
         waiting: list[Any] = []
         rows = size = 0
         last_commit = time.monotonic()
         for refs in build(job, committer.base).iter_internal_ref_bundles():
+            if not refs.num_rows():
+                continue
             if not startup:
                 startup, first_rows = time.monotonic() - began, refs.num_rows() or 0
             waiting += refs.block_refs
@@ -193,12 +233,12 @@ def run(job: Job, committer: Committer, began: float) -> tuple[float, int]:
             due = time.monotonic() - last_commit >= job.config.commit_seconds
             if due or rows >= COMMIT_ROWS or size >= COMMIT_BYTES:
                 commit(committer, write, waiting)
-                check_reject_rate(committer.counts, job.config.max_reject_rate, REJECTS_JUDGED_FROM)
+                check_reject_rate(committer.counts, job.config, REJECTS_JUDGED_FROM)
                 waiting, rows, size, last_commit = [], 0, 0, time.monotonic()
             progress.update(committer.counts, rows)
         commit(committer, write, waiting)
         progress.update(committer.counts, 0)
-    check_reject_rate(committer.counts, job.config.max_reject_rate, 1)
+    check_reject_rate(committer.counts, job.config, 1)
     return startup, first_rows
 
 
@@ -212,13 +252,14 @@ def commit(committer: Committer, write: Any, blocks: list[Any]) -> None:
         committer.commit(write_remotely)
 
 
-def check_reject_rate(counts: Counts, ceiling: float, judged_from: int) -> None:
+def check_reject_rate(counts: Counts, config: EmbedConfig, judged_from: int) -> None:
     """Stop a run whose source is worse than the user expects, before it has cost a night."""
-    if counts.read >= judged_from and counts.rejected > ceiling * counts.read:
+    if counts.read >= judged_from and counts.rejected > config.max_reject_rate * counts.read:
         raise TooManyRejectsError(
             f"{counts.rejected:,} of {counts.read:,} rows read were rejected ({counts.rejected / counts.read:.1%}), "
-            f"more than --max-reject-rate {ceiling:g}: {name_reasons(counts)}. NAME_rejects has each row and why. "
-            "Mend the source, or raise the rate, and run the same command again: what was committed stays"
+            f"more than --max-reject-rate {config.max_reject_rate:g}: {name_reasons(counts)}. "
+            f"{config.table}_rejects has each row and why. Mend the source, or raise the rate, and run the same "
+            "command again: what was committed stays"
         )
 
 
@@ -226,7 +267,7 @@ def finish(job: Job, committer: Committer, verdicts: list[Verdict]) -> int:
     """Publish the table if the gates let it pass, and return its version."""
     if failed := [verdict for verdict in verdicts if not verdict.passed]:
         raise GateError("not published: " + "; ".join(f"{v.gate}: {v.message}" for v in failed))
-    listed = {name for unit in job.units for name in unit_objects(unit)}
+    listed = {printable(name) for unit in job.units for name in unit_objects(unit)}
     clear_stale_rejects(committer.rejects, committer.run, listed)
     committer.table = index_ids(committer.table)
     publish(committer.table)
@@ -281,7 +322,8 @@ def resolve(config: EmbedConfig, source: Source) -> Job:
     units = source.units()
     if not sum(unit["rows"] for unit in units):
         raise UsageError(f"--source {config.source}: there are no records in it")
-    resources = limit_actors(resources, len(units))
+    resources = limit_actors(resources, sum(unit["rows"] for unit in units))
+    settings = dataclasses.replace(settings, dtype=identity.dtype)  # not for each actor's machine to decide
     return Job(config, source, units, settings, identity, resources)
 
 
@@ -292,9 +334,9 @@ def cluster_now() -> Cluster:
     return Cluster(cpus, gpus, sum("CPU" in node for node in nodes))
 
 
-def limit_actors(resources: Resources, units: int) -> Resources:
-    """No more encoders than there are units to feed them."""
-    return dataclasses.replace(resources, actors=max(1, min(resources.actors, units)))
+def limit_actors(resources: Resources, rows: int) -> Resources:
+    """No more encoders than there are batches for them."""
+    return dataclasses.replace(resources, actors=min(resources.actors, math.ceil(rows / resources.transport_rows)))
 
 
 def settle_encoder(config: EmbedConfig, uses: Resources, column: EncoderIdentity | None) -> EncoderSettings:
@@ -320,12 +362,15 @@ def open_tables(job: Job) -> tuple[lance.LanceDataset, lance.LanceDataset]:
     schema = table_schema(
         source.extra, job.identity.dimension, image_uri=source.has_uris, store_images=config.store_images
     )
-    loaded_from = {
+    files = {
         "model": config.model,
-        "weights": config.weights and absolute(config.weights),
-        "from_pretrained": config.from_pretrained and absolute(config.from_pretrained),
+        "weights": config.weights,
+        "from_pretrained": config.from_pretrained,
+        "columns": source.roles,
     }
-    table = ensure_dataset(table_uri(config.db, config.table), new_table_schema(schema, job.identity, loaded_from))
+    table = ensure_dataset(table_uri(config.db, config.table), new_table_schema(schema, job.identity, files))
+    if config.store_images and IMAGE not in table.schema.names:
+        raise UsageError(f"--store-images: {config.table} was made without it; choose another --table")
     check_columns(table.schema, schema)
     return table, ensure_dataset(table_uri(config.db, f"{config.table}_rejects"), REJECT_SCHEMA)
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from pipelines.records import FINGERPRINT, ID, IMAGE, MODALITY, OBJECT, RUN, TEXT, VECTOR
 from pipelines.run_config import SearchConfig
-from pipelines.sink.table import PUBLISHED, as_column, loaded_from, open_dataset, stored_identity, table_uri
+from pipelines.sink.table import PUBLISHED, as_column, made_from, open_dataset, stored_identity, table_uri
 from pipelines.sources.objects import absolute
 from pipelines.stages.encode import local_file
 from vista_core import Encoder, EncoderSettings, Record, RecordError, UsageError, display_name
@@ -98,7 +98,9 @@ def open_published(db: str, name: str) -> lance.LanceDataset:
 def query_settings(config: SearchConfig, dataset: lance.LanceDataset) -> EncoderSettings:
     """The encoder that the column was filled by; options say where its files are now."""
     given = {"model": config.model, "weights": config.weights, "from_pretrained": config.from_pretrained}
-    files = loaded_from(dataset) | {name: value for name, value in given.items() if value is not None}
+    files = {name: made_from(dataset)[name] for name in given} | {
+        name: value for name, value in given.items() if value is not None
+    }
     files["weights"] = local_file(files["weights"])
     settings = as_column(EncoderSettings(device=config.device, **files), stored_identity(dataset))
     # A single query has time for the most exact vector; the column's precision was for the many.

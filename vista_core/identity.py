@@ -48,12 +48,10 @@ class EncoderIdentity:
         values: dict[str, Any] = json.loads(text)
         return EncoderIdentity(**values | {"max_tokens": tuple(values["max_tokens"])})
 
-    def differences(self, other: "EncoderIdentity") -> list[str]:
-        """A line for each field in which this encoder differs from the `other`, the table's."""
+    def differences(self, other: "EncoderIdentity", there: str = "in the table") -> list[str]:
+        """A line for each field in which this encoder differs from the `other`, which is `there`."""
         pairs = ((field.name, getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
-        return [
-            f"{name}: {_short(here)} here, {_short(there)} in the table" for name, here, there in pairs if here != there
-        ]
+        return [f"{name}: {_short(own)} here, {_short(its)} {there}" for name, own, its in pairs if own != its]
 
 
 def _short(value: object) -> str:

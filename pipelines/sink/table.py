@@ -18,7 +18,7 @@ from vista_core import EncoderIdentity, EncoderSettings, UsageError
 STORAGE_VERSION: Final = "2.1"  # writes float16 vectors at four times the speed of 2.0
 MARKER = b"vista.table"
 IDENTITY = b"vista.encoder"  # on the vector's field: what made the vectors, compared on every run
-LOADED_FROM = b"vista.loaded_from"  # beside it: where the encoder's files were; a hint for search, never compared
+MADE_FROM = b"vista.made_from"  # beside it: the encoder's files and the source's columns, for later runs and search
 PUBLISHED = "published"
 LOOKUP_IDS = 10_000  # ids in one query
 
@@ -98,9 +98,9 @@ def ensure_dataset(uri: str, schema: pa.Schema) -> lance.LanceDataset:
     return lance.write_dataset(schema.empty_table(), uri, mode="create", data_storage_version=STORAGE_VERSION)
 
 
-def new_table_schema(schema: pa.Schema, identity: EncoderIdentity, loaded_from: dict[str, Any]) -> pa.Schema:
+def new_table_schema(schema: pa.Schema, identity: EncoderIdentity, made_from: dict[str, Any]) -> pa.Schema:
     """`schema` marked as vista's, its vector column stamped with the encoder that fills it."""
-    stamp = {IDENTITY: identity.to_json().encode(), LOADED_FROM: json.dumps(loaded_from).encode()}
+    stamp = {IDENTITY: identity.to_json().encode(), MADE_FROM: json.dumps(made_from).encode()}
     at = schema.get_field_index(VECTOR)
     return schema.set(at, schema.field(at).with_metadata(stamp)).with_metadata({MARKER: b"1"})
 
@@ -117,9 +117,10 @@ def stored_identity(dataset: lance.LanceDataset) -> EncoderIdentity:
     return EncoderIdentity.from_json(stamp.decode())
 
 
-def loaded_from(dataset: lance.LanceDataset) -> dict[str, Any]:
-    """Where the run that made the table had its encoder's files."""
-    return json.loads((dataset.schema.field(VECTOR).metadata or {}).get(LOADED_FROM, b"{}"))
+def made_from(dataset: lance.LanceDataset) -> dict[str, Any]:
+    """What the run that made the table had: `model`, `weights`, `from_pretrained`, and `columns` of the source."""
+    stored_identity(dataset)  # raises for a table of somebody else
+    return json.loads(dataset.schema.field(VECTOR).metadata[MADE_FROM])
 
 
 def as_column(settings: EncoderSettings, column: EncoderIdentity) -> EncoderSettings:

@@ -43,6 +43,13 @@ class Source(Protocol):
     def has_uris(self) -> bool:
         """Whether records have an image_uri."""
 
+    @property
+    def roles(self) -> dict[str, str | None]:
+        """The columns taken for `id`, `text` and `image`; empty where there is no choice of them."""
+
+    def without_listing(self) -> Source:
+        """What a worker needs to read a unit: the same, less all that grows with the source."""
+
     def describe(self) -> list[str]:
         """Lines for the user: what was found, and which column is taken for what."""
 

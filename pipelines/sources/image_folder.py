@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from pipelines.records import ID, IMAGE, IMAGE_URI, OBJECT, ROW, TEXT, Reject, read_schema
-from pipelines.sources.objects import Listing, SourceObject, filesystem, printable
+from pipelines.sources.objects import Listing, SourceError, SourceObject, credentials_hint, filesystem, printable
 from vista_core import UsageError
 
 if TYPE_CHECKING:
@@ -39,6 +40,15 @@ class ImageFolder:
         if named := [name for name in (columns.id, columns.text, columns.image) if name]:
             raise UsageError(f"--source {listing.uri} is a folder of images: it has no column {named[0]!r}")
         return cls(listing)
+
+    @property
+    def roles(self) -> dict[str, str | None]:
+        """Files leave no choice of columns."""
+        return {}
+
+    def without_listing(self) -> ImageFolder:
+        """What a worker needs to read a unit."""
+        return dataclasses.replace(self, listing=dataclasses.replace(self.listing, objects=()))
 
     def describe(self) -> list[str]:
         """What was found."""
@@ -114,7 +124,11 @@ def fetch(uri: str | None) -> bytes | Reject:
     fs, path = filesystem(uri)
     try:
         return fs.cat_file(path)
-    except (FileNotFoundError, PermissionError) as error:
+    except PermissionError as error:
+        if "://" in uri:  # an expired credential reads like this, too: not a fault of the record
+            raise SourceError(f"{uri}: {error}. {credentials_hint(uri)}") from error
+        return Reject("read", "object_unreadable", printable(f"{uri}: {type(error).__name__}: {error}"))
+    except FileNotFoundError as error:
         return Reject("read", "object_unreadable", printable(f"{uri}: {type(error).__name__}: {error}"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,14 @@ import pyarrow as pa
 from botocore.exceptions import BotoCoreError
 
 from vista_core import UsageError, VistaError
+
+BOOKKEEPING = re.compile(
+    r"_SUCCESS|_metadata|_common_metadata|_temporary|_spark_metadata|_delta_log|_(committed|started)_.*"
+)
+
+
+class SourceError(VistaError):
+    """A source that was listed can't be read any more; what was committed stays, run again once it can be."""
 
 
 class SourceChangedError(VistaError):
@@ -94,8 +103,9 @@ def credentials_hint(uri: str) -> str:
 
 
 def hidden(name: str, root: str) -> bool:
-    """Spark's and editors' own files (`_SUCCESS`, `.crc`, `._x`) are not data."""
-    return any(part.startswith((".", "_")) for part in name.removeprefix(root).strip("/").split("/"))
+    """Dot files and what Spark and Delta write beside data are not data; `_DSC0001.jpg` is, since cameras name so."""
+    parts = name.removeprefix(root).strip("/").split("/")
+    return any(part.startswith(".") or BOOKKEEPING.fullmatch(part) for part in parts)
 
 
 def object_uri(fs: Any, path: str) -> str:
@@ -124,8 +134,10 @@ def open_unchanged(uri: str, version: str) -> Iterator[IO[bytes]]:
         with fs.open(path, "rb", **options) as handle:
             check_unchanged(uri, version)  # after opening: s3fs reads only what it opened, by its etag
             yield handle
-    except (OSError, pa.ArrowException):
+    except (OSError, pa.ArrowException) as error:
         check_unchanged(uri, version)  # half of one version and half of another looks like damage
+        if isinstance(error, OSError) and error.errno is not None:
+            raise SourceError(f"{uri}: {type(error).__name__}: {error}. {credentials_hint(uri)}") from error
         raise
 
 

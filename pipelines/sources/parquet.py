@@ -5,6 +5,7 @@ A unit is a row group, streamed in batches of bounded size.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ import pyarrow.parquet as pq
 
 from pipelines.records import ID as ID_FIELD
 from pipelines.records import IMAGE, IMAGE_URI, OBJECT, RESERVED, ROW, TEXT, Reject, read_schema
-from pipelines.sources.objects import Listing, SourceObject, open_unchanged, printable
+from pipelines.sources.objects import Listing, SourceError, SourceObject, open_unchanged, printable
 from vista_core import UsageError
 
 if TYPE_CHECKING:
@@ -74,6 +75,15 @@ class Parquet:
     def has_uris(self) -> bool:
         """Whether an image comes with the path that a Hugging Face struct keeps."""
         return self.image_column is not None and pa.types.is_struct(self.schema.field(self.image_column).type)
+
+    @property
+    def roles(self) -> dict[str, str | None]:
+        """Which column is taken for what."""
+        return {"id": self.id_column, "text": self.text_column, "image": self.image_column}
+
+    def without_listing(self) -> Parquet:
+        """What a worker needs to read a unit."""
+        return dataclasses.replace(self, listing=dataclasses.replace(self.listing, objects=()))
 
     def describe(self) -> list[str]:
         """What was found, and which column is taken for what."""
@@ -175,7 +185,8 @@ def file_units(item: SourceObject) -> list[dict]:
     for index, group in enumerate(groups):
         per_row = max(1, group.total_byte_size // max(1, group.num_rows))
         batch_rows = max(16, min(BATCH_ROWS, BATCH_BYTES // per_row))
-        units.append(unit | {"index": index, "rows": group.num_rows, "batch_rows": batch_rows})
+        if group.num_rows:
+            units.append(unit | {"index": index, "rows": group.num_rows, "batch_rows": batch_rows})
         unit = unit | {"first_row": unit["first_row"] + group.num_rows}  # type: ignore[operator]
     return units
 
@@ -218,11 +229,11 @@ def images_elsewhere(records: pa.Table) -> dict[int, Reject]:
 
 
 def read_as(field: pa.Field, column: pa.ChunkedArray | pa.Array, uri: str) -> pa.ChunkedArray | pa.Array:
-    """A column in the type that the first file gives it. Raises UsageError if its values don't fit that."""
+    """A column in the type that the first file gives it. Raises SourceError if its values don't fit that."""
     try:
         return column.cast(field.type)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise UsageError(
+        raise SourceError(
             f"{uri}: its column for {field.name!r} is {column.type}, which can't be read as {field.type}, as in the "
             f"first file: {error}"
         ) from error

@@ -53,11 +53,8 @@ class EncodeActor:
             os.environ["OMP_NUM_THREADS"] = str(threads)
             torch.set_num_threads(threads)
         self.encoder = Encoder.load(dataclasses.replace(settings, weights=local_file(settings.weights)))
-        if differences := identity.differences(self.encoder.identity):
-            raise VistaError(
-                "this node's encoder is not the driver's (the same files must be on every node): "
-                + "; ".join(differences)
-            )
+        if differences := self.encoder.identity.differences(identity, there="on the driver"):
+            raise VistaError(f"this node's encoder is another than the driver's: {'; '.join(differences)}")
 
     def __call__(self, records: pa.Table) -> pa.Table:
         """Arrow in, Arrow out; rejected rows and tallies pass through without a vector."""

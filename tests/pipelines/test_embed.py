@@ -148,9 +148,10 @@ def test_too_many_rejects_stop_the_run_and_leave_the_published_version(tmp_path)
     embed(EmbedConfig(source, str(tmp_path), "t"))
     before = published(table(tmp_path))
     images = [draw("star", "red", "blue"), b"no image", b"none either"]
-    pq.write_table(pa.table({"id": ["x", "y", "z"], "image": images}), tmp_path / "a.parquet")
-    with pytest.raises(TooManyRejectsError, match=r"2 of 3 rows .*image_undecodable 2"):
-        embed(EmbedConfig(source, str(tmp_path), "t"))
+    texts = pa.nulls(3, pa.string())
+    pq.write_table(pa.table({"id": ["x", "y", "z"], "text": texts, "image": images}), tmp_path / "a.parquet")
+    with pytest.raises(TooManyRejectsError, match=r"2 of 3 rows .*image_undecodable 2.*t_rejects"):
+        embed(EmbedConfig(source, str(tmp_path), "t", image_column="image"))
     assert published(open_dataset(f"{tmp_path}/t.lance")) == before
     assert runs(tmp_path)[-1]["status"] == "failed"
     assert "image_undecodable" in runs(tmp_path)[-1]["error"]
@@ -252,6 +253,47 @@ def test_a_killed_driver_loses_and_doubles_nothing(tmp_path):
     found = table(tmp_path).to_table(columns=["id", "text"])
     assert len(found) == len(texts)
     assert dict(zip(found["id"].to_pylist(), found["text"].to_pylist(), strict=True)) == texts
+
+
+def test_a_catalog_that_gains_a_column_is_read_as_before(tmp_path):
+    """Another guess at the id would make every row a new one, beside the old ones."""
+    table_of = {"sku": ["a", "b"], "title": ["one", "two"]}
+    pq.write_table(pa.table(table_of), tmp_path / "a.parquet")
+    config = EmbedConfig(str(tmp_path / "a.parquet"), str(tmp_path), "t")
+    embed(config)
+    pq.write_table(pa.table(table_of | {"id": [1, 2], "text": ["x", "y"]}), tmp_path / "a.parquet")
+    assert embed(config).counts.unchanged == 2
+    pq.write_table(pa.table({"id": [1, 2], "text": ["x", "y"]}), tmp_path / "a.parquet")
+    with pytest.raises(UsageError, match="--id-column sku: no such column"):
+        embed(config)
+    assert set(rows(tmp_path)) == {"a", "b"}
+
+
+class DiesOnce(pipelines.embed.EncodeActor):
+    """An encode actor whose process is killed in its first batch, the first time that any is."""
+
+    def __call__(self, records):
+        marker = Path(os.environ["VISTA_TEST_MARKER"])
+        if not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(records)
+
+
+def test_a_killed_encoder_costs_no_restart(tmp_path, monkeypatch):
+    marker = tmp_path / "died"
+
+    class Marked(DiesOnce):
+        def __init__(self, *arguments):
+            os.environ["VISTA_TEST_MARKER"] = str(marker)
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(pipelines.embed, "EncodeActor", Marked)
+    texts = {f"id{number}": f"text {number}" for number in range(500)}
+    summary = embed(EmbedConfig(write_texts(tmp_path / "a.parquet", texts), str(tmp_path), "t", commit_seconds=0))
+    assert marker.exists()
+    assert (summary.counts.read, summary.counts.written) == (500, 500)
+    assert {key: row["text"] for key, row in rows(tmp_path).items()} == texts
 
 
 def test_one_large_unit_is_committed_in_parts(tmp_path):

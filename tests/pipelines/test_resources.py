@@ -23,10 +23,10 @@ def test_reservations_never_exceed_the_cluster(cluster, device, num_actors):
     except UsageError as refused:
         assert "--num-actors" in str(refused) or "--device cuda" in str(refused)
         return
-    every_stage_once = uses.read_cpus + uses.decode_cpus + uses.write_cpus
+    every_stage_once = uses.read_cpus + uses.decode_cpus
     assert uses.actors * uses.actor_cpus + every_stage_once <= cluster.cpus
     assert uses.actors * uses.actor_gpus <= cluster.gpus
-    assert min(uses.actors, uses.read_cpus, uses.decode_cpus, uses.write_cpus) > 0
+    assert min(uses.actors, uses.read_cpus, uses.decode_cpus) > 0
     assert (uses.actor_cpus > 0) != (uses.actor_gpus > 0), "Ray Data wants one of the two, not both"
     assert len({uses.read_cpus, uses.decode_cpus, uses.actor_cpus}) == 3, (
         "Ray Data fuses stages with equal reservations"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pipelines.records import read_schema
 from pipelines.sources import Columns, image_folder, open_source
 from pipelines.sources.image_folder import ImageFolder
-from pipelines.sources.objects import Listing, SourceObject
+from pipelines.sources.objects import Listing, SourceError, SourceObject
 from vista_core import UsageError
 
 
@@ -178,3 +178,16 @@ def test_pages_hold_each_image_once_in_order_and_are_bounded(sizes):
     for unit, following in pairwise(units):
         size = sum(bytes_of[uri] for uri in (*unit["images"], following["images"][0]))
         assert unit["rows"] == 7 or size > 100, "a page is filled before the next begins"
+
+
+def test_a_credential_that_expires_ends_the_run_instead_of_rejecting_rows(bucket, monkeypatch):
+    bucket.put("a.png", b"1")
+    source = open_source(bucket.root, Columns())
+    [unit] = source.units()
+
+    def fail(*args, **kwargs):
+        raise PermissionError("The provided token has expired.")
+
+    monkeypatch.setattr("s3fs.S3FileSystem._cat_file", fail)
+    with pytest.raises(SourceError, match=r"a\.png: The provided token has expired.*AWS_"):
+        list(source.read(unit))

@@ -43,9 +43,10 @@ def test_a_folder_is_listed_by_name_with_all_that_is_under_it(store):
 
 
 def test_the_files_of_spark_and_of_editors_are_not_data(store):
-    for name in ("_SUCCESS", ".a.bin.crc", "_temporary/0/a.bin", "sub/.hidden.bin", "a_b.bin", "sub/b.c.bin"):
+    hidden = ("_SUCCESS", ".a.bin.crc", "_temporary/0/a.bin", "sub/.hidden.bin")
+    for name in (*hidden, "a_b.bin", "sub/b.c.bin", "_DSC1.bin"):
         store.put(name, b"x")
-    assert listed(store.root) == ["a_b.bin", "sub/b.c.bin"]
+    assert listed(store.root) == ["_DSC1.bin", "a_b.bin", "sub/b.c.bin"], "cameras name so"
     assert listed(store.uri("_temporary")) == ["0/a.bin"], "what was asked for by name is not hidden"
     assert listed(store.uri("_SUCCESS")) == ["_SUCCESS"]
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pipelines.records import RESERVED, read_schema
 from pipelines.sources import Columns, open_source, parquet
-from pipelines.sources.objects import SourceChangedError, list_objects
+from pipelines.sources.objects import SourceChangedError, SourceError, list_objects
 from vista_core import UsageError
 
 TEXTS = pa.table({"id": ["a", "b", "c"], "text": ["x", "y", "z"]})
@@ -74,8 +74,10 @@ def test_the_struct_of_hugging_face_datasets(store):
     image = pa.array([{"bytes": b"1", "path": "a.jpg"}, {"bytes": None, "path": "b.jpg"}, None])
     source = open_table(store, pa.table({"id": ["a", "b", "c"], "image": image}))
     assert source.has_uris
-    rows, _ = read(source)
-    assert columns(rows, "image", "image_uri") == [(b"1", "a.jpg"), (None, "b.jpg"), (None, None)]
+    rows, reasons = read(source)
+    assert columns(rows, "image", "image_uri") == [(b"1", "a.jpg"), (None, None)]
+    assert [key[1] for key in reasons] == [1]
+    assert set(reasons.values()) == {"image_not_inline"}
 
 
 @pytest.mark.parametrize("pattern", ["", "*.parquet", "b c#%20[1].parquet", "**/*.pq"])
@@ -301,7 +303,7 @@ def test_a_wider_type_in_a_later_file_is_read_as_long_as_its_values_fit(local):
 )
 def test_values_of_a_later_file_that_do_not_fit_are_named_with_file_and_column(local, name, values, message):
     first = {"text": ["x"], "n": pa.array([1], pa.int32()), "image": [b"1"]}
-    with pytest.raises(UsageError, match=rf"2\.parquet: its column for {message}"):
+    with pytest.raises(SourceError, match=rf"2\.parquet: its column for {message}"):
         read(two_files(local, first, first | {name: values}))
 
 
@@ -386,7 +388,7 @@ def test_a_store_that_fails_is_no_damage(bucket, monkeypatch):
         raise OSError(errno.EIO, "the network is gone")
 
     monkeypatch.setattr("s3fs.core.S3File._fetch_range", fail)
-    with pytest.raises(OSError, match="the network is gone"):
+    with pytest.raises(SourceError, match=r"\.parquet: OSError.*the network is gone.*AWS_"):
         list(source.read(unit))
 
 

@@ -85,7 +85,7 @@ def test_a_batch_without_a_living_record(actor, rows):
 
 def test_an_encoder_that_is_not_the_drivers_is_refused():
     other = dataclasses.replace(EncoderIdentity.of(SETTINGS), weights="0" * 64)
-    with pytest.raises(VistaError, match=r"not the driver's.*weights"):
+    with pytest.raises(VistaError, match=r"another than the driver's: weights: .* here, 0+\.\.\. on the driver"):
         EncodeActor(SETTINGS, other, None)
 
 
