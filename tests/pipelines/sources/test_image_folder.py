@@ -185,9 +185,10 @@ def test_a_credential_that_expires_ends_the_run_instead_of_rejecting_rows(bucket
     source = open_source(bucket.root, Columns())
     [unit] = source.units()
 
-    def fail(*args, **kwargs):
-        raise PermissionError("The provided token has expired.")
+    class Expired:
+        def cat_file(self, path):
+            raise PermissionError("The provided token has expired.")
 
-    monkeypatch.setattr("s3fs.S3FileSystem._cat_file", fail)
+    monkeypatch.setattr(image_folder, "filesystem", lambda uri: (Expired(), uri))
     with pytest.raises(SourceError, match=r"a\.png: The provided token has expired.*AWS_"):
         list(source.read(unit))
