@@ -54,7 +54,7 @@ COMMIT_ROWS = 262_144
 ACTOR_START_SECONDS = 600
 COMMIT_BYTES = 256 << 20
 REJECTS_JUDGED_FROM = 1_000
-LIBRARIES = ("ray", "pylance", "lancedb", "torch", "torchvision", "tokenizers", "pillow", "pyarrow", "vista")
+LIBRARIES = ("ray", "pylance", "lancedb", "torch", "tokenizers", "pillow", "pyarrow", "vista")
 
 log = logging.getLogger(__name__)
 
