@@ -27,7 +27,7 @@ from pipelines.records import IMAGE, REJECT_SCHEMA, table_schema
 from pipelines.resources import Cluster, Resources, share_out
 from pipelines.run_config import EmbedConfig, encoder_settings
 from pipelines.sink.commit import Committer, Counts, clear_stale_rejects
-from pipelines.sink.fragments import Bundle, Written, write_bundle
+from pipelines.sink.fragments import Bundle, Refill, Written, write_bundle
 from pipelines.sink.gates import Verdict, conservation
 from pipelines.sink.runs import RunRecord
 from pipelines.sink.table import (
@@ -245,7 +245,7 @@ def run(job: Job, committer: Committer, began: float) -> tuple[float, int]:
 def commit(committer: Committer, write: Any, blocks: list[Any]) -> None:
     """Have a worker write `blocks`, as often as it takes, and commit them."""
 
-    def write_remotely(bundle: Bundle) -> Written:
+    def write_remotely(bundle: Bundle) -> Written | Refill:
         return ray.get(write.remote(bundle, *blocks))
 
     if blocks:
@@ -314,7 +314,7 @@ def resolve(config: EmbedConfig, source: Source) -> Job:
     settings = settle_encoder(config, resources, column)
     here = dataclasses.replace(settings, device="cpu", weights=local_file(settings.weights))
     identity = EncoderIdentity.of(here)
-    if column is not None and (differences := column.differences(identity)):
+    if column is not None and (differences := identity.differences(column)):
         raise UsageError(
             f"{table_uri(config.db, config.table)}: the column `vector` was embedded with another encoder, and the "
             f"vectors of two can't be compared: {'; '.join(differences)}. Use the column's encoder, or another --table"

@@ -177,7 +177,7 @@ def test_a_run_whose_figures_do_not_add_up_is_not_published(tmp_path, monkeypatc
 def test_another_encoder_is_refused_with_both_named(tmp_path):
     source = write_texts(tmp_path / "a.parquet", {"a": "one"})
     embed(EmbedConfig(source, str(tmp_path), "t", alpha="white", max_tokens=20))
-    with pytest.raises(UsageError, match=r"another encoder.*alpha"):
+    with pytest.raises(UsageError, match=r"another encoder.*alpha: drop here, white in the table"):
         embed(EmbedConfig(source, str(tmp_path), "t", alpha="drop"))
     same = embed(EmbedConfig(source, str(tmp_path), "t"))  # what isn't said is as in the column
     assert (same.job.identity.alpha, same.counts.unchanged) == ("white", 1)
