@@ -23,7 +23,7 @@ def test_vista_tiny_says_that_it_is_untrained():
     ("change", "message"),
     [
         ({"model": "clip"}, "--model 'clip' is none of bge-visualized-base-en-v1.5, bge-visualized-m3, vista-tiny"),
-        ({"dtype": "float16"}, "--dtype 'float16' is none of auto, float32, bfloat16"),
+        ({"dtype": "int8"}, "--dtype 'int8' is none of auto, float32, bfloat16, float16"),
         ({"alpha": "black"}, "--alpha 'black' is none of drop, white"),
         ({"device": "tpu"}, "--device 'tpu' is none of auto, cpu, cuda, cuda:N"),
         ({"max_tokens": 2}, "--max-tokens 2 leaves no room"),
