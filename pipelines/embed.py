@@ -9,10 +9,13 @@ import json
 import logging
 import math
 import os
+import sys
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -117,14 +120,15 @@ def embed(config: EmbedConfig) -> Summary:
     Raises UsageError before anything is written, and VistaError when a run fails: what it committed stays, and the
     same command resumes it.
     """
-    began = time.monotonic()
+    began, started = time.monotonic(), datetime.now(UTC)
     config = with_absolute_paths(config)
     source = open_catalog(config)
+    log.info("source %s: %s", config.source, "; ".join(source.describe()))
     start_ray()
     job = resolve(config, source)
-    announce(job)
+    log.info("%s; %s units of work", name_encoder(job), f"{len(job.units):,}")
     table, rejects = open_tables(job)
-    record = RunRecord(table_uri(config.db, f"{config.table}_runs"), configuration(job), library_versions())
+    record = RunRecord(table_uri(config.db, f"{config.table}_runs"), started, configuration(job), library_versions())
     record.start()
     committer = Committer(index_ids(table), rejects, record.run)
     verdicts: list[Verdict] = []
@@ -134,10 +138,11 @@ def embed(config: EmbedConfig) -> Summary:
         version = finish(job, committer, verdicts)
     except BaseException as error:
         cause = error.cause if isinstance(error, RayTaskError) else error
-        record.finish(committer.counts, verdicts, None, f"{type(cause).__name__}: {cause}"[:2000])
+        record.fail(committer.counts, verdicts, f"{type(cause).__name__}: {cause}"[:2000])
         raise
-    record.finish(committer.counts, verdicts, version, None)
-    return Summary(job, committer.counts, version, time.monotonic() - began, startup, first_rows)
+    summary = Summary(job, committer.counts, version, time.monotonic() - began, startup, first_rows)
+    record.succeed(committer.counts, verdicts, version, summary.rows_per_second)
+    return summary
 
 
 def with_absolute_paths(config: EmbedConfig) -> EmbedConfig:
@@ -237,7 +242,7 @@ def run(job: Job, committer: Committer, began: float) -> tuple[float, int]:
                 waiting, rows, size, last_commit = [], 0, 0, time.monotonic()
             progress.update(committer.counts, rows)
         commit(committer, write, waiting)
-        progress.update(committer.counts, 0)
+        progress.update(committer.counts, 0, ended=True)
     check_reject_rate(committer.counts, job.config, 1)
     return startup, first_rows
 
@@ -258,8 +263,8 @@ def check_reject_rate(counts: Counts, config: EmbedConfig, judged_from: int) -> 
         raise TooManyRejectsError(
             f"{counts.rejected:,} of {counts.read:,} rows read were rejected ({counts.rejected / counts.read:.1%}), "
             f"more than --max-reject-rate {config.max_reject_rate:g}: {name_reasons(counts)}. "
-            f"{config.table}_rejects has each row and why. Mend the source, or raise the rate, and run the same "
-            "command again: what was committed stays"
+            f"{config.table}_rejects has each row and why. Mend the source and run again, or run with a higher rate: "
+            "what was committed stays"
         )
 
 
@@ -286,7 +291,8 @@ def start_ray() -> None:
         warnings.filterwarnings("ignore", message="lance is not fork-safe")
         # Ray Data's actors always draw a complaint from the core worker about their arguments (ray#53727).
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        ray.init(logging_level=logging.ERROR, log_to_driver=False, runtime_env=worker_environment())
+        with quiet_stderr():  # it would say that the level was set
+            ray.init(logging_level=logging.ERROR, log_to_driver=False, runtime_env=worker_environment())
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
@@ -296,6 +302,20 @@ def start_ray() -> None:
     context.issue_detectors_config.high_memory_detector_config.detection_time_interval_s = -1
     # Encoders that can't start must end the run with their error; and decoding needn't start before they did.
     context.wait_for_min_actors_s = ACTOR_START_SECONDS
+
+
+@contextmanager
+def quiet_stderr() -> Iterator[None]:
+    """Drops what native code writes to standard error meanwhile; exceptions are not affected."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def worker_environment() -> dict[str, Any]:
@@ -387,12 +407,6 @@ def check_columns(table: pa.Schema, source: pa.Schema) -> None:
             )
     if missing := [name for name in table.names if name not in source.names]:
         log.warning("columns of the table that the source lacks are null in new rows: %s", ", ".join(missing))
-
-
-def announce(job: Job) -> None:
-    """Say what was found and resolved, before it costs anything."""
-    log.info("source %s: %s", job.config.source, "; ".join(job.source.describe()))
-    log.info("%s, %d units", name_encoder(job), len(job.units))
 
 
 def name_encoder(job: Job) -> str:

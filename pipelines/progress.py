@@ -40,18 +40,18 @@ class RunProgress:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.bar.stop()
 
-    def update(self, counts: Counts, arrived: int) -> None:
-        """`arrived` rows are encoded and wait for the next commit."""
+    def update(self, counts: Counts, arrived: int, ended: bool = False) -> None:
+        """`arrived` rows are encoded and wait for the next commit; `ended` says that there is nothing left."""
         now = time.monotonic()
         done = min(counts.settled + arrived, self.total)
         if self.first is None:
-            self.first = (now, done)  # start-up and the first batch don't count
+            self.first, self.last_line = (now, done), now  # start-up and the first batch don't count
         since, before = self.first
         rate = (done - before) / (now - since) if now > since else 0.0
         left = f"{rate:,.1f} rows/s, {duration((self.total - done) / rate)} left, " if rate else ""
         status = f"{left}{counts.rejected:,} rejected"
         self.bar.update(self.task, completed=done, status=status)
-        if not self.console.is_terminal and now - self.last_line >= LINE_SECONDS:
+        if not self.console.is_terminal and (ended or now - self.last_line >= LINE_SECONDS):
             self.last_line = now
             share = done / self.total if self.total else 1
             print(f"embed: {done:,} of {self.total:,} rows ({share:.0%}), {status}", file=sys.stderr, flush=True)

@@ -57,7 +57,7 @@ class EmbedConfig:
     num_actors: int | None = None
     """Encoders side by side; default: one a GPU, or one a node where there are no GPUs."""
     max_reject_rate: float = 0.05
-    """Stop when more than this share of the rows read is rejected (judged from 1,000 rows on)."""
+    """Fail when more than this share of the rows read is rejected: at the end, and on the way from 1,000 rows on."""
     store_images: bool = False
     """Keep the image bytes, as they came, in the table."""
     commit_seconds: float = 60.0

@@ -61,7 +61,9 @@ def search(config: SearchConfig) -> Results:
         image = Path(config.image) if config.image else None
         [vector] = encoder.encode([Record(text=config.text, image=image)])
     except RecordError as error:
-        raise UsageError(f"--image {config.image}: {error}" if config.image else f"--text: {error}") from error
+        raise UsageError(
+            f"--image {config.image}: {error.message}" if config.image else f"--text: {error.message}"
+        ) from error
     table = lancedb.connect(db).open_table(config.table)
     table.checkout(PUBLISHED)
     query: Any = table.search(vector, vector_column_name=VECTOR)
@@ -91,7 +93,7 @@ def open_published(db: str, name: str) -> lance.LanceDataset:
     if dataset is None:
         raise UsageError(f"there is no table {name} in {db}")
     if PUBLISHED not in dataset.tags.list():
-        raise UsageError(f"{uri} was never published: let jobs/embed_corpus.py run to its end first")
+        raise UsageError(f"{uri} was never published: no run ended well yet, {name}_runs says why")
     return lance.dataset(uri, version=PUBLISHED)
 
 

@@ -2,7 +2,7 @@
 
     VistaError
     ├── UsageError         the command or call is wrong: the message names the option and what to give (exit code 2)
-    │   └── DownloadError  a file is neither here nor reachable: the message names it and the option that takes it
+    │   └── DownloadError  a file is neither here nor reachable: the message names it and the option that takes it (1)
     ├── CheckpointError    a weights file is damaged, or of another model
     └── RecordError        one record is bad: it becomes a rejected row with its reason, and costs no other
 
@@ -37,7 +37,9 @@ class UsageError(VistaError):
 
 
 class DownloadError(UsageError):
-    """A file of the model is not on this machine and could not be fetched."""
+    """A file of the model is not on this machine and could not be fetched, which may be the network's fault."""
+
+    exit_code = 1
 
 
 class CheckpointError(VistaError):

@@ -26,7 +26,7 @@ RUN_SCHEMA = pa.schema(
         ("unchanged", pa.int64()),
         ("rejected", pa.int64()),
         ("published_version", pa.int64()),
-        ("rows_per_second", pa.float64()),
+        ("rows_per_second", pa.float64()),  # after start-up; null where nothing was left to judge by
         ("gates", pa.string()),  # JSON: what was checked before publishing
         ("configuration", pa.string()),  # JSON: the run's options, resolved, and the encoder's identity
         ("versions", pa.string()),  # JSON: of the libraries
@@ -43,9 +43,9 @@ def new_run_id(now: datetime) -> str:
 class RunRecord:
     """One run's row in `NAME_runs`."""
 
-    def __init__(self, uri: str, configuration: dict[str, Any], versions: dict[str, str]) -> None:
-        self.started = datetime.now(UTC)
-        self.run = new_run_id(self.started)
+    def __init__(self, uri: str, started: datetime, configuration: dict[str, Any], versions: dict[str, str]) -> None:
+        self.started = started
+        self.run = new_run_id(started)
         self.uri = uri
         self.configuration = configuration
         self.versions = versions
@@ -55,25 +55,16 @@ class RunRecord:
         ensure_dataset(self.uri, RUN_SCHEMA)
         self.put({"status": "running"})
 
-    def finish(self, counts: Counts, verdicts: list[Verdict], published_version: int | None, error: str | None) -> None:
-        """Say how it ended."""
-        finished = datetime.now(UTC)
-        seconds = (finished - self.started).total_seconds()
-        self.put(
-            {
-                "status": "failed" if error else "done",
-                "finished": finished,
-                "read": counts.read,
-                "written": counts.written,
-                "rewritten": counts.rewritten,
-                "unchanged": counts.unchanged,
-                "rejected": counts.rejected,
-                "published_version": published_version,
-                "rows_per_second": counts.settled / max(seconds, 1e-9),
-                "gates": json.dumps([verdict.__dict__ for verdict in verdicts]),
-                "error": error,
-            }
-        )
+    def succeed(
+        self, counts: Counts, verdicts: list[Verdict], published_version: int, rows_per_second: float | None
+    ) -> None:
+        """Say what it did, and which version it published."""
+        outcome = {"status": "done", "published_version": published_version, "rows_per_second": rows_per_second}
+        self.put(outcome | figures(counts, verdicts))
+
+    def fail(self, counts: Counts, verdicts: list[Verdict], error: str) -> None:
+        """Say how far it came, and what ended it."""
+        self.put({"status": "failed", "error": error} | figures(counts, verdicts))
 
     def put(self, values: dict[str, Any]) -> None:
         """Insert this run's row, or replace it."""
@@ -86,3 +77,16 @@ class RunRecord:
         table = pa.Table.from_pylist([row | values], schema=RUN_SCHEMA)
         merge = lance.dataset(self.uri).merge_insert("run")
         merge.when_matched_update_all().when_not_matched_insert_all().execute(table)
+
+
+def figures(counts: Counts, verdicts: list[Verdict]) -> dict[str, Any]:
+    """What is recorded of a run however it ended."""
+    return {
+        "finished": datetime.now(UTC),
+        "read": counts.read,
+        "written": counts.written,
+        "rewritten": counts.rewritten,
+        "unchanged": counts.unchanged,
+        "rejected": counts.rejected,
+        "gates": json.dumps([verdict.__dict__ for verdict in verdicts]),
+    }

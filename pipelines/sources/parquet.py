@@ -88,7 +88,7 @@ class Parquet:
     def describe(self) -> list[str]:
         """What was found, and which column is taken for what."""
         lines = [
-            f"{len(self.listing.objects)} Parquet files, {sum(o.size for o in self.listing.objects) / 1e6:,.1f} MB",
+            f"{len(self.listing.objects):,} Parquet file(s), {sum(o.size for o in self.listing.objects) / 1e6:,.2f} MB",
             f"id: {self.id_column or 'hash of the content'}, text: {self.text_column or 'none'}, "
             f"image: {self.image_column or 'none'}, passed through: {', '.join(self.extra.names) or 'none'}",
         ]
