@@ -43,16 +43,24 @@ def test_away_from_a_terminal_a_line_appears_now_and_then(clock, capsys):
 
 def test_without_a_rate_nothing_is_said_of_time_and_nothing_to_do_is_done(clock, capsys):
     with RunProgress(0) as shown:
-        clock.now += 10
-        shown.update(Counts(), 0)
+        shown.update(Counts(), 0, ended=True)
     assert capsys.readouterr().err == "embed: 0 of 0 rows (100%), 0 rejected\n"
 
 
 def test_more_rows_than_were_listed_are_not_more_than_all(clock, capsys):
     with RunProgress(10) as shown:
-        clock.now += 10
-        shown.update(Counts(written=8), 7)
+        shown.update(Counts(written=8), 7, ended=True)
     assert "10 of 10 rows (100%)" in capsys.readouterr().err
+
+
+def test_a_short_run_gets_one_line_which_is_its_end(clock, capsys):
+    with RunProgress(10) as shown:
+        clock.now += 30  # a start-up longer than the time between lines
+        shown.update(Counts(), 6)
+        assert capsys.readouterr().err == ""
+        clock.now += 1
+        shown.update(Counts(written=7, unchanged=3), 0, ended=True)
+    assert capsys.readouterr().err == "embed: 10 of 10 rows (100%), 4.0 rows/s, 0 s left, 0 rejected\n"
 
 
 def test_a_terminal_gets_a_bar_instead_of_lines(clock, capsys, monkeypatch):
