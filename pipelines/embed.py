@@ -100,7 +100,7 @@ class Summary:
             f"{config.table}: read {counts.read:,}: written {counts.written:,}, rewritten {counts.rewritten:,}, "
             f"unchanged {counts.unchanged:,}, rejected {counts.rejected:,}",
             f"{name_encoder(self.job)}: {duration(self.seconds)}, of which start-up {duration(self.startup_seconds)}"
-            + (f", then {self.rows_per_second:,.1f} rows/s" if self.rows_per_second else ""),
+            + (f", then {self.rows_per_second:,.1f} rows/s encoded" if self.rows_per_second else ""),
         ]
         if counts.reasons:
             lines.append(f"rejected, see {config.table}_rejects: {name_reasons(counts)}")
@@ -109,8 +109,11 @@ class Summary:
 
     @property
     def rows_per_second(self) -> float | None:
-        """After start-up, which ends with the first batch; None where less than a second is left to judge by."""
-        seconds, rows = self.seconds - self.startup_seconds, self.counts.settled - self.first_rows
+        """Rows encoded after start-up, which ends with the first batch; None where too little is left to judge by.
+
+        Unchanged rows are not among them: on a night that resumes they would make any encoder look fast.
+        """
+        seconds, rows = self.seconds - self.startup_seconds, self.counts.written - self.first_rows
         return rows / seconds if seconds > 1 and rows > 0 else None
 
 

@@ -26,7 +26,7 @@ RUN_SCHEMA = pa.schema(
         ("unchanged", pa.int64()),
         ("rejected", pa.int64()),
         ("published_version", pa.int64()),
-        ("rows_per_second", pa.float64()),  # after start-up; null where nothing was left to judge by
+        ("rows_per_second", pa.float64()),  # encoded, after start-up; null where too few were
         ("gates", pa.string()),  # JSON: what was checked before publishing
         ("configuration", pa.string()),  # JSON: the run's options, resolved, and the encoder's identity
         ("versions", pa.string()),  # JSON: of the libraries

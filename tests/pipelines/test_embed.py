@@ -1,5 +1,6 @@
 """The whole way, from a source to a published table, through the function that the job calls."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ import pipelines.embed
 from pipelines.embed import GateError, TooManyRejectsError, embed
 from pipelines.run_config import EmbedConfig
 from pipelines.sample_catalog import draw, records
+from pipelines.sink.commit import Counts
 from pipelines.sink.table import open_dataset, published, stored_identity
 from vista_core import Encoder, EncoderSettings, Record, UsageError
 
@@ -66,6 +68,16 @@ def test_every_record_ends_in_the_table_or_the_rejects_once(embedded):
     assert (summary.counts.read, summary.counts.written, summary.counts.rejected) == (336, 335, 1)
     assert "rejected 1" in str(summary)
     assert "vista-tiny (untrained)" in str(summary)
+
+
+def test_rows_that_did_not_change_make_no_encoder_look_fast(embedded):
+    _, summary = embedded
+    counts = Counts(read=4442, written=3442, unchanged=1000)
+    resumed = dataclasses.replace(summary, counts=counts, seconds=551, startup_seconds=100, first_rows=64)
+    assert resumed.rows_per_second == (3442 - 64) / 451
+    assert "7.5 rows/s encoded" in str(resumed)
+    quiet = dataclasses.replace(resumed, counts=Counts(read=4442, unchanged=4442))
+    assert quiet.rows_per_second is None
 
 
 def test_each_vector_is_that_of_its_own_record(embedded):
