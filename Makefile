@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: env demo test lint bench clean
+.PHONY: env demo test chaos lint bench clean
 .DEFAULT_GOAL := env
 
 env: .venv/.ready
@@ -21,6 +21,9 @@ demo: env
 
 test: env
 	$(BIN)/python -m pytest
+
+chaos: env
+	$(BIN)/python -m pytest -m chaos
 
 lint: env
 	$(BIN)/ruff check .

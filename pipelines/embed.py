@@ -8,15 +8,10 @@ import importlib.metadata
 import json
 import logging
 import math
-import os
-import sys
 import time
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import lance
@@ -26,9 +21,10 @@ from ray.data import ActorPoolStrategy, Dataset
 from ray.exceptions import RayTaskError
 
 from pipelines.progress import RunProgress, duration
-from pipelines.records import IMAGE, REJECT_SCHEMA, table_schema
-from pipelines.resources import Cluster, Resources, share_out
-from pipelines.run_config import EmbedConfig, encoder_settings
+from pipelines.ray_session import cluster_now, start_ray
+from pipelines.records import IMAGE, REJECT_SCHEMA, RESERVED, table_schema
+from pipelines.resources import Resources, share_out
+from pipelines.run_config import EmbedConfig, ImageIdentity, encoder_settings
 from pipelines.sink.commit import Committer, Counts, clear_stale_rejects
 from pipelines.sink.fragments import Bundle, Refill, Written, write_bundle
 from pipelines.sink.gates import Verdict, conservation
@@ -45,16 +41,20 @@ from pipelines.sink.table import (
     stored_identity,
     table_uri,
 )
-from pipelines.sources import Columns, Source, open_source
-from pipelines.sources.objects import absolute, printable
+from pipelines.sources import Source
+from pipelines.sources.columns import Columns, Images
+from pipelines.sources.excerpt import first_units, thin_out
+from pipelines.sources.kinds import open_source
+from pipelines.sources.objects import absolute, bucket_or_folder, printable
 from pipelines.stages.decode import decode
 from pipelines.stages.encode import EncodeActor, local_file
+from pipelines.stages.fetch import FetchRules, fetch, identify
 from pipelines.stages.select import select
 from vista_core import MODELS, EncoderIdentity, EncoderSettings, UsageError, VistaError, display_name
 from vista_core.device import resolve_dtype
 
+FETCH_ROWS = 256
 COMMIT_ROWS = 262_144
-ACTOR_START_SECONDS = 600
 COMMIT_BYTES = 256 << 20
 REJECTS_JUDGED_FROM = 1_000
 LIBRARIES = ("ray", "pylance", "lancedb", "torch", "tokenizers", "pillow", "pyarrow", "vista")
@@ -71,15 +71,50 @@ class GateError(VistaError):
 
 
 @dataclass(frozen=True)
+class Catalog:
+    """A source, and what of its reading must be the same on each night that it is read."""
+
+    source: Source
+    images: Images
+    image_identity: ImageIdentity
+
+    def remembered(self) -> dict[str, Any]:
+        """What is stored with the table."""
+        return {"columns": self.source.roles, "images": self.images, "image_identity": self.image_identity}
+
+
+@dataclass(frozen=True)
 class Job:
     """Everything a run was resolved to, before anything is written."""
 
     config: EmbedConfig
-    source: Source
+    catalog: Catalog
+    rules: FetchRules
     units: list[dict]
     settings: EncoderSettings
     identity: EncoderIdentity
     resources: Resources
+
+    @property
+    def source(self) -> Source:
+        """What is read."""
+        return self.catalog.source
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are to read, or a guess."""
+        rows = sum(unit["rows"] for unit in self.units)
+        return rows if self.config.limit is not None else round(rows * self.config.sample)
+
+    @property
+    def partial(self) -> bool:
+        """Whether only a part of the source is read."""
+        return self.config.limit is not None or self.config.sample < 1
+
+    @property
+    def exact(self) -> bool:
+        """Whether the number of rows to read is known."""
+        return self.config.limit is not None or (self.source.exact and self.config.sample == 1)
 
 
 @dataclass(frozen=True)
@@ -125,10 +160,10 @@ def embed(config: EmbedConfig) -> Summary:
     """
     began, started = time.monotonic(), datetime.now(UTC)
     config = with_absolute_paths(config)
-    source = open_catalog(config)
-    log.info("source %s: %s", config.source, "; ".join(source.describe()))
+    catalog = open_catalog(config)
+    log.info("source %s: %s", config.source, "; ".join(catalog.source.describe()))
     start_ray()
-    job = resolve(config, source)
+    job = resolve(config, catalog)
     log.info("%s; %s units of work", name_encoder(job), f"{len(job.units):,}")
     table, rejects = open_tables(job)
     record = RunRecord(table_uri(config.db, f"{config.table}_runs"), started, configuration(job), library_versions())
@@ -156,43 +191,84 @@ def with_absolute_paths(config: EmbedConfig) -> EmbedConfig:
         db=absolute(config.db),
         weights=config.weights and absolute(config.weights),
         from_pretrained=config.from_pretrained and absolute(config.from_pretrained),
+        image_root=config.image_root and absolute(config.image_root),
+        allow_prefix=tuple(map(absolute, config.allow_prefix)),
     )
 
 
-def open_catalog(config: EmbedConfig) -> Source:
-    """The source, its columns taken for the same as when the table was made.
+def open_catalog(config: EmbedConfig) -> Catalog:
+    """The source, read in the way that the table was made.
 
     A guess may turn out otherwise the night that a catalog gains a column, and another id column would double the
-    table. Raises UsageError where only the user can know.
+    table; so would ids that begin to be numbered. Raises UsageError where only the user can know.
     """
-    asked = Columns(config.id_column, config.text_column, config.image_column)
-    source = open_source(config.source, asked)
     existing = open_dataset(table_uri(config.db, config.table))
-    before = made_from(existing).get("columns", {}) if existing is not None else {}
-    settled = {role: getattr(asked, role) or before.get(role, taken) for role, taken in source.roles.items()}
+    before = made_from(existing) if existing is not None else {}
+    like = passed_through(existing.schema) if existing is not None else None
+    images = as_before(config, "images", "each", before)
+    identity = as_before(config, "image_identity", "version", before)
+    asked = Columns(config.id_column, config.text_column, config.image_column, images)
+    source = open_source(config.source, asked, like, config.source_kind)
+    columns = before.get("columns", {})
+    settled = {role: getattr(asked, role) or columns.get(role, taken) for role, taken in source.roles.items()}
     if settled != source.roles:
-        source = open_source(config.source, Columns(**settled))
+        source = open_source(config.source, Columns(**settled, images=images), like, config.source_kind)
     for role, column in settled.items():
         if source.roles[role] != column:
             raise UsageError(
                 f"{config.table} was filled without a column for {role!r}, and {source.roles[role]!r} would now be "
                 f"taken for it: say so with --{role}-column {source.roles[role]}, or choose another --table"
             )
-    return source
+    return Catalog(source, images, identity)
+
+
+def passed_through(table: pa.Schema) -> pa.Schema:
+    """A table's columns that come from the source as they are."""
+    return pa.schema([field for field in table if field.name not in RESERVED])
+
+
+def as_before(config: EmbedConfig, name: str, default: str, before: dict[str, Any]) -> Any:
+    """An option that a table keeps: another value would embed all of it anew, under other ids or fingerprints."""
+    asked, kept = getattr(config, name), before.get(name, default) if before else None
+    if kept is not None and asked not in (None, kept):
+        raise UsageError(
+            f"--{name.replace('_', '-')} {asked}: {config.table} was filled with {kept}; to change that would embed "
+            "every record anew. Leave the option out, or choose another --table"
+        )
+    return asked or kept or default
+
+
+def fetch_rules(config: EmbedConfig, catalog: Catalog) -> FetchRules:
+    """Where images may be fetched from: the source's own bucket or folder, and what the user allows."""
+    roots = [config.image_root] if config.image_root else []
+    return FetchRules(
+        allowed=(bucket_or_folder(config.source), *roots, *config.allow_prefix),
+        root=config.image_root,
+        max_bytes=int(config.max_image_mb * 1e6),
+        timeout_seconds=config.fetch_timeout,
+        identity=catalog.image_identity,
+    )
 
 
 def build(job: Job, base: TableVersion) -> Dataset:
     """The flow, from units to encoded records."""
     uses, settings = job.resources, job.settings
     units = [{"unit": json.dumps(unit)} for unit in job.units]
-    return (
-        ray.data.from_items(units, override_num_blocks=len(units))
-        .map_batches(
-            functools.partial(read_and_select, source=job.source.without_listing(), base=base),
-            batch_size=1,
-            num_cpus=uses.read_cpus,
+    read = functools.partial(
+        read_and_select, source=job.source.without_listing(), rules=job.rules, share=job.config.sample, base=base
+    )
+    records = ray.data.from_items(units, override_num_blocks=len(units)).map_batches(
+        read, batch_size=1, num_cpus=uses.read_cpus
+    )
+    if job.source.elsewhere:
+        records = records.map_batches(
+            functools.partial(fetch, rules=job.rules),
+            batch_format="pyarrow",
+            batch_size=FETCH_ROWS,
+            num_cpus=uses.fetch_cpus,
         )
-        .map_batches(
+    return (
+        records.map_batches(
             functools.partial(decode, settings=settings, store_images=job.config.store_images),
             batch_format="pyarrow",
             batch_size=uses.transport_rows,
@@ -212,11 +288,13 @@ def build(job: Job, base: TableVersion) -> Dataset:
     )
 
 
-def read_and_select(batch: dict[str, Any], source: Source, base: TableVersion) -> Iterator[pa.Table]:
+def read_and_select(
+    batch: dict[str, Any], source: Source, rules: FetchRules, share: float, base: TableVersion
+) -> Iterator[pa.Table]:
     """One unit, streamed: its records that need a vector, its rejects, and its tallies."""
-    for unit in batch["unit"]:
-        for records, rejects in source.read(json.loads(unit)):
-            yield from select(records, rejects, source.has_ids, base)
+    for unit in map(json.loads, batch["unit"]):
+        for records, rejects in thin_out(source.read(unit), share, unit.get("limit")):
+            yield from select(*identify(records, rejects, rules), source.has_ids, base)
 
 
 def run(job: Job, committer: Committer, began: float) -> tuple[float, int]:
@@ -227,7 +305,7 @@ def run(job: Job, committer: Committer, began: float) -> tuple[float, int]:
     # Reserves nothing: backpressured tasks keep their CPUs, and wait for what this one commits.
     write = ray.remote(num_cpus=0, scheduling_strategy="SPREAD")(write_bundle)
     startup, first_rows = 0.0, 0
-    with RunProgress(sum(unit["rows"] for unit in job.units)) as progress:
+    with RunProgress(job.rows, job.exact) as progress:
         waiting: list[Any] = []
         rows = size = 0
         last_commit = time.monotonic()
@@ -275,8 +353,9 @@ def finish(job: Job, committer: Committer, verdicts: list[Verdict]) -> int:
     """Publish the table if the gates let it pass, and return its version."""
     if failed := [verdict for verdict in verdicts if not verdict.passed]:
         raise GateError("not published: " + "; ".join(f"{v.gate}: {v.message}" for v in failed))
-    listed = {printable(name) for unit in job.units for name in unit_objects(unit)}
-    clear_stale_rejects(committer.rejects, committer.run, listed)
+    if not job.partial:
+        listed = {printable(name) for unit in job.units for name in unit_objects(unit)}
+        clear_stale_rejects(committer.rejects, committer.run, listed)
     committer.table = index_ids(committer.table)
     publish(committer.table)
     return committer.table.version
@@ -287,49 +366,7 @@ def unit_objects(unit: dict) -> list[str]:
     return unit["images"] if "images" in unit else [unit["object"]]
 
 
-def start_ray() -> None:
-    """Join the cluster of RAY_ADDRESS (as a submitted job does) or one that runs here, else start one."""
-    if not ray.is_initialized():
-        # Ray forks only to exec, so nothing of Lance runs in between.
-        warnings.filterwarnings("ignore", message="lance is not fork-safe")
-        # Ray Data's actors always draw a complaint from the core worker about their arguments (ray#53727).
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        with quiet_stderr():  # it would say that the level was set
-            ray.init(logging_level=logging.ERROR, log_to_driver=False, runtime_env=worker_environment())
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    # It warns of every stage that uses memory at all, since none says beforehand how much.
-    context.issue_detectors_config.high_memory_detector_config.detection_time_interval_s = -1
-    # Encoders that can't start must end the run with their error; and decoding needn't start before they did.
-    context.wait_for_min_actors_s = ACTOR_START_SECONDS
-
-
-@contextmanager
-def quiet_stderr() -> Iterator[None]:
-    """Drops what native code writes to standard error meanwhile; exceptions are not affected."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
-def worker_environment() -> dict[str, Any]:
-    """Lets workers import this code where it isn't installed; under `ray job submit` they can already."""
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
-        return {}
-    here = str(Path(__file__).resolve().parents[1])
-    return {"env_vars": {"PYTHONPATH": os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])}}
-
-
-def resolve(config: EmbedConfig, source: Source) -> Job:
+def resolve(config: EmbedConfig, catalog: Catalog) -> Job:
     """Settle everything that can be settled before the start. Raises UsageError for what can't work."""
     resources = share_out(cluster_now(), config.device, config.num_actors)
     existing = open_dataset(table_uri(config.db, config.table))
@@ -342,19 +379,14 @@ def resolve(config: EmbedConfig, source: Source) -> Job:
             f"{table_uri(config.db, config.table)}: the column `vector` was embedded with another encoder, and the "
             f"vectors of two can't be compared: {'; '.join(differences)}. Use the column's encoder, or another --table"
         )
-    units = source.units()
+    units = catalog.source.units()
+    if config.limit is not None:
+        units = first_units(catalog.source, units, config.sample, config.limit)
     if not sum(unit["rows"] for unit in units):
         raise UsageError(f"--source {config.source}: there are no records in it")
     resources = limit_actors(resources, sum(unit["rows"] for unit in units))
     settings = dataclasses.replace(settings, dtype=identity.dtype)  # not for each actor's machine to decide
-    return Job(config, source, units, settings, identity, resources)
-
-
-def cluster_now() -> Cluster:
-    """What Ray has to give at this moment."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    cpus, gpus = (sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU"))
-    return Cluster(cpus, gpus, sum("CPU" in node for node in nodes))
+    return Job(config, catalog, fetch_rules(config, catalog), units, settings, identity, resources)
 
 
 def limit_actors(resources: Resources, rows: int) -> Resources:
@@ -389,8 +421,7 @@ def open_tables(job: Job) -> tuple[lance.LanceDataset, lance.LanceDataset]:
         "model": config.model,
         "weights": config.weights,
         "from_pretrained": config.from_pretrained,
-        "columns": source.roles,
-    }
+    } | job.catalog.remembered()
     table = ensure_dataset(table_uri(config.db, config.table), new_table_schema(schema, job.identity, files))
     if config.store_images and IMAGE not in table.schema.names:
         raise UsageError(f"--store-images: {config.table} was made without it; choose another --table")

@@ -17,8 +17,9 @@ LINE_SECONDS = 10.0
 class RunProgress:
     """Rows, rows/s, rejected, and time left."""
 
-    def __init__(self, total: int) -> None:
-        self.total = total
+    def __init__(self, total: int, exact: bool) -> None:
+        """`exact` says whether `total` is known or a guess."""
+        self.total, self.exact = total, exact
         self.console = Console(stderr=True)
         self.bar = Progress(
             TextColumn("embed"),
@@ -43,18 +44,21 @@ class RunProgress:
     def update(self, counts: Counts, arrived: int, ended: bool = False) -> None:
         """`arrived` rows are encoded and wait for the next commit; `ended` says that there is nothing left."""
         now = time.monotonic()
-        done = min(counts.settled + arrived, self.total)
+        if not self.exact:
+            self.total = counts.settled if ended else max(self.total, counts.settled)
+        done = min(counts.settled + arrived, self.total)  # tallies count among those that arrived
         if self.first is None:
             self.first, self.last_line = (now, done), now  # start-up and the first batch don't count
         since, before = self.first
-        rate = (done - before) / (now - since) if now > since else 0.0
+        rate = (done - before) / (now - since) if now > since and done > before else 0.0
         left = f"{rate:,.1f} rows/s, {duration((self.total - done) / rate)} left, " if rate else ""
         status = f"{left}{counts.rejected:,} rejected"
-        self.bar.update(self.task, completed=done, status=status)
+        self.bar.update(self.task, completed=done, total=self.total, status=status)
         if not self.console.is_terminal and (ended or now - self.last_line >= LINE_SECONDS):
             self.last_line = now
             share = done / self.total if self.total else 1
-            print(f"embed: {done:,} of {self.total:,} rows ({share:.0%}), {status}", file=sys.stderr, flush=True)
+            about = "" if self.exact or ended else "about "
+            print(f"embed: {done:,} of {about}{self.total:,} rows ({share:.0%}), {status}", file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:

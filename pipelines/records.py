@@ -2,6 +2,7 @@
 
     read      id, text, image, image_uri, _object, _row, the source's other columns
     select    vector_fingerprint; rows that the table already holds are dropped and counted in a tally
+    fetch     image, where image_uri alone says where it is
     decode    modality, truncated, input_ids, pixels (and the image bytes go, unless they are stored)
     encode    vector (and input_ids and pixels go)
 
@@ -111,16 +112,19 @@ def table_schema(extra: pa.Schema, dimension: int, *, image_uri: bool, store_ima
     return pa.schema(fields)
 
 
-def fingerprint(text: str | None, image: bytes | None) -> bytes:
+def fingerprint(text: str | None, image: bytes | None, elsewhere: str | None = None) -> bytes:
     """16 bytes that change when, and only when, what the encoder sees of a record changes (XXH3, 128 bits).
 
-    No text and an empty text are the same to the encoder, and so have one fingerprint.
+    No text and an empty text are the same to the encoder, and so have one fingerprint. `elsewhere` stands for an image
+    that is not at hand: its URI and version.
     """
     encoded = (text or "").encode("utf-8", "surrogatepass")
     digest = xxhash.xxh3_128(len(encoded).to_bytes(8, "little"))
     digest.update(encoded)
-    digest.update(b"\x00" if image is None else b"\x01")
-    digest.update(image or b"")
+    if elsewhere is not None:
+        digest.update(b"\x02" + elsewhere.encode("utf-8", "surrogatepass"))
+    else:
+        digest.update(b"\x00" if image is None else b"\x01" + image)
     return digest.digest()
 
 

@@ -17,6 +17,7 @@ class Resources:
     actor_cpus: float
     actor_gpus: float
     read_cpus: float
+    fetch_cpus: float
     decode_cpus: float
     threads: int | None  # of a CPU encoder's matrix products
     transport_rows: int  # rows handed to an encode actor at once
@@ -24,7 +25,7 @@ class Resources:
     @property
     def cpus(self) -> float:
         """The least that the pipeline needs: every actor, and one task of each kind."""
-        return self.actors * self.actor_cpus + self.read_cpus + self.decode_cpus
+        return self.actors * self.actor_cpus + self.read_cpus + self.fetch_cpus + self.decode_cpus
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,12 @@ def share_out(cluster: Cluster, device: str, num_actors: int | None) -> Resource
         actors = int(cluster.gpus) if num_actors is None else num_actors
         if actors > cluster.gpus:
             raise UsageError(f"--num-actors {actors}: each takes a GPU and the Ray cluster has {cluster.gpus:g}")
-        wanted = Resources("cuda", actors, 0, 1, 0.5, 1, None, transport_rows=1024)
+        wanted = Resources("cuda", actors, 0, 1, 0.5, 0.2, 1, None, transport_rows=1024)
     else:
         actors = max(1, cluster.nodes) if num_actors is None else num_actors
         threads = max(1, int(cluster.cpus // max(actors, cluster.nodes)))
         # Ray Data fuses stages with equal reservations: with decode's the actor would decode by itself.
-        wanted = Resources("cpu", actors, 0.5, 0, 0.25, 1, threads, transport_rows=64)
+        wanted = Resources("cpu", actors, 0.5, 0, 0.25, 0.2, 1, threads, transport_rows=64)
     if wanted.cpus > cluster.cpus:
         raise UsageError(
             f"{actors} encode actors and the stages that feed them need {wanted.cpus:g} CPUs, the Ray cluster has "

@@ -15,8 +15,11 @@ from typing import Any, Literal, TypeVar
 
 import tyro
 
+from pipelines.sources.columns import Images
+from pipelines.sources.kinds import Kind
 from vista_core import EncoderSettings, UsageError
 
+ImageIdentity = Literal["version", "content", "uri"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -29,7 +32,8 @@ class EmbedConfig:
     """
 
     source: str
-    """What to read: Parquet files (`s3://bucket/catalog/*.parquet`, a file, a folder of them) or a folder of images."""
+    """What to read: Parquet, WebDataset shards, JSON lines, CSV, Arrow files, a Lance table or a folder of images,
+    named as a file, a folder or a glob (`s3://bucket/catalog/*.parquet`)."""
     db: str
     """Where the LanceDB tables are: a folder or an s3:// URI."""
     table: str
@@ -45,7 +49,27 @@ class EmbedConfig:
     text_column: str | None = None
     """Column that holds the text; default: `text`, `caption`, `title` and the like."""
     image_column: str | None = None
-    """Column that holds the image's bytes; default: `image`, `jpg` and the like, or the only column of bytes."""
+    """Column of image bytes, or of paths or URIs to fetch; default: `image`, `jpg`, `image_url` and the like."""
+    source_kind: Kind | None = None
+    """What --source is; default: found by names and first bytes."""
+    images: Images | None = None
+    """Of a list of images: a row for `each` (ids ID#0, ID#1, ...) or for the `first` only; default: each."""
+    image_root: str | None = None
+    """Folder that relative image paths start from; default: the folder of the file that names them."""
+    allow_prefix: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Images may also be fetched from below this, such as https://img.example.com/ or s3://other-bucket/. May be given
+    several times. Default: only from the source's own bucket or folder."""
+    image_identity: ImageIdentity | None = None
+    """When an image elsewhere counts as changed: by its `version` (etag, or size and time: asked for each, each night),
+    its `content` (fetched each night), or its `uri` alone (for URIs whose image never changes); default: version."""
+    max_image_mb: float = 64.0
+    """Images elsewhere that are larger than this are rejected."""
+    fetch_timeout: float = 30.0
+    """Seconds that an attempt to fetch an image may take."""
+    limit: int | None = None
+    """Only the first so many records, for a first try."""
+    sample: float = 1.0
+    """Only this share of the records, always the same ones, for a first try."""
     alpha: Literal["drop", "white"] | None = None
     """Transparent images: `drop` the alpha channel as the reference does, or composite on `white` first."""
     max_tokens: int | None = None
@@ -69,6 +93,13 @@ class EmbedConfig:
             raise UsageError(f"--max-reject-rate is a share between 0 and 1, not {self.max_reject_rate}")
         if self.num_actors is not None and self.num_actors < 1:
             raise UsageError(f"--num-actors must be 1 or more, not {self.num_actors}")
+        if not 0 < self.sample <= 1:
+            raise UsageError(f"--sample is a share above 0 and up to 1, not {self.sample}")
+        if self.limit is not None and self.limit < 1:
+            raise UsageError(f"--limit must be 1 or more, not {self.limit}")
+        for option, value in (("--max-image-mb", self.max_image_mb), ("--fetch-timeout", self.fetch_timeout)):
+            if value <= 0:
+                raise UsageError(f"{option} must be more than 0, not {value}")
         if self.commit_seconds < 0:
             raise UsageError(f"--commit-seconds must be 0 or more, not {self.commit_seconds}")
         check_table_name(self.table)
@@ -164,5 +195,5 @@ def options_of_file(kind: Any, path: Path) -> list[str]:
         if value is True:
             arguments.append(option)
         elif value is not False:
-            arguments.append(f"{option}={value}")
+            arguments += [f"{option}={each}" for each in (value if isinstance(value, list) else [value])]
     return arguments

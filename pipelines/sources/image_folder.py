@@ -8,16 +8,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from pipelines.records import ID, IMAGE, IMAGE_URI, OBJECT, ROW, TEXT, Reject, read_schema
+from pipelines.sources.columns import Columns
 from pipelines.sources.objects import Listing, SourceError, SourceObject, credentials_hint, filesystem, printable
 from vista_core import UsageError
-
-if TYPE_CHECKING:
-    from pipelines.sources import Columns
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 PAGE_FILES = 256
@@ -33,6 +30,8 @@ class ImageFolder:
     extra: pa.Schema = pa.schema([])  # noqa: RUF009 (schemas are immutable)
     has_ids: bool = True
     has_uris: bool = True
+    elsewhere: bool = False
+    exact: bool = True
 
     @classmethod
     def open(cls, listing: Listing, columns: Columns) -> ImageFolder:
@@ -48,7 +47,7 @@ class ImageFolder:
 
     def without_listing(self) -> ImageFolder:
         """What a worker needs to read a unit."""
-        return dataclasses.replace(self, listing=dataclasses.replace(self.listing, objects=()))
+        return dataclasses.replace(self, listing=self.listing.emptied())
 
     def describe(self) -> list[str]:
         """What was found."""
@@ -97,7 +96,7 @@ class ImageFolder:
             rows.append(
                 {
                     ID: uri.removeprefix(printable(self.listing.root)).lstrip("/"),
-                    TEXT: None if isinstance(text, Reject) else text or None,
+                    TEXT: None if isinstance(text, Reject) else text,
                     IMAGE: None if isinstance(image, Reject) else image,
                     IMAGE_URI: uri,
                     OBJECT: uri,
@@ -132,9 +131,18 @@ def fetch(uri: str | None) -> bytes | Reject:
         return Reject("read", "object_unreadable", printable(f"{uri}: {type(error).__name__}: {error}"))
 
 
-def decoded(text: bytes | Reject) -> str | Reject:
+def decoded(text: bytes | Reject) -> str | Reject | None:
     """A text file's text."""
     try:
-        return text if isinstance(text, Reject) else text.decode("utf-8-sig").strip()
+        return text if isinstance(text, Reject) else file_text(text)
     except UnicodeDecodeError as error:
         return Reject("read", "text_not_utf8", f"the text file: {error}")
+
+
+def file_text(content: bytes) -> str | None:
+    """The text of a file, without the newline that editors end it with; None if it is blank.
+
+    Raises UnicodeDecodeError.
+    """
+    text = content.decode("utf-8-sig").rstrip("\r\n")
+    return text if text.strip() else None

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import re
+import tarfile
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +21,8 @@ from vista_core import UsageError, VistaError
 BOOKKEEPING = re.compile(
     r"_SUCCESS|_metadata|_common_metadata|_temporary|_spark_metadata|_delta_log|_(committed|started)_.*"
 )
+
+READ_ERRORS = (pa.ArrowException, OSError, UnicodeDecodeError, EOFError, tarfile.TarError, zlib.error)
 
 
 class SourceError(VistaError):
@@ -50,6 +55,15 @@ class Listing:
         kept = tuple(item for item in self.objects if item.uri.lower().endswith(tuple(suffixes)))
         return Listing(self.uri, self.root, kept)
 
+    def emptied(self) -> Listing:
+        """The same without objects: what is sent to workers must not grow with the source."""
+        return Listing(self.uri, self.root, ())
+
+    @property
+    def megabytes(self) -> float:
+        """Size of all objects, in 10^6 bytes."""
+        return sum(item.size for item in self.objects) / 1e6
+
 
 def filesystem(uri: str) -> tuple[Any, str]:
     """fsspec's file system for `uri` and the path in it. Listings are never cached: a nightly run wants today's.
@@ -67,7 +81,7 @@ def list_objects(uri: str) -> Listing:
         found = {}
         if fsspec.core.has_magic(path):
             found = fs.glob(path, detail=True)
-            root = path[: min(path.index(c) for c in "*?[" if c in path)].rpartition("/")[0]
+            root = before_magic(path)
         if not found:  # a plain path, a name with brackets, or a bucket that isn't there, of which a glob says nothing
             found = fs.find(path, detail=True)
             root = path if fs.isdir(path) else path.rpartition("/")[0]
@@ -83,6 +97,21 @@ def list_objects(uri: str) -> Listing:
     if not objects:
         raise UsageError(f"--source {uri}: nothing is there. Check the path; a glob needs quotes in the shell")
     return Listing(uri, object_uri(fs, root), tuple(objects))
+
+
+def before_magic(path: str) -> str:
+    """The folder in which a glob begins to match."""
+    return path[: min(path.index(c) for c in "*?[" if c in path)].rpartition("/")[0]
+
+
+def bucket_or_folder(uri: str) -> str:
+    """What belongs to a source beside its records: its bucket, or on a disk its folder."""
+    fs, path = filesystem(uri)
+    if "://" in uri:
+        return str(fs.unstrip_protocol(path.partition("/")[0]))
+    if fsspec.core.has_magic(path) and not fs.exists(path):
+        return before_magic(path)
+    return path if fs.isdir(path) and not path.endswith(".lance") else path.rpartition("/")[0]
 
 
 def link_target(fs: Any, link: dict) -> dict:
@@ -134,11 +163,21 @@ def open_unchanged(uri: str, version: str) -> Iterator[IO[bytes]]:
         with fs.open(path, "rb", **options) as handle:
             check_unchanged(uri, version)  # after opening: s3fs reads only what it opened, by its etag
             yield handle
-    except (OSError, pa.ArrowException) as error:
+    except READ_ERRORS as error:
         check_unchanged(uri, version)  # half of one version and half of another looks like damage
         if isinstance(error, OSError) and error.errno is not None:
             raise SourceError(f"{uri}: {type(error).__name__}: {error}. {credentials_hint(uri)}") from error
         raise
+
+
+def is_damage(error: Exception) -> bool:
+    """Whether one of READ_ERRORS is damaged content, which a retry won't mend.
+
+    pyarrow raises OSError for damage, too, but without an errno; so does gzip.
+    """
+    if isinstance(error, OSError):
+        return isinstance(error, gzip.BadGzipFile) or (type(error) is OSError and error.errno is None)
+    return True
 
 
 def check_unchanged(uri: str, version: str) -> None:

@@ -281,6 +281,21 @@ def test_a_catalog_that_gains_a_column_is_read_as_before(tmp_path):
     assert set(rows(tmp_path)) == {"a", "b"}
 
 
+def test_types_of_a_text_format_are_those_of_the_table_and_its_own_columns_are_no_columns_of_the_source(tmp_path):
+    source = tmp_path / "a.jsonl"
+    source.write_text('{"caption": "one", "price": 1.5}')
+    config = EmbedConfig(str(source), str(tmp_path / "db"), "t")
+    embed(config)
+    source.write_text('{"caption": "one", "price": 1}\n{"caption": "two", "price": 2}\n{"caption": "three"}')
+    summary = embed(config)
+    assert (summary.counts.written, summary.counts.unchanged) == (2, 1)
+    assert {row["text"]: row["price"] for row in rows(tmp_path / "db").values()} == {
+        "one": 1.5,
+        "two": 2,
+        "three": None,
+    }
+
+
 class DiesOnce(pipelines.embed.EncodeActor):
     """An encode actor whose process is killed in its first batch, the first time that any is."""
 
@@ -323,9 +338,65 @@ def test_a_catalog_without_records_is_an_error_that_names_it(tmp_path):
         embed(EmbedConfig(source, str(tmp_path), "t"))
 
 
-def test_images_that_are_only_named_are_rejected_rather_than_left_out(tmp_path):
-    images = [{"bytes": draw("star", "red", "blue"), "path": "a.png"}, {"bytes": None, "path": "b.png"}, None]
-    pq.write_table(pa.table({"id": ["a", "b", "c"], "text": ["x", "y", "z"], "image": images}), tmp_path / "a.parquet")
-    embed(EmbedConfig(str(tmp_path / "a.parquet"), str(tmp_path), "t", max_reject_rate=1))
-    assert {key: row["modality"] for key, row in rows(tmp_path).items()} == {"a": "image_text", "c": "text"}
-    assert [(reject["id"], reject["reason"]) for reject in rejects(tmp_path)] == [("b", "image_not_inline")]
+def test_an_image_that_is_only_named_is_fetched_and_a_missing_one_tried_again(tmp_path):
+    images = [
+        {"bytes": draw("star", "red", "blue"), "path": "a.png"},
+        *({"bytes": None, "path": p} for p in "bc"),
+        None,
+    ]
+    table_of = pa.table({"id": ["a", "b", "c", "d"], "text": ["x", "y", "z", "z"], "image": images})
+    pq.write_table(table_of, tmp_path / "a.parquet")
+    (tmp_path / "b").write_bytes(draw("star", "red", "blue"))
+    config = EmbedConfig(str(tmp_path / "a.parquet"), str(tmp_path), "t", max_reject_rate=1)
+    embed(config)
+    assert {key: row["modality"] for key, row in rows(tmp_path).items()} == {
+        **dict.fromkeys("ab", "image_text"),
+        "d": "text",
+    }
+    assert [(reject["id"], reject["reason"]) for reject in rejects(tmp_path)] == [("c", "fetch_not_found")]
+    (tmp_path / "c").write_bytes(draw("ring", "red", "blue"))
+    summary = embed(config)
+    assert (summary.counts.written, summary.counts.unchanged, rejects(tmp_path)) == (1, 3, [])
+
+
+def test_what_a_record_names_outside_its_folder_is_not_read(tmp_path):
+    outside = tmp_path / "outside.png"
+    outside.write_bytes(draw("star", "red", "blue"))
+    (tmp_path / "in").mkdir()
+    lines = [{"id": "a", "image": str(outside)}, {"id": "b", "image": "../outside.png"}, {"id": "c", "text": "x"}]
+    (tmp_path / "in" / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    config = EmbedConfig(str(tmp_path / "in"), str(tmp_path), "t", max_reject_rate=1)
+    embed(config)
+    assert {reject["id"]: reject["reason"] for reject in rejects(tmp_path)} == {
+        "a": "uri_not_allowed",
+        "b": "uri_invalid",
+    }
+    embed(dataclasses.replace(config, allow_prefix=(str(tmp_path),)))
+    assert rows(tmp_path).keys() == {"a", "c"}
+
+
+def test_a_part_of_the_source_for_a_first_try(tmp_path):
+    texts = {f"id{n}": f"text {n}" for n in range(200)}
+    source = write_texts(tmp_path / "a.parquet", texts, row_group_size=30)
+    config = EmbedConfig(source, str(tmp_path), "t")
+    summary = embed(dataclasses.replace(config, limit=45))
+    assert (summary.counts.read, summary.counts.written) == (45, 45)
+    assert rows(tmp_path).keys() == set(list(texts)[:45])
+    shared = embed(dataclasses.replace(config, sample=0.5)).counts
+    assert 60 < shared.read < 140
+    whole = embed(config).counts
+    assert (whole.read, whole.unchanged) == (200, 45 + shared.written)
+    assert rows(tmp_path).keys() == texts.keys()
+
+
+def test_what_a_table_was_filled_by_is_kept(tmp_path):
+    (tmp_path / "a.png").write_bytes(draw("star", "red", "blue"))
+    pq.write_table(pa.table({"id": ["a"], "images": [["a.png"]]}), tmp_path / "a.parquet")
+    config = EmbedConfig(str(tmp_path / "a.parquet"), str(tmp_path), "t", images="first", image_identity="content")
+    embed(config)
+    assert rows(tmp_path).keys() == {"a"}
+    same = dataclasses.replace(config, images=None, image_identity=None)
+    assert embed(same).counts.unchanged == 1
+    for option in ({"images": "each"}, {"image_identity": "uri"}):
+        with pytest.raises(UsageError, match=f"--{next(iter(option)).replace('_', '-')} .*t was filled with"):
+            embed(dataclasses.replace(same, **option))

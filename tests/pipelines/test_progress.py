@@ -28,7 +28,7 @@ def clock(monkeypatch):
 
 def test_away_from_a_terminal_a_line_appears_now_and_then(clock, capsys):
     counts = Counts()
-    with RunProgress(1000) as shown:
+    with RunProgress(1000, exact=True) as shown:
         shown.update(counts, 0)  # start-up took long, which must not count as slow rows
         clock.now += 9
         counts.written = 90
@@ -42,19 +42,35 @@ def test_away_from_a_terminal_a_line_appears_now_and_then(clock, capsys):
 
 
 def test_without_a_rate_nothing_is_said_of_time_and_nothing_to_do_is_done(clock, capsys):
-    with RunProgress(0) as shown:
+    with RunProgress(0, exact=True) as shown:
         shown.update(Counts(), 0, ended=True)
     assert capsys.readouterr().err == "embed: 0 of 0 rows (100%), 0 rejected\n"
 
 
 def test_more_rows_than_were_listed_are_not_more_than_all(clock, capsys):
-    with RunProgress(10) as shown:
+    with RunProgress(10, exact=True) as shown:
         shown.update(Counts(written=8), 7, ended=True)
     assert "10 of 10 rows (100%)" in capsys.readouterr().err
 
 
+def test_a_total_that_is_a_guess_says_so_and_gives_way_to_what_comes(clock, capsys):
+    with RunProgress(100, exact=False) as shown:
+        shown.update(Counts(), 0)
+        clock.now += 10
+        shown.update(Counts(written=50), 0)
+        assert capsys.readouterr().err.startswith("embed: 50 of about 100 rows (50%)")
+        clock.now += 10
+        shown.update(Counts(written=120), 0)
+        assert capsys.readouterr().err.startswith("embed: 120 of about 120 rows (100%)")
+    with RunProgress(100, exact=False) as shown:
+        shown.update(Counts(), 85)  # five of them tallies
+        clock.now += 10
+        shown.update(Counts(written=80), 0, ended=True)
+    assert capsys.readouterr().err.startswith("embed: 80 of 80 rows (100%)")
+
+
 def test_a_short_run_gets_one_line_which_is_its_end(clock, capsys):
-    with RunProgress(10) as shown:
+    with RunProgress(10, exact=True) as shown:
         clock.now += 30  # a start-up longer than the time between lines
         shown.update(Counts(), 6)
         assert capsys.readouterr().err == ""
@@ -66,7 +82,7 @@ def test_a_short_run_gets_one_line_which_is_its_end(clock, capsys):
 def test_a_terminal_gets_a_bar_instead_of_lines(clock, capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "160")
-    with RunProgress(1000) as shown:
+    with RunProgress(1000, exact=True) as shown:
         shown.update(Counts(), 0)
         clock.now += 10
         shown.update(Counts(written=200), 0)

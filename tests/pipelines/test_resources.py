@@ -23,14 +23,13 @@ def test_reservations_never_exceed_the_cluster(cluster, device, num_actors):
     except UsageError as refused:
         assert "--num-actors" in str(refused) or "--device cuda" in str(refused)
         return
-    every_stage_once = uses.read_cpus + uses.decode_cpus
+    every_stage_once = uses.read_cpus + uses.fetch_cpus + uses.decode_cpus
     assert uses.actors * uses.actor_cpus + every_stage_once <= cluster.cpus
     assert uses.actors * uses.actor_gpus <= cluster.gpus
-    assert min(uses.actors, uses.read_cpus, uses.decode_cpus) > 0
+    assert min(uses.actors, uses.read_cpus, uses.fetch_cpus, uses.decode_cpus) > 0
     assert (uses.actor_cpus > 0) != (uses.actor_gpus > 0), "Ray Data wants one of the two, not both"
-    assert len({uses.read_cpus, uses.decode_cpus, uses.actor_cpus}) == 3, (
-        "Ray Data fuses stages with equal reservations"
-    )
+    reserved = {uses.read_cpus, uses.fetch_cpus, uses.decode_cpus, uses.actor_cpus}
+    assert len(reserved) == 4, "Ray Data fuses stages with equal reservations"
     assert uses.actors == num_actors or num_actors is None
     assert uses.transport_rows > 0
     if uses.device == "cpu":

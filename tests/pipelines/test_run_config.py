@@ -68,6 +68,14 @@ def test_a_file_can_leave_a_flag_off_and_start_a_text_with_dashes(toml):
     assert parse(SearchConfig, ["--config", path]).text == "--dark"
 
 
+def test_an_option_may_be_given_several_times(toml):
+    options = ["--allow-prefix", "https://a.com/", "--allow-prefix", "s3://b"]
+    assert parse(EmbedConfig, REQUIRED + options).allow_prefix == ("https://a.com/", "s3://b")
+    path = toml('allow-prefix = ["https://a.com/", "s3://b"]')
+    assert parse(EmbedConfig, [*REQUIRED, "--config", path]).allow_prefix == ("https://a.com/", "s3://b")
+    assert parse(EmbedConfig, REQUIRED).allow_prefix == ()
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -101,6 +109,11 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, content):
         (["--commit-seconds", "-1"], "--commit-seconds"),
         (["--model", "clip"], "--model"),
         (["--max-tokens", "0"], "--max-tokens"),
+        (["--sample", "0"], "--sample"),
+        (["--sample", "1.1"], "--sample"),
+        (["--limit", "0"], "--limit"),
+        (["--fetch-timeout", "0"], "--fetch-timeout"),
+        (["--max-image-mb", "-1"], "--max-image-mb"),
         (["--table", "a/b"], "--table"),
         (["--table", ".hidden"], "--table"),
         (["--table", "naïve"], "--table"),

@@ -10,8 +10,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipelines.records import read_schema
-from pipelines.sources import Columns, image_folder, open_source
+from pipelines.sources import image_folder
+from pipelines.sources.columns import Columns
 from pipelines.sources.image_folder import ImageFolder
+from pipelines.sources.kinds import open_source
 from pipelines.sources.objects import Listing, SourceError, SourceObject
 from vista_core import UsageError
 
@@ -47,7 +49,7 @@ def test_images_in_nested_folders_with_the_texts_beside_them(store):
     assert (source.has_ids, source.has_uris, source.extra.names) == (True, True, [])
     assert {key: (row["text"], row["image"]) for key, row in rows.items()} == {
         "a.jpg": (None, b"A"),
-        "shoes/red/b.png": ("ein roter Schuh", b"B"),
+        "shoes/red/b.png": (" ein roter Schuh ", b"B"),
         "shoes/empty.webp": (None, b"C"),
     }
     for key, row in rows.items():

@@ -14,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.records import RESERVED, read_schema
-from pipelines.sources import Columns, open_source, parquet
+from pipelines.sources import parquet, tabular
+from pipelines.sources.columns import Columns
+from pipelines.sources.kinds import open_source
 from pipelines.sources.objects import SourceChangedError, SourceError, list_objects
 from vista_core import UsageError
 
@@ -75,9 +77,8 @@ def test_the_struct_of_hugging_face_datasets(store):
     source = open_table(store, pa.table({"id": ["a", "b", "c"], "image": image}))
     assert source.has_uris
     rows, reasons = read(source)
-    assert columns(rows, "image", "image_uri") == [(b"1", "a.jpg"), (None, None)]
-    assert [key[1] for key in reasons] == [1]
-    assert set(reasons.values()) == {"image_not_inline"}
+    assert columns(rows, "image", "image_uri") == [(b"1", "a.jpg"), (None, "b.jpg"), (None, None)]
+    assert reasons == {}
 
 
 @pytest.mark.parametrize("pattern", ["", "*.parquet", "b c#%20[1].parquet", "**/*.pq"])
@@ -166,7 +167,7 @@ def test_columns_that_a_table_cannot_hold_are_left_out_and_said(local):
     }
     source = open_table(local, pa.table(kept | left_out))
     assert source.extra.names == ["_idx", "a b"]
-    assert source.left_out == tuple(left_out)
+    assert source.layout.left_out == tuple(left_out)
     said = "; ".join(source.describe())
     assert "left out" in said
     assert "dotted.name" in said
@@ -206,19 +207,19 @@ def test_a_batch_is_bounded_in_bytes_and_rows(tmp_path_factory, rows, image_size
 def test_columns_are_found_by_their_usual_names(local):
     table = pa.table({"description": ["d"], "title": ["t"], "photo": [b"p"], "thumb": [b"t"], "sku": [7], "x": ["e"]})
     source = open_table(local, table)
-    assert (source.id_column, source.text_column, source.image_column) == ("sku", "title", "photo")
+    assert (source.layout.id, source.layout.text, source.layout.image) == ("sku", "title", "photo")
     assert source.extra.names == ["description", "thumb", "x"]
     assert "id: sku, text: title, image: photo, passed through: description, thumb, x" in source.describe()
 
 
 def test_a_usual_name_of_another_type_is_passed_over(local):
-    table = pa.table({"id": [1.5], "title": [1], "caption": ["c"], "image": ["http://x"]})
+    table = pa.table({"id": [1.5], "title": [1], "caption": ["c"], "image": [1]})
     source = open_table(local, table)
-    assert (source.id_column, source.text_column, source.image_column) == (None, "caption", None)
+    assert (source.layout.id, source.layout.text, source.layout.image) == (None, "caption", None)
 
 
 def test_the_only_column_of_bytes_is_the_image(local):
-    assert open_table(local, pa.table({"body": [b"1"], "n": [1]})).image_column == "body"
+    assert open_table(local, pa.table({"body": [b"1"], "n": [1]})).layout.image == "body"
     with pytest.raises(UsageError, match=r"body \(binary\), other \(binary\).*--image-column"):
         open_table(local, pa.table({"body": [b"1"], "other": [b"1"]}))
 
@@ -228,7 +229,7 @@ def test_columns_that_were_named_are_taken(local):
     source = open_table(local, table, Columns("nr", "note", "scan"))
     rows, _ = read(source)
     assert columns(rows, "id", "text", "image") == [("7", "n", b"2")]
-    assert source.left_out == ("id", "text", "image"), "their names are taken"
+    assert source.layout.left_out == ("id", "text", "image"), "their names are taken"
 
 
 @pytest.mark.parametrize(
@@ -236,7 +237,7 @@ def test_columns_that_were_named_are_taken(local):
     [
         (Columns(id="nope"), r"--id-column nope: no such column; there are id \(string\), text \(string\)"),
         (Columns(text="price"), r"--text-column price: a column of type double can't serve as this"),
-        (Columns(image="text"), r"--image-column text: a column of type string can't serve"),
+        (Columns(image="price"), r"--image-column price: a column of type double can't serve"),
         (Columns(image="pair"), r"--image-column pair: a column of type struct<path: string> can't serve"),
         (Columns(id="price"), r"--id-column price: a column of type double"),
     ],
@@ -248,7 +249,7 @@ def test_a_column_that_is_missing_or_of_a_wrong_type_is_named_with_what_is_there
 
 
 def test_nothing_to_embed_is_said_with_what_is_there(local):
-    with pytest.raises(UsageError, match=r"no column of text or image bytes .* price \(double\).*--text-column"):
+    with pytest.raises(UsageError, match=r"no column of text or images .* price \(double\).*--text-column"):
         open_table(local, pa.table({"price": [1.5]}))
 
 
@@ -295,16 +296,20 @@ def test_a_wider_type_in_a_later_file_is_read_as_long_as_its_values_fit(local):
 @pytest.mark.parametrize(
     ("name", "values", "message"),
     [
-        ("n", [2**40], "'n' is int64, which can't be read as int32"),
-        ("n", ["many"], "'n' is string, which can't be read as int32"),
-        ("image", [7], "'image' is int64, which can't be read as large_binary"),
-        ("text", [{"de": "x"}], "'text' is struct<de: string>, which can't be read as string"),
+        ("n", [2**40, 7], "n is int64 here and int32 in the rest"),
+        ("n", ["many", "7"], "n is string here and int32 in the rest"),
+        ("image", [7, None], "image is int64 here and large_binary in the rest"),
+        ("text", [{"de": "x"}, None], "text is struct<de: string> here and string in the rest"),
     ],
 )
-def test_values_of_a_later_file_that_do_not_fit_are_named_with_file_and_column(local, name, values, message):
-    first = {"text": ["x"], "n": pa.array([1], pa.int32()), "image": [b"1"]}
-    with pytest.raises(SourceError, match=rf"2\.parquet: its column for {message}"):
-        read(two_files(local, first, first | {name: values}))
+def test_a_value_of_a_later_file_that_does_not_fit_costs_its_own_row(local, name, values, message):
+    first = {"text": ["x", "y"], "n": pa.array([1, 2], pa.int32()), "image": [b"1", b"2"]}
+    source = two_files(local, first, first | {name: values})
+    rows, reasons = read(source)
+    assert len(rows) == 3
+    assert reasons == {(local.uri("2.parquet"), 0): "column_type"}
+    [reject] = [reject for _, rejects in batches(source) for reject in rejects.values()]
+    assert message in reject.message
 
 
 # Damage
@@ -322,6 +327,7 @@ def damaged_group(table: pa.Table, column: int, **options) -> bytes:
 
 def test_a_damaged_row_group_costs_the_rest_of_its_own_rows(store, monkeypatch):
     monkeypatch.setattr(parquet, "BATCH_ROWS", 16)
+    monkeypatch.setattr(tabular, "REJECT_ROWS", 16)
     rng = np.random.default_rng(0)
     table = pa.table({"id": [f"k{n}" for n in range(300)], "image": [rng.bytes(500) for _ in range(300)]})
     content = damaged_group(table, 1, row_group_size=100, data_page_size=2000, use_dictionary=False)
@@ -362,7 +368,8 @@ def test_whatever_byte_is_damaged_each_row_that_is_listed_is_read_or_rejected_on
     source = open_table(local, TEXTS)
     for at in range(len(good)):
         local.put("catalog.parquet", good[:at] + bytes([value]) + good[at + 1 :])
-        damaged = dataclasses.replace(source, listing=list_objects(local.root))
+        relisted = dataclasses.replace(source.format, listing=list_objects(local.root))
+        damaged = dataclasses.replace(source, format=relisted)
         for unit in damaged.units():
             numbers = [n for table, _ in damaged.read(unit) for n in table["_row"].to_pylist()]
             assert numbers == list(range(unit["first_row"], unit["first_row"] + unit["rows"])), f"byte {at}"

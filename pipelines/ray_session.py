@@ -1,0 +1,67 @@
+"""Ray for a job: joined or started, quiet, and able to import this code on its workers."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from pipelines.resources import Cluster
+
+ACTOR_START_SECONDS = 600
+
+
+def start_ray() -> None:
+    """Join the cluster of RAY_ADDRESS (as a submitted job does) or one that runs here, else start one."""
+    if not ray.is_initialized():
+        # Ray forks only to exec, so nothing of Lance runs in between.
+        warnings.filterwarnings("ignore", message="lance is not fork-safe")
+        # Ray Data's actors always draw a complaint from the core worker about their arguments (ray#53727).
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        with quiet_stderr():  # it would say that the level was set
+            ray.init(logging_level=logging.ERROR, log_to_driver=False, runtime_env=worker_environment())
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    # It warns of every stage that uses memory at all, since none says beforehand how much.
+    context.issue_detectors_config.high_memory_detector_config.detection_time_interval_s = -1
+    # Encoders that can't start must end the run with their error; and decoding needn't start before they did.
+    context.wait_for_min_actors_s = ACTOR_START_SECONDS
+
+
+@contextmanager
+def quiet_stderr() -> Iterator[None]:
+    """Drops what native code writes to standard error meanwhile; exceptions are not affected."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def worker_environment() -> dict[str, Any]:
+    """Lets workers import this code where it isn't installed; under `ray job submit` they can already."""
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        return {}
+    here = str(Path(__file__).resolve().parents[1])
+    return {"env_vars": {"PYTHONPATH": os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])}}
+
+
+def cluster_now() -> Cluster:
+    """What Ray has to give at this moment."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    cpus, gpus = (sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU"))
+    return Cluster(cpus, gpus, sum("CPU" in node for node in nodes))

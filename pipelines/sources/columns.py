@@ -1,0 +1,316 @@
+"""Which columns of a catalog are a record's id, text and image; and from a catalog's rows to records."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.records import ID, IMAGE, IMAGE_URI, OBJECT, RESERVED, ROW, TEXT, Reject, read_schema, replace_column
+from vista_core import UsageError
+
+# The usual names, the likelier first: of tar shards, of Hugging Face datasets, of shops.
+ID_NAMES = ("__key__", "id", "_id", "key", "uid", "uuid", "item_id", "product_id", "asin", "sku")
+TEXT_NAMES = ("txt", "text", "caption", "title", "description", "name", "alt", "prompt", "cls")
+IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "photo", "picture", "images")
+# Names under which a string is an image's path or URI. Not `url`: that is as often the page the image is on.
+URI_NAMES = (
+    *("image", "img", "image_uri", "image_url", "image_path", "image_file", "img_url", "photo", "picture", "file_name"),
+    *("images", "image_uris", "image_urls", "image_paths"),
+)
+
+Images = Literal["each", "first"]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What the user said of the source's columns; None is to be found out."""
+
+    id: str | None = None
+    text: str | None = None
+    image: str | None = None
+    images: Images = "each"  # of a list of images
+
+
+class Batch(NamedTuple):
+    """Some rows of a source object, in the columns that it has."""
+
+    table: pa.Table
+    rows: Sequence[int]  # where each row stands in the object: its number, or in text files the byte it starts at
+    rejects: dict[int, Reject]  # rows of `table` (all null) that are there, but could not be read
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which columns become what."""
+
+    schema: pa.Schema  # of the source, in the types that columns are read as
+    id: str | None
+    text: str | None
+    image: str | None
+    images: Images
+    extra: pa.Schema  # the columns that pass through
+    left_out: tuple[str, ...]  # columns that a table cannot hold
+
+    @classmethod
+    def of(cls, schema: pa.Schema, columns: Columns, uri: str) -> Layout:
+        """Find the columns that were not named. Raises UsageError if there is nothing to embed."""
+        named = {columns.id, columns.text, columns.image}
+        # A column that was named may have no value in the first records, and so no type: then it has strings.
+        empty = {
+            name: pa.string() for name in named if name in schema.names and pa.types.is_null(schema.field(name).type)
+        }
+        schema = pa.schema([field.with_type(empty.get(field.name, plain(field.type))) for field in schema])
+        free = pa.schema([field for field in schema if field.name not in named])
+        key = pick(schema, "--id-column", columns.id, is_key) or usual(free, ID_NAMES, is_key)
+        text = pick(schema, "--text-column", columns.text, is_text) or usual(free, TEXT_NAMES, is_text)
+        image = pick(schema, "--image-column", columns.image, is_image) or usual_image(free, text)
+        if text is None and image is None:
+            raise UsageError(
+                f"--source {uri}: no column of text or images found among {describe_columns(schema)}. "
+                "Name them with --text-column and --image-column"
+            )
+        others = [field for field in schema if field.name not in (key, text, image)]
+        extra = pa.schema([field.remove_metadata().with_nullable(True) for field in others if storable(field)])
+        left_out = tuple(field.name for field in others if not storable(field))
+        return cls(schema, key, text, image, columns.images, extra, left_out)
+
+    @property
+    def used(self) -> list[str]:
+        """The columns to read, in the source's order."""
+        wanted = {self.id, self.text, self.image, *self.extra.names}
+        return [name for name in self.schema.names if name in wanted]
+
+    @property
+    def image_type(self) -> pa.DataType | None:
+        """The type of one image: bytes, a struct that has them, or the string of a path or URI."""
+        return None if self.image is None else element(self.schema.field(self.image).type)
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether an image can be a path or URI only, to be fetched."""
+        kind = self.image_type
+        return kind is not None and (is_text(kind) or (pa.types.is_struct(kind) and kind.get_field_index("path") >= 0))
+
+    @property
+    def several(self) -> bool:
+        """Whether a record has a list of images."""
+        return self.image is not None and is_list(self.schema.field(self.image).type)
+
+    def describe(self) -> list[str]:
+        """Which column is taken for what."""
+        image = self.image or "none"
+        if self.several:
+            image += ", the first of each list" if self.images == "first" else ", a list, rows ID#0, ID#1, ..."
+        if self.image_type is not None and is_text(self.image_type):
+            image += ", paths or URIs to fetch"
+        lines = [
+            f"id: {self.id or 'hash of the content'}, text: {self.text or 'none'}, image: {image}, "
+            f"passed through: {', '.join(self.extra.names) or 'none'}"
+        ]
+        if self.left_out:
+            lines.append(
+                f"left out, since a table has these names itself or cannot store them: {', '.join(self.left_out)}"
+            )
+        return lines
+
+    def records(self, batch: Batch, source_object: str) -> tuple[pa.Table, dict[int, Reject]]:
+        """`batch` in the order and types of `records.read_schema`; values that don't fit reject their row."""
+        table, rows, rejects = batch.table, np.asarray(batch.rows, np.int64), dict(batch.rejects)
+        images = column_or_nulls(table, self.image)
+        values = {name: column_or_nulls(table, column) for name, column in ((ID, self.id), (TEXT, self.text))}
+        values |= {name: column_or_nulls(table, name) for name in self.extra.names}
+        if self.several:
+            owners, numbers, images = each_image(images, self.images)
+            values = {name: column.take(owners) for name, column in values.items()}
+            if self.images == "each":
+                texts = [pc.cast(part, pa.string()) for part in (values[ID], pa.array(numbers))]
+                values[ID] = pc.binary_join_element_wise(*texts, "#")
+            rejects = {at: rejects[row] for at, row in enumerate(owners.tolist()) if row in rejects}
+            rows = rows[owners]
+        values[IMAGE], values[IMAGE_URI] = image_parts(images)
+        values |= {OBJECT: pa.repeat(source_object, len(rows)), ROW: pa.array(rows)}
+        schema = read_schema(self.extra)
+        columns = []
+        for field in schema:
+            column, misfits = read_as(field, values[field.name])
+            columns.append(column)
+            rejects = misfits | rejects
+        records, bad_text = without_invalid_text(pa.table(columns, schema=schema))
+        return records, bad_text | rejects
+
+
+def pick(schema: pa.Schema, option: str, named: str | None, fits: Callable[[pa.DataType], bool]) -> str | None:
+    """The column that the user named, if any. Raises UsageError if there is none such, or it can't serve."""
+    if named is None:
+        return None
+    if named not in schema.names:
+        raise UsageError(f"{option} {named}: no such column; there are {describe_columns(schema)}")
+    if not fits(schema.field(named).type):
+        raise UsageError(f"{option} {named}: a column of type {schema.field(named).type} can't serve as this")
+    return named
+
+
+def usual(schema: pa.Schema, names: Sequence[str], fits: Callable[[pa.DataType], bool]) -> str | None:
+    """The first of the usual names whose column fits."""
+    return next((name for name in names if name in schema.names and fits(schema.field(name).type)), None)
+
+
+def usual_image(schema: pa.Schema, text: str | None) -> str | None:
+    """Bytes under a usual name, else the only column of bytes, else paths or URIs under a usual name."""
+    if found := usual(schema, IMAGE_NAMES, has_bytes):
+        return found
+    candidates = [field.name for field in schema if has_bytes(field.type)]
+    if len(candidates) == 1:
+        return candidates[0]
+    return usual(schema, [name for name in URI_NAMES if name != text], lambda kind: is_text(element(kind)))
+
+
+def column_or_nulls(table: pa.Table, name: str | None) -> pa.ChunkedArray:
+    """A column, or nulls where this object doesn't have it."""
+    return table[name] if name in table.column_names else pa.chunked_array([pa.nulls(len(table))])
+
+
+def each_image(lists: pa.ChunkedArray, images: Images) -> tuple[np.ndarray, np.ndarray, pa.Array | pa.ChunkedArray]:
+    """Lists of images unrolled: of each image its row, its place in the list, and the image; an empty list has null."""
+    if not is_list(lists.type):  # an object that has one image a record where others have lists
+        return np.arange(len(lists)), np.zeros(len(lists), np.int64), lists
+    array = lists.combine_chunks()
+    lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+    counts = np.maximum(lengths, 1) if images == "each" else np.ones(len(lengths), np.int64)
+    owners = np.repeat(np.arange(len(lengths)), counts)
+    numbers = np.arange(len(owners)) - np.repeat(np.cumsum(counts) - counts, counts)
+    starts = np.cumsum(lengths) - lengths  # in the flattened values, which leave out null lists
+    at = pa.array(starts[owners] + numbers, pa.int64(), mask=lengths[owners] == 0)
+    return owners, numbers, array.flatten().take(at)
+
+
+def image_parts(column: pa.ChunkedArray | pa.Array) -> tuple[pa.ChunkedArray | pa.Array, pa.ChunkedArray | pa.Array]:
+    """A column's image bytes, and the paths or URIs of images."""
+    nulls = pa.nulls(len(column))
+    if is_text(column.type):
+        return nulls, pc.if_else(pc.equal(column, ""), None, column)
+    if not pa.types.is_struct(column.type):
+        return column, nulls
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    parts = dict(zip((field.name for field in column.type), array.flatten(), strict=True))
+    return parts.get("bytes", nulls), parts.get("path", nulls)
+
+
+def read_as(
+    field: pa.Field, column: pa.ChunkedArray | pa.Array
+) -> tuple[pa.ChunkedArray | pa.Array, dict[int, Reject]]:
+    """A column in the type that the source has it in; values that can't be read so become null, their rows rejected."""
+    try:
+        return column.cast(field.type), {}
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        kept, rejects = [], {}
+        for row in range(len(column)):
+            value = column.take([row])
+            try:
+                kept.append(pa.nulls(1, field.type) if value.null_count else value.cast(field.type))
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as misfit:
+                message = f"{field.name} is {value.type} here and {field.type} in the rest: {misfit}"
+                rejects[row] = Reject("read", "column_type", message[:500])
+                kept.append(pa.nulls(1, field.type))
+        return pa.chunked_array([c for part in kept for c in chunks(part)], field.type), rejects
+
+
+def without_invalid_text(records: pa.Table) -> tuple[pa.Table, dict[int, Reject]]:
+    """Strings that are not UTF-8, nested ones too, replaced by null, their rows rejected.
+
+    Neither Parquet nor Lance checks what it writes: whoever reads such a table would fail on it.
+    """
+    rejects: dict[int, Reject] = {}
+    for name in records.schema.names:
+        column = records[name]
+        if is_valid(column):
+            continue
+        rows = range(len(column))
+        bad = {row for row in rows if not is_valid(column.take([row]))}
+        rejects |= dict.fromkeys(bad, Reject("read", "text_not_utf8", f"column {name}"))
+        kept = pa.array([None if row in bad else row for row in rows], pa.int64())
+        records = replace_column(records, name, column.take(kept))
+    return records, rejects
+
+
+def is_valid(column: pa.ChunkedArray) -> bool:
+    """Whether all that `column` holds is what its type says."""
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def chunks(column: pa.ChunkedArray | pa.Array) -> list[pa.Array]:
+    """The arrays that a column consists of."""
+    return column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+
+
+def element(kind: pa.DataType) -> pa.DataType:
+    """A list's element type, any other type as it is."""
+    return kind.value_type if is_list(kind) else kind
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Lists of either width, and of fixed size."""
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def plain(kind: pa.DataType) -> pa.DataType:
+    """The type that a column is read as: a categorical as its values, a view as what it views."""
+    if pa.types.is_dictionary(kind):
+        return plain(kind.value_type)
+    return {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}.get(kind, kind)
+
+
+def storable(field: pa.Field) -> bool:
+    """Whether a table can hold the column: Lance takes no maps, and no dots or backticks in a name."""
+    named = field.name not in RESERVED and re.fullmatch(r"[^.`]+", field.name) is not None
+    return named and is_storable(field.type)
+
+
+def is_storable(kind: pa.DataType) -> bool:
+    """Neither a map, nor without a type since all its values are null, nor made of such."""
+    if pa.types.is_map(kind) or pa.types.is_null(kind):
+        return False
+    return all(is_storable(kind.field(part).type) for part in range(kind.num_fields))
+
+
+def describe_columns(schema: pa.Schema) -> str:
+    """Names and types, for an error message."""
+    return ", ".join(f"{field.name} ({field.type})" for field in schema) or "no columns"
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Strings of either width."""
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def is_key(kind: pa.DataType) -> bool:
+    """Strings and integers."""
+    return is_text(kind) or pa.types.is_integer(kind)
+
+
+def has_bytes(kind: pa.DataType) -> bool:
+    """Bytes, a struct that has them, or a list of such."""
+    kind = element(kind)
+    if pa.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0 and is_bytes(kind.field("bytes").type)
+    return is_bytes(kind)
+
+
+def is_image(kind: pa.DataType) -> bool:
+    """Bytes, or the path or URI of an image, or a list of either."""
+    return has_bytes(kind) or is_text(element(kind))
+
+
+def is_bytes(kind: pa.DataType) -> bool:
+    """Binary of either width."""
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)

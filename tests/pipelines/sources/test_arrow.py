@@ -1,0 +1,327 @@
+"""Arrow IPC files of both kinds, whole, cut off and damaged, become records."""
+
+import dataclasses
+import errno
+import json
+import pickle
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.ipc as ipc
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from s3fs.core import S3File
+
+from pipelines.records import read_schema
+from pipelines.sources import arrow
+from pipelines.sources.arrow import ArrowFiles
+from pipelines.sources.columns import Columns
+from pipelines.sources.kinds import open_source
+from pipelines.sources.objects import SourceChangedError, SourceError, list_objects
+from pipelines.sources.tabular import Tabular
+from vista_core import UsageError
+
+KINDS = {"stream": ipc.new_stream, "file": ipc.new_file}
+TEXTS = pa.table({"id": [f"k{n}" for n in range(30)], "text": [f"text ü {n}" for n in range(30)]})
+IMAGES = [{"bytes": b"one", "path": "1.jpg"}, {"bytes": b"two", "path": None}, None]
+
+
+def encoded(table: pa.Table, kind: str = "stream", batch: int = 10, compression: str | None = None) -> bytes:
+    sink = pa.BufferOutputStream()
+    with KINDS[kind](sink, table.schema, options=ipc.IpcWriteOptions(compression=compression)) as writer:
+        writer.write_table(table, max_chunksize=batch)
+    return sink.getvalue().to_pybytes()
+
+
+def boundaries(table: pa.Table, kind: str) -> list[int]:
+    """Where the messages of a file begin: the schema's end, and each batch's of 10 rows."""
+    sink = pa.BufferOutputStream()
+    with KINDS[kind](sink, table.schema) as writer:
+        found = [sink.tell()]
+        for batch in table.to_batches(10):
+            writer.write_batch(batch)
+            found.append(sink.tell())
+    return found
+
+
+def batches(source) -> Iterator[tuple[pa.Table, dict]]:
+    for unit in source.units():
+        yield from pickle.loads(pickle.dumps(source.without_listing())).read(json.loads(json.dumps(unit)))
+
+
+def read(source) -> tuple[list[dict], dict[int, str]]:
+    """The records that could be read, and by row why the others could not."""
+    rows, reasons = [], {}
+    for table, rejects in batches(source):
+        assert table.schema == read_schema(source.extra)
+        for number, row in enumerate(table.to_pylist()):
+            if number in rejects:
+                assert rejects[number].reason == "object_unreadable"
+                reasons[row["_row"]] = rejects[number].message
+            else:
+                rows.append(row)
+    return rows, reasons
+
+
+def open_bytes(store, content: bytes) -> Tabular:
+    store.put("data.arrow", content)
+    return open_source(store.root, Columns())
+
+
+def columns(rows: list[dict], *names: str) -> list[tuple]:
+    return [tuple(row[name] for name in names) for row in rows]
+
+
+# What is read
+
+
+@pytest.mark.parametrize("compression", [None, "lz4", "zstd"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_both_kinds(store, kind, compression):
+    source = open_bytes(store, encoded(TEXTS, kind, compression=compression))
+    rows, reasons = read(source)
+    assert reasons == {}
+    expected = [(f"k{n}", f"text ü {n}", store.uri("data.arrow"), n) for n in range(30)]
+    assert columns(rows, "id", "text", "_object", "_row") == expected
+    assert not source.exact
+
+
+def test_the_layout_that_older_writers_used(local):
+    sink = pa.BufferOutputStream()
+    with ipc.new_stream(sink, TEXTS.schema, options=ipc.IpcWriteOptions(use_legacy_format=True)) as writer:
+        writer.write_table(TEXTS)
+    rows, reasons = read(open_bytes(local, sink.getvalue().to_pybytes()))
+    assert (len(rows), reasons) == (30, {})
+
+
+def test_what_hugging_face_datasets_saves(store):
+    label = {"image": {"_type": "Image"}, "label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
+    table = pa.table({"image": pa.array(IMAGES), "caption": ["x", "y", "z"], "label": [0, 1, 0]})
+    table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": label}})})
+    for split in ("train", "test"):
+        for shard in (0, 1):
+            store.put(f"{split}/data-{shard:05}-of-00002.arrow", encoded(table))
+        store.put(f"{split}/cache-3f2a91.arrow", encoded(pa.table({"length": [1]})))
+        store.put(f"{split}/dataset_info.json", b"{}")
+        store.put(f"{split}/state.json", b"{}")
+    source = open_source(store.root, Columns())
+    rows, reasons = read(source)
+    assert reasons == {}
+    assert columns(rows, "image", "image_uri", "text", "label") == 4 * [
+        (b"one", "1.jpg", "x", 0),
+        (b"two", None, "y", 1),
+        (None, None, "z", 0),
+    ]
+    said = "; ".join(source.describe())
+    assert "4 Arrow file(s)" in said
+    assert "what datasets' map left behind: 2 file(s), cache-3f2a91.arrow, cache-3f2a91.arrow" in said
+
+
+def test_a_leftover_that_is_named_is_read(local):
+    local.put("cache-1.arrow", encoded(TEXTS))
+    with pytest.raises(UsageError, match=r"all files are called cache-\*, name one"):
+        open_source(local.root, Columns())
+    for uri in ("cache-1.arrow", "cache-*.arrow"):
+        rows, _ = read(open_source(local.uri(uri), Columns()))
+        assert len(rows) == 30
+
+
+def test_lists_of_images(local):
+    table = pa.table({"id": ["a", "b"], "images": pa.array([IMAGES[:2], []])})
+    rows, _ = read(open_bytes(local, encoded(table)))
+    assert columns(rows, "id", "image") == [("a#0", b"one"), ("a#1", b"two"), ("b#0", None)]
+
+
+def test_categories_may_differ_from_batch_to_batch(local):
+    chunks = [pa.array(part).dictionary_encode() for part in (["a", "b"], ["c", "a"])]
+    rows, reasons = read(open_bytes(local, encoded(pa.table({"text": pa.chunked_array(chunks)}))))
+    assert (columns(rows, "text"), reasons) == ([("a",), ("b",), ("c",), ("a",)], {})
+
+
+def test_extension_types_are_read_as_what_they_are_stored_as(local):
+    ids = pa.array([bytes([n]) * 16 for n in range(2)], pa.uuid())
+    tensor = pa.FixedShapeTensorArray.from_numpy_ndarray(np.arange(8, dtype=np.float32).reshape(2, 2, 2))
+    nested = pa.StructArray.from_arrays([pa.ListArray.from_arrays([0, 1, 2], ids)], ["ids"])
+    table = pa.table({"text": ["x", "y"], "uuid": ids, "tensor": tensor, "nested": nested})
+    source = open_bytes(local, encoded(table))
+    assert source.extra.field("uuid").type == pa.binary(16)
+    assert source.extra.field("nested").type == pa.struct([("ids", pa.list_(pa.binary(16)))])
+    [batch] = source.format.batches(source.units()[0], table.column_names)
+    assert batch.table.schema == source.format.schema
+    rows, reasons = read(source)
+    assert reasons == {}
+    assert columns(rows, "uuid", "tensor", "nested") == [
+        (bytes(16), [0, 1, 2, 3], {"ids": [bytes(16)]}),
+        (b"\1" * 16, [4, 5, 6, 7], {"ids": [b"\1" * 16]}),
+    ]
+
+
+def test_nulls_in_a_column_that_says_it_has_none(local):
+    schema = pa.schema([pa.field("text", pa.string(), nullable=False)])
+    rows, reasons = read(open_bytes(local, encoded(pa.table({"text": ["x", None]}, schema=schema))))
+    assert (columns(rows, "text"), reasons) == ([("x",), (None,)], {})
+
+
+def test_rows_are_guessed_by_size(local):
+    table = pa.table({"image": [bytes(1000)] * 500})
+    for name, rows in (("a", 500), ("b", 50), ("c", 0)):
+        local.put(f"{name}.arrow", encoded(table.slice(0, rows), batch=100))
+    units = open_source(local.root, Columns()).units()
+    assert [round(unit["rows"], -1) for unit in units] == [500, 50, 0]
+    assert units[2]["rows"] == 1, "an empty file is read, too"
+
+
+@settings(max_examples=30)
+@given(rows=st.integers(1, 60), image_size=st.integers(0, 300), ceiling=st.integers(1, 2000))
+def test_a_batch_is_bounded_in_bytes_and_rows(tmp_path_factory, rows, image_size, ceiling):
+    path = tmp_path_factory.mktemp("bounded") / "a.arrow"
+    path.write_bytes(encoded(pa.table({"image": [bytes([n]) * image_size for n in range(rows)]}), batch=1000))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arrow, "BATCH_BYTES", ceiling)
+        patch.setattr(arrow, "BATCH_ROWS", 20)
+        tables = [table for table, _ in batches(open_source(str(path), Columns()))]
+    assert [row for table in tables for row in table["_row"].to_pylist()] == list(range(rows))
+    sizes = [len(table) for table in tables]
+    assert max(sizes) <= 20
+    assert max(sizes) <= 16 or max(sizes) * image_size <= ceiling
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_store_is_asked_for_large_pieces(bucket, monkeypatch, kind):
+    requests = []
+    watch_s3(monkeypatch, lambda start, end: requests.append((start, end)))
+    source = open_bytes(bucket, encoded(pa.table({"image": [bytes(100_000)] * 200}), kind, batch=5))
+    [unit] = source.units()
+    requests.clear()
+    assert sum(len(table) for table, _ in source.read(unit)) == 200
+    assert len(requests) <= 6, "20 MB in pieces of 8, and the footer"
+
+
+def watch_s3(monkeypatch, seen):
+    fetch = S3File._fetch_range
+
+    def watched(self, start, end):
+        seen(start, end)
+        return fetch(self, start, end)
+
+    monkeypatch.setattr(S3File, "_fetch_range", watched)
+
+
+# Damage
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_wherever_a_file_is_cut_its_whole_batches_are_read_and_the_cut_is_a_reject(local, kind):
+    content, ends = encoded(TEXTS, kind), boundaries(TEXTS, kind)
+    source = open_bytes(local, content)
+    for size in {*range(0, len(content), 7), *ends, len(content) - 1}:
+        local.put("data.arrow", content[:size])
+        cut = dataclasses.replace(source, format=dataclasses.replace(source.format, listing=list_objects(local.root)))
+        rows, reasons = read(cut)
+        whole = 10 * max(0, sum(end <= size for end in ends) - 1)
+        assert columns(rows, "id", "_row") == [(f"k{n}", n) for n in range(whole)]
+        assert list(reasons) == [whole], f"cut to {size} bytes"
+        assert local.uri("data.arrow") in reasons[whole]
+
+
+def test_a_writer_that_leaves_out_the_end_marker_costs_one_reject_and_no_row(local):
+    rows, reasons = read(open_bytes(local, encoded(TEXTS).removesuffix(b"\xff\xff\xff\xff\0\0\0\0")))
+    assert len(rows) == 30
+    assert "no end-of-stream marker" in reasons[30]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_zeros_in_the_middle_are_not_the_end(local, kind):
+    content, ends = bytearray(encoded(TEXTS, kind)), boundaries(TEXTS, kind)
+    content[ends[1] + 4 : ends[1] + 8] = bytes(4)
+    rows, reasons = read(open_bytes(local, bytes(content)))
+    assert len(rows) == 10
+    assert list(reasons) == [10]
+    assert ("follow its end-of-stream marker" if kind == "stream" else "1 of its 3 record batches") in reasons[10]
+
+
+def stored_at(content: bytearray, value: bytes) -> int:
+    assert content.count(value) == 1
+    return content.index(value)
+
+
+def test_values_that_cannot_be_cost_their_rows_and_no_other(local):
+    table = pa.table({"id": TEXTS["id"], "image": [{"bytes": b"%3d" % n, "path": f"path{n:02}"} for n in range(30)]})
+    content = bytearray(encoded(table))
+    content[stored_at(content, b"path07")] = 0xFF  # no UTF-8
+    offsets = np.arange(11, dtype=np.int32) * 3
+    at = content.index(offsets.tobytes()) + 4 * 4
+    content[at : at + 4] = b"\xff\xff\xff\x7f"  # an image that begins at 2 GB
+    rows, reasons = read(open_bytes(local, bytes(content)))
+    assert list(reasons) == [3, 4, 7]
+    assert "Invalid UTF8" in reasons[7]
+    assert columns(rows, "id", "image") == [(f"k{n}", b"%3d" % n) for n in range(30) if n not in (3, 4, 7)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("value", [0x7F, 0xFF])
+def test_whatever_byte_is_damaged_rows_are_numbered_in_order_and_none_is_lost_silently(local, value, kind):
+    table = pa.table(
+        {
+            "id": TEXTS["id"],
+            "image": [{"bytes": b"1", "path": "p"}] * 30,
+            "kind": pa.array(["a", "b", None] * 10).dictionary_encode(),
+            "tags": [["x"], [], None] * 10,
+        }
+    )
+    content = encoded(table, kind)
+    source = open_bytes(local, content)
+    for at in range(0, len(content), 5):
+        local.put("data.arrow", content[:at] + bytes([value]) + content[at + 1 :])
+        damaged = dataclasses.replace(
+            source, format=dataclasses.replace(source.format, listing=list_objects(local.root))
+        )
+        seen = list(batches(damaged))
+        numbers = [number for table, _ in seen for number in table["_row"].to_pylist()]
+        assert numbers == list(range(len(numbers))), f"byte {at}"
+        assert len(numbers) >= 30 or any(rejects for _, rejects in seen), f"byte {at}"
+
+
+def test_a_source_without_any_readable_file_is_a_usage_error(store):
+    store.put("1.arrow", b"")
+    with pytest.raises(UsageError, match=r"no readable Arrow file: .*1\.arrow"):
+        open_source(store.root, Columns())
+
+
+def test_the_schema_is_of_the_first_readable_file(local):
+    local.put("1.arrow", b"damaged")
+    local.put("2.arrow", encoded(TEXTS))
+    rows, reasons = read(open_source(local.root, Columns()))
+    assert len(rows) == 30
+    assert list(reasons) == [0]
+
+
+def test_an_object_that_is_replaced_between_listing_and_reading_is_not_read(store):
+    source = open_bytes(store, encoded(TEXTS))
+    [unit] = source.units()
+    store.put("data.arrow", encoded(TEXTS.slice(1)))
+    with pytest.raises(SourceChangedError, match=r"data\.arrow changed"):
+        list(source.read(unit))
+
+
+def test_a_store_that_fails_is_no_damage(bucket, monkeypatch):
+    source = open_bytes(bucket, encoded(TEXTS))
+    [unit] = source.units()
+
+    def fail(start, end):
+        raise OSError(errno.EIO, "the network is gone")
+
+    watch_s3(monkeypatch, fail)
+    with pytest.raises(SourceError, match=r"\.arrow: OSError.*the network is gone.*AWS_"):
+        list(source.read(unit))
+
+
+def test_a_worker_is_sent_nothing_that_grows_with_the_source(local):
+    for number in range(50):
+        local.put(f"{number}.arrow", encoded(TEXTS))
+        local.put(f"cache-{number}.arrow", b"")
+    source = ArrowFiles.open(list_objects(local.root))
+    assert len(source.units()) == 50
+    assert source.without_listing().listing.objects == source.without_listing().leftovers == ()
