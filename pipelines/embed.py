@@ -48,7 +48,8 @@ from pipelines.sources.kinds import open_source
 from pipelines.sources.objects import absolute, bucket_or_folder, printable
 from pipelines.stages.decode import decode
 from pipelines.stages.encode import EncodeActor, local_file
-from pipelines.stages.fetch import FetchRules, fetch, identify
+from pipelines.stages.fetch import fetch, identify
+from pipelines.stages.places import FetchRules
 from pipelines.stages.select import select
 from vista_core import MODELS, EncoderIdentity, EncoderSettings, UsageError, VistaError, display_name
 from vista_core.device import resolve_dtype

@@ -1,62 +1,147 @@
-"""cluster.yaml is what `ray up` takes, and fits this project."""
+"""cluster.yaml is what `ray up` takes, and fits this project. Nothing of AWS is asked."""
 
-import importlib.metadata
+from __future__ import annotations
+
+import copy
+import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from jsonschema import ValidationError
-from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from pipelines.resources import Cluster, share_out
 
 ROOT = Path(__file__).resolve().parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+TEXT = (ROOT / "cluster.yaml").read_text()
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+CORES_PER_GPU = 40  # of an H100, in docs/performance.md
 
 
 @pytest.fixture
-def config() -> dict:
-    return yaml.safe_load((ROOT / "cluster.yaml").read_text())
+def config() -> dict[str, Any]:
+    """As `ray up` makes of the file what it takes to AWS."""
+    return prepare_config(yaml.safe_load(TEXT))
+
+
+def workers(config: dict[str, Any]) -> dict[str, dict]:
+    types = config["available_node_types"]
+    return {name: kind for name, kind in types.items() if name != config["head_node_type"]}
+
+
+def resources(config: dict[str, Any], count: str, resource: str) -> int:
+    """Of all workers together, at their `min_workers` or `max_workers`."""
+    return sum(kind[count] * kind["resources"].get(resource, 0) for kind in workers(config).values())
 
 
 def test_ray_takes_it(config):
-    prepared = prepare_config(config)
-    validate_config(prepared)
-    assert prepared["head_node_type"] == "head"
+    validate_config(config)
 
 
 @pytest.mark.parametrize(
-    "mistake", [{"max_worker": 3}, {"provider": {}}, {"available_node_types": {"head": {"CPU": 1}}}]
+    "mistake",
+    [
+        lambda config: config.update(worker_setup_comands=[]),
+        lambda config: config["available_node_types"]["encode"].update(max_worker=1),
+        lambda config: config["available_node_types"]["encode"].update(min_workers="1"),
+        lambda config: config["available_node_types"]["encode"].pop("resources"),
+        lambda config: config.update(idle_timeout_minutes="ten"),
+        lambda config: config.update(head_node_type="nobody"),
+        lambda config: config.update(max_workers=0),
+    ],
 )
-def test_a_mistake_would_be_noticed(config, mistake):
-    with pytest.raises((ValidationError, ValueError, KeyError)):
-        validate_config(prepare_config(config | mistake))
+def test_ray_would_not_take_a_mistake(config, mistake):
+    wrong = copy.deepcopy(config)
+    mistake(wrong)
+    with pytest.raises((ValidationError, ValueError)):
+        validate_config(wrong)
 
 
-def test_the_image_has_the_ray_and_the_python_that_the_project_asks_for(config):
-    version, python, _ = config["docker"]["image"].partition(":")[2].split("-")
-    asked = {Requirement(text).name: Requirement(text).specifier for text in PROJECT["dependencies"]}
-    assert version in asked["ray"]
-    assert importlib.metadata.version("ray") == version
-    assert f"{python[2]}.{python[3:]}" in SpecifierSet(PROJECT["requires-python"])
+def test_the_head_has_no_work_and_is_not_taken_away(config):
+    head = config["available_node_types"][config["head_node_type"]]
+    assert head["resources"] == {"CPU": 0}
+    assert head["max_workers"] == 0
+    assert "InstanceMarketOptions" not in head["node_config"]
 
 
-def test_the_nodes_get_this_project(config):
-    [(place, folder)] = config["file_mounts"].items()
-    assert (ROOT / folder / "pyproject.toml").exists()
-    assert any(command == f"pip install --quiet {place}" for command in config["setup_commands"])
+def test_resources_are_those_of_the_machines(config):
+    """Of these families Nxlarge has 4 N virtual cores."""
+    for kind in workers(config).values():
+        family, size = re.fullmatch(r"(\w+)\.(\d*)xlarge", kind["node_config"]["InstanceType"]).groups()
+        assert kind["resources"]["CPU"] == 4 * int(size or 1)
+        assert ("GPU" in kind["resources"]) == family.startswith(("g", "p"))
 
 
-def test_there_are_cpu_and_gpu_workers_and_the_head_does_no_work(config):
-    types = config["available_node_types"]
-    assert types["head"]["resources"]["CPU"] == 0
-    assert types["cpu_worker"]["max_workers"] > 0
-    assert types["gpu_worker"]["min_workers"] > 0, "encode actors wait for a GPU; without one at the start none is seen"
-    assert types["gpu_worker"]["node_config"]["InstanceType"].startswith(("g", "p"))
-    workers = [name for name in types if name != "head"]
-    assert sum(types[name]["max_workers"] for name in workers) <= config["max_workers"]
-    least = types["gpu_worker"]["resources"]
-    share_out(Cluster(least["CPU"], least["GPU"], nodes=1), "auto", None)
+def test_a_job_that_is_submitted_finds_an_encoder(config):
+    """It shares out what is there when it starts."""
+    nodes = 1 + sum(kind["min_workers"] for kind in workers(config).values())
+    cluster = Cluster(resources(config, "min_workers", "CPU"), resources(config, "min_workers", "GPU"), nodes)
+    shared = share_out(cluster, "auto", None)
+    assert shared.device == "cuda"
+    assert shared.actors == 1
+
+
+def test_a_gpu_is_fed(config):
+    cores, gpus = resources(config, "max_workers", "CPU"), resources(config, "max_workers", "GPU")
+    assert cores / gpus >= CORES_PER_GPU
+    assert f"{CORES_PER_GPU} cores" in (ROOT / "docs" / "performance.md").read_text()
+    assert sum(kind["max_workers"] for kind in workers(config).values()) <= config["max_workers"]
+
+
+def test_only_workers_that_a_run_gets_by_without_are_spot(config):
+    spot = {name for name, kind in workers(config).items() if "InstanceMarketOptions" in kind["node_config"]}
+    assert spot == {name for name, kind in workers(config).items() if "GPU" not in kind["resources"]}
+
+
+def test_s3_is_reached_by_profile_and_no_key_is_in_the_file(config):
+    """The head's is its own: it launches nodes."""
+    profiles = {name: kind["node_config"]["IamInstanceProfile"] for name, kind in workers(config).items()}
+    head = config["available_node_types"][config["head_node_type"]]["node_config"]["IamInstanceProfile"]
+    assert head not in profiles.values()
+    assert not re.search(r"AKIA|aws_secret|AWS_SECRET", TEXT)
+
+
+def test_what_is_copied_is_what_pip_installs(config):
+    copied = {remote.removeprefix("~/vista/"): local for remote, local in config["file_mounts"].items()}
+    assert all(remote == local and (ROOT / local).exists() for remote, local in copied.items())
+    packages = {pattern.removesuffix("*") for pattern in PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]}
+    assert set(copied) == {"pyproject.toml", PROJECT["project"]["readme"], *packages}
+
+
+@pytest.mark.parametrize("setup", ["head_setup_commands", "worker_setup_commands"])
+def test_nodes_install_this_project_with_a_python_that_it_takes(config, setup):
+    commands = config[setup]
+    [install] = [command for command in commands if "pip install" in command]
+    python, *arguments = install.split()
+    assert {"~/vista", "boto3"} <= set(arguments), "the project, and what Ray launches nodes with"
+    [(version, place)] = {pair for command in commands for pair in re.findall(r"python(3\.\d+) -m venv (\S+)", command)}
+    assert python == f"{place}/bin/pip"
+    assert version in SpecifierSet(PROJECT["project"]["requires-python"])
+    assert any(f'PATH="$HOME/{place.removeprefix("~/")}/bin:$PATH"' in command for command in commands)
+
+
+def test_all_nodes_have_the_same_image(config):
+    """Ray wants one version of Python on all nodes."""
+    images = {kind["node_config"]["ImageId"] for kind in config["available_node_types"].values()}
+    assert len(images) == 1
+
+
+def test_who_reaches_the_dashboard_is_on_the_head(config):
+    [start] = [command for command in config["head_start_ray_commands"] if "ray start" in command]
+    assert "--dashboard-host=127.0.0.1" in start
+    assert "--autoscaling-config=~/ray_bootstrap_config.yaml" in start
+
+
+def test_the_readme_submits_jobs_in_the_same_way(config):
+    readme = (ROOT / "README.md").read_text()
+    environment = f"""--runtime-env-json '{{"env_vars": {{"AWS_REGION": "{config["provider"]["region"]}"}}}}'"""
+    for text in (TEXT, readme):
+        assert "ray job submit --address http://" in text
+        assert "--working-dir ." in text
+        assert environment in text
+        assert "-- python jobs/embed_corpus.py" in text
+        assert "ray up cluster.yaml" in text

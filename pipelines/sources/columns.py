@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -23,6 +24,8 @@ URI_NAMES = (
     *("image", "img", "image_uri", "image_url", "image_path", "image_file", "img_url", "photo", "picture", "file_name"),
     *("images", "image_uris", "image_urls", "image_paths"),
 )
+
+CAST_ERRORS = (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError)
 
 Images = Literal["each", "first"]
 
@@ -61,11 +64,11 @@ class Layout:
     def of(cls, schema: pa.Schema, columns: Columns, uri: str) -> Layout:
         """Find the columns that were not named. Raises UsageError if there is nothing to embed."""
         named = {columns.id, columns.text, columns.image}
+        twice = [name for name, number in Counter(schema.names).items() if number > 1]
+        fields = [field.with_type(plain(field.type)) for field in schema if field.name not in twice]
         # A column that was named may have no value in the first records, and so no type: then it has strings.
-        empty = {
-            name: pa.string() for name in named if name in schema.names and pa.types.is_null(schema.field(name).type)
-        }
-        schema = pa.schema([field.with_type(empty.get(field.name, plain(field.type))) for field in schema])
+        empty = {field.name for field in fields if field.name in named and pa.types.is_null(field.type)}
+        schema = pa.schema([field.with_type(pa.string()) if field.name in empty else field for field in fields])
         free = pa.schema([field for field in schema if field.name not in named])
         key = pick(schema, "--id-column", columns.id, is_key) or usual(free, ID_NAMES, is_key)
         text = pick(schema, "--text-column", columns.text, is_text) or usual(free, TEXT_NAMES, is_text)
@@ -77,7 +80,7 @@ class Layout:
             )
         others = [field for field in schema if field.name not in (key, text, image)]
         extra = pa.schema([field.remove_metadata().with_nullable(True) for field in others if storable(field)])
-        left_out = tuple(field.name for field in others if not storable(field))
+        left_out = (*(field.name for field in others if not storable(field)), *twice)
         return cls(schema, key, text, image, columns.images, extra, left_out)
 
     @property
@@ -208,13 +211,13 @@ def read_as(
     """A column in the type that the source has it in; values that can't be read so become null, their rows rejected."""
     try:
         return column.cast(field.type), {}
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+    except CAST_ERRORS:
         kept, rejects = [], {}
         for row in range(len(column)):
             value = column.take([row])
             try:
                 kept.append(pa.nulls(1, field.type) if value.null_count else value.cast(field.type))
-            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as misfit:
+            except CAST_ERRORS as misfit:
                 message = f"{field.name} is {value.type} here and {field.type} in the rest: {misfit}"
                 rejects[row] = Reject("read", "column_type", message[:500])
                 kept.append(pa.nulls(1, field.type))
@@ -277,8 +280,8 @@ def storable(field: pa.Field) -> bool:
 
 
 def is_storable(kind: pa.DataType) -> bool:
-    """Neither a map, nor without a type since all its values are null, nor made of such."""
-    if pa.types.is_map(kind) or pa.types.is_null(kind):
+    """Neither a map, nor a struct without fields, nor without a type as only nulls are, nor made of such."""
+    if pa.types.is_map(kind) or pa.types.is_null(kind) or (pa.types.is_struct(kind) and not kind.num_fields):
         return False
     return all(is_storable(kind.field(part).type) for part in range(kind.num_fields))
 

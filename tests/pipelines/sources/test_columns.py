@@ -76,6 +76,29 @@ def test_nothing_to_embed_is_said_with_what_is_there():
         layout_of(pa.table({"n": [1]}))
 
 
+def test_of_two_columns_of_one_name_neither_is_taken():
+    table = pa.table([pa.array(["x"]), pa.array([1]), pa.array([2]), pa.array(["y"])], ["text", "n", "n", "id"])
+    layout = layout_of(table)
+    rows, _ = read(layout, table)
+    assert (layout.left_out, columns(rows, "id", "text")) == (("n",), [("y", "x")])
+    with pytest.raises(UsageError, match="--text-column n: no such column"):
+        layout_of(table, text="n")
+
+
+def test_a_list_of_another_size_costs_its_own_row():
+    first, later = (
+        pa.table({"text": ["x"], "v": pa.array([values], pa.list_(pa.float32(), len(values)))})
+        for values in ([1, 2], [1, 2, 3])
+    )
+    _, rejects = read(layout_of(first), later)
+    assert rejects[0].reason == "column_type"
+
+
+def test_a_struct_without_fields_is_left_out():
+    layout = layout_of(pa.table({"text": ["x"], "options": pa.array([{}], pa.struct([]))}))
+    assert (layout.extra.names, layout.left_out) == ([], ("options",))
+
+
 # Images elsewhere
 
 

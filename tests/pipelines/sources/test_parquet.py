@@ -164,6 +164,7 @@ def test_columns_that_a_table_cannot_hold_are_left_out_and_said(local):
         "map": pa.array([[("k", 1)]], pa.map_(pa.string(), pa.int32())),
         "deep": pa.array([[{"m": [("k", 1)]}]], pa.list_(pa.struct([("m", pa.map_(pa.string(), pa.int32()))]))),
         "nothing": pa.nulls(1),
+        "deep nothing": pa.array([[]], pa.list_(pa.null())),
     }
     source = open_table(local, pa.table(kept | left_out))
     assert source.extra.names == ["_idx", "a b"]

@@ -294,8 +294,9 @@ def test_a_later_value_that_does_not_fit_is_named(local, monkeypatch):
     assert rejected[0][-1] == f"{local.uri('s.tar')}: 1: price is 1.5, which can't be read as int64"
 
 
-def test_numbers_are_not_rounded_to_fit(local, monkeypatch):
-    monkeypatch.setattr(webdataset, "FIRST_SAMPLES", 1)
+@pytest.mark.parametrize("limit", ["FIRST_SAMPLES", "FIRST_BYTES"])
+def test_numbers_are_not_rounded_to_fit_a_type_found_before(local, monkeypatch, limit):
+    monkeypatch.setattr(webdataset, limit, 1)
     rows, rejected = read(open_shard(local, *with_fields({"n": 1}, {"n": 2.0}, {"n": 1.5}, {"n": 2.5})))
     assert [row["n"] for row in rows] == [1, 2]
     assert reasons(rejected) == [("s/2", "column_type"), ("s/3", "column_type")]
