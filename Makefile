@@ -32,6 +32,7 @@ lint: env
 
 bench: env
 	$(BIN)/python -m benchmarks.encoder
+	$(BIN)/python -m benchmarks.sources
 
 clean:
 	rm -rf .venv .demo
