@@ -70,6 +70,8 @@ class TooManyRejectsError(VistaError):
 class GateError(VistaError):
     """The run's result did not pass a gate and was not published."""
 
+    exit_code = 3
+
 
 @dataclass(frozen=True)
 class Catalog:
@@ -138,8 +140,11 @@ class Summary:
             f"{name_encoder(self.job)}: {duration(self.seconds)}, of which start-up {duration(self.startup_seconds)}"
             + (f", then {self.rows_per_second:,.1f} rows/s encoded" if self.rows_per_second else ""),
         ]
+        if counts.removed:
+            lines.append(f"removed {counts.removed:,} rows whose record turned bad (--keep-stale keeps them)")
         if counts.reasons:
             lines.append(f"rejected, see {config.table}_rejects: {name_reasons(counts)}")
+        lines += excerpts(config)
         lines.append(f"published version {self.version} of {table_uri(config.db, config.table)}")
         return "\n".join(lines)
 
@@ -162,14 +167,14 @@ def embed(config: EmbedConfig) -> Summary:
     began, started = time.monotonic(), datetime.now(UTC)
     config = with_absolute_paths(config)
     catalog = open_catalog(config)
-    log.info("source %s: %s", config.source, "; ".join(catalog.source.describe()))
+    log.info("source %s: %s", config.source, "; ".join([*catalog.source.describe(), *excerpts(config)]))
     start_ray()
     job = resolve(config, catalog)
     log.info("%s; %s units of work", name_encoder(job), f"{len(job.units):,}")
     table, rejects = open_tables(job)
     record = RunRecord(table_uri(config.db, f"{config.table}_runs"), started, configuration(job), library_versions())
     record.start()
-    committer = Committer(index_ids(table), rejects, record.run)
+    committer = Committer(index_ids(table), rejects, record.run, config.keep_stale)
     verdicts: list[Verdict] = []
     try:
         startup, first_rows = run(job, committer, began)
@@ -182,6 +187,12 @@ def embed(config: EmbedConfig) -> Summary:
     summary = Summary(job, committer.counts, version, time.monotonic() - began, startup, first_rows)
     record.succeed(committer.counts, verdicts, version, summary.rows_per_second)
     return summary
+
+
+def excerpts(config: EmbedConfig) -> list[str]:
+    """What is said of a run that reads a part of its source."""
+    sample = [f"ONLY a sample of {config.sample:.3%} of the records"] if config.sample < 1 else []
+    return sample + ([f"ONLY the first {config.limit:,} records"] if config.limit is not None else [])
 
 
 def with_absolute_paths(config: EmbedConfig) -> EmbedConfig:
@@ -213,7 +224,14 @@ def open_catalog(config: EmbedConfig) -> Catalog:
     columns = before.get("columns", {})
     settled = {role: getattr(asked, role) or columns.get(role, taken) for role, taken in source.roles.items()}
     if settled != source.roles:
-        source = open_source(config.source, Columns(**settled, images=images), like, config.source_kind)
+        try:
+            source = open_source(config.source, Columns(**settled, images=images), like, config.source_kind)
+        except UsageError as error:
+            kept = ", ".join(f"{role}: {column}" for role, column in columns.items() if column)
+            found = "; ".join(source.describe())
+            raise UsageError(
+                f"{error}. ({config.table} was filled with {kept or 'no columns'}; found: {found})"
+            ) from error
     for role, column in settled.items():
         if source.roles[role] != column:
             raise UsageError(
@@ -233,8 +251,8 @@ def as_before(config: EmbedConfig, name: str, default: str, before: dict[str, An
     asked, kept = getattr(config, name), before.get(name, default) if before else None
     if kept is not None and asked not in (None, kept):
         raise UsageError(
-            f"--{name.replace('_', '-')} {asked}: {config.table} was filled with {kept}; to change that would embed "
-            "every record anew. Leave the option out, or choose another --table"
+            f"--{name.replace('_', '-')} {asked}: the table {config.table} was filled with {kept!r}; to change "
+            "that would embed every record anew. Leave the option out, or choose another --table"
         )
     return asked or kept or default
 
@@ -295,7 +313,10 @@ def read_and_select(
     """One unit, streamed: its records that need a vector, its rejects, and its tallies."""
     for unit in map(json.loads, batch["unit"]):
         for records, rejects in thin_out(source.read(unit), share, unit.get("limit")):
-            yield from select(*identify(records, rejects, rules), source.has_ids, base)
+            rows = FETCH_ROWS if source.elsewhere else max(1, len(records))  # whose images may be in memory at once
+            for start in range(0, len(records), rows):
+                bad = {row - start: reject for row, reject in rejects.items() if start <= row < start + rows}
+                yield from select(*identify(records.slice(start, rows), bad, rules), source.has_ids, base)
 
 
 def run(job: Job, committer: Committer, began: float) -> tuple[float, int]:
@@ -320,12 +341,12 @@ def run(job: Job, committer: Committer, began: float) -> tuple[float, int]:
             due = time.monotonic() - last_commit >= job.config.commit_seconds
             if due or rows >= COMMIT_ROWS or size >= COMMIT_BYTES:
                 commit(committer, write, waiting)
-                check_reject_rate(committer.counts, job.config, REJECTS_JUDGED_FROM)
+                check_reject_rate(committer, job.config, REJECTS_JUDGED_FROM)
                 waiting, rows, size, last_commit = [], 0, 0, time.monotonic()
             progress.update(committer.counts, rows)
         commit(committer, write, waiting)
         progress.update(committer.counts, 0, ended=True)
-    check_reject_rate(committer.counts, job.config, 1)
+    check_reject_rate(committer, job.config, 1)
     return startup, first_rows
 
 
@@ -339,13 +360,15 @@ def commit(committer: Committer, write: Any, blocks: list[Any]) -> None:
         committer.commit(write_remotely)
 
 
-def check_reject_rate(counts: Counts, config: EmbedConfig, judged_from: int) -> None:
+def check_reject_rate(committer: Committer, config: EmbedConfig, judged_from: int) -> None:
     """Stop a run whose source is worse than the user expects, before it has cost a night."""
+    counts = committer.counts
     if counts.read >= judged_from and counts.rejected > config.max_reject_rate * counts.read:
         raise TooManyRejectsError(
             f"{counts.rejected:,} of {counts.read:,} rows read were rejected ({counts.rejected / counts.read:.1%}), "
-            f"more than --max-reject-rate {config.max_reject_rate:g}: {name_reasons(counts)}. "
-            f"{config.table}_rejects has each row and why. Mend the source and run again, or run with a higher rate: "
+            f"more than --max-reject-rate {config.max_reject_rate:g}: {name_reasons(counts)}. For example: "
+            f"{committer.example_of(counts.reasons.most_common(1)[0][0])}. "
+            f"{config.table}_rejects has each row and why. Mend the cause and run again, or run with a higher rate: "
             "what was committed stays"
         )
 

@@ -1,7 +1,8 @@
 """The contract between the stages: one Arrow schema that a record fills as it moves from left to right.
 
     read      id, text, image, image_uri, _object, _row, the source's other columns
-    select    vector_fingerprint; rows that the table already holds are dropped and counted in a tally
+    select    vector_fingerprint; rows that the table already holds are dropped and counted in a tally, those of which
+              only other columns changed are marked: no later stage but the sink has to do with them
     fetch     image, where image_uri alone says where it is
     decode    modality, truncated, input_ids, pixels (and the image bytes go, unless they are stored)
     encode    vector (and input_ids and pixels go)
@@ -13,6 +14,7 @@ of what was read through the same channel, so that Ray hands over each count exa
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -23,6 +25,7 @@ ID, TEXT, IMAGE, IMAGE_URI, OBJECT, ROW = "id", "text", "image", "image_uri", "_
 VECTOR, FINGERPRINT, RUN = "vector", "vector_fingerprint", "_run"
 MODALITY, TRUNCATED = "modality", "truncated"
 REASON, STAGE, MESSAGE, TALLY = "_reason", "_stage", "_message", "_tally"
+HAS_VECTOR = "_has_vector"
 INPUT_IDS, PIXELS = "_input_ids", "_pixels"
 
 FINGERPRINT_TYPE = pa.binary(16)
@@ -50,6 +53,7 @@ FLOW_FIELDS = (
     pa.field(STAGE, pa.string()),
     pa.field(MESSAGE, pa.string()),
     pa.field(TALLY, TALLY_TYPE),
+    pa.field(HAS_VECTOR, pa.bool_()),  # only other columns changed: the table's vector is copied
 )
 # What `decode` adds, and `encode` uses up.
 DECODED_FIELDS = (
@@ -149,5 +153,6 @@ def replace_column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
 
 
 def alive(table: pa.Table) -> list[bool]:
-    """Per row: is it a record that no stage has rejected (and not a tally)?"""
-    return pc.and_(pc.is_null(table[REASON]), pc.is_null(table[TALLY])).to_pylist()
+    """Per row: is it a record to embed, that no stage has rejected?"""
+    others = (pc.is_valid(table[REASON]), pc.is_valid(table[TALLY]), pc.fill_null(table[HAS_VECTOR], False))
+    return pc.invert(functools.reduce(pc.or_, others)).to_pylist()

@@ -28,7 +28,8 @@ Device = Literal["auto", "cpu", "cuda"]
 class EmbedConfig:
     """Embed the records of --source that are new or changed, and publish the table --db/--table.
 
-    Exit code: 0 done and published, 1 failed (the table stays as it was published before), 2 bad usage.
+    Exit code: 0 done and published, 1 failed, 3 a gate failed (either way the table stays as it was published before),
+    2 bad usage.
     """
 
     source: str
@@ -51,18 +52,18 @@ class EmbedConfig:
     image_column: str | None = None
     """Column of image bytes, or of paths or URIs to fetch; default: `image`, `jpg`, `image_url` and the like."""
     source_kind: Kind | None = None
-    """What --source is; default: found by names and first bytes."""
+    """What the source is; default: found by names and first bytes."""
     images: Images | None = None
     """Of a list of images: a row for `each` (ids ID#0, ID#1, ...) or for the `first` only; default: each."""
     image_root: str | None = None
     """Folder that relative image paths start from; default: the folder of the file that names them."""
     allow_prefix: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """Images may also be fetched from below this, such as https://img.example.com/ or s3://other-bucket/. May be given
-    several times. Default: only from the source's own bucket or folder."""
+    """Images may be fetched from below this, too, such as https://img.example.com/ or s3://other-bucket/; default:
+    only from the source's own bucket or folder."""
     image_identity: ImageIdentity | None = None
     """When an image elsewhere counts as changed: by its `version` (etag, or size and time: asked for each, each night),
     its `content` (fetched each night), or its `uri` alone (for URIs whose image never changes); default: version."""
-    max_image_mb: float = 64.0
+    max_image_mb: float = 20.0
     """Images elsewhere that are larger than this are rejected."""
     fetch_timeout: float = 30.0
     """Seconds that an attempt to fetch an image may take."""
@@ -82,6 +83,8 @@ class EmbedConfig:
     """Encoders side by side; default: one a GPU, or one a node where there are no GPUs."""
     max_reject_rate: float = 0.05
     """Fail when more than this share of the rows read is rejected: at the end, and on the way from 1,000 rows on."""
+    keep_stale: bool = False
+    """Keep a row whose record turned bad (an image that can't be decoded any more) until its record is good again."""
     store_images: bool = False
     """Keep the image bytes, as they came, in the table."""
     commit_seconds: float = 60.0
@@ -97,6 +100,9 @@ class EmbedConfig:
             raise UsageError(f"--sample is a share above 0 and up to 1, not {self.sample}")
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"--limit must be 1 or more, not {self.limit}")
+        for prefix in self.allow_prefix:
+            if "://" not in prefix and not prefix.startswith(("/", ".", "~")):
+                raise UsageError(f"--allow-prefix {prefix}: https://{prefix} or a folder, as ./{prefix}?")
         for option, value in (("--max-image-mb", self.max_image_mb), ("--fetch-timeout", self.fetch_timeout)):
             if value <= 0:
                 raise UsageError(f"{option} must be more than 0, not {value}")

@@ -53,9 +53,24 @@ def block(contents: dict[str, str] | list[tuple[str, str]], source_object: str =
     return _table(values, len(rows))
 
 
-def rejected(ids: list[str], source_object: str = "a.parquet") -> pa.Table:
+def with_other_columns_changed(table: pa.Table, price: int) -> pa.Table:
+    """Records as `select` marks them whose content is that of the table: no stage gave them a vector."""
+    nothing = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(len(table) * DIMENSION, np.float16)), DIMENSION)
+    values = {
+        "_has_vector": pa.repeat(True, len(table)),
+        "price": pa.repeat(price, len(table)),
+        "vector": nothing,
+        "modality": pa.nulls(len(table), pa.string()),
+        "truncated": pa.nulls(len(table), pa.bool_()),
+    }
+    for name, column in values.items():
+        table = table.set_column(table.schema.get_field_index(name), name, column)
+    return table
+
+
+def rejected(ids: list[str], source_object: str = "a.parquet", reason: str = "image_undecodable") -> pa.Table:
     """Records that an earlier stage rejected."""
-    reject = Reject("decode", "image_undecodable", "not an image")
+    reject = Reject("decode", reason, "not an image")
     table = block(dict.fromkeys(ids, ""), source_object)
     for name, value in (("_reason", reject.reason), ("_stage", reject.stage), ("_message", reject.message)):
         table = table.set_column(table.schema.get_field_index(name), name, pa.repeat(value, len(ids)))
@@ -88,11 +103,12 @@ def _table(values: dict, rows: int) -> pa.Table:
     return pa.table([values.get(f.name, pa.nulls(rows, f.type)) for f in schema], schema=schema)
 
 
-def new_committer(db: object, run: str = "run-1", name: str = "t") -> Committer:
-    """A committer on the table `db`/`name`, created where it is missing."""
-    schema = table_schema(EXTRA, DIMENSION, image_uri=False, store_images=False)
+def new_committer(db: object, run: str = "run-1", extra: pa.Schema = EXTRA, keep_stale: bool = False) -> Committer:
+    """A committer on the table `db`/t, created where it is missing."""
+    name = "t"
+    schema = table_schema(extra, DIMENSION, image_uri=False, store_images=False)
     table = ensure_dataset(table_uri(str(db), name), new_table_schema(schema, IDENTITY, {"model": "vista-tiny"}))
-    return Committer(table, ensure_dataset(table_uri(str(db), f"{name}_rejects"), REJECT_SCHEMA), run)
+    return Committer(table, ensure_dataset(table_uri(str(db), f"{name}_rejects"), REJECT_SCHEMA), run, keep_stale)
 
 
 def commit(committer: Committer, *blocks: pa.Table) -> None:

@@ -25,12 +25,13 @@ Write = Callable[[Bundle], Written | Refill]
 
 @dataclass
 class Counts:
-    """Rows of a run so far. `rewritten` is for rows whose vector is copied; nothing does that yet."""
+    """Rows of a run so far; `rewritten` are those whose vector was copied, since only other columns changed."""
 
     read: int = 0
     written: int = 0
     rewritten: int = 0
     unchanged: int = 0
+    removed: int = 0  # rows that left the table, since their record turned bad; they are among the rejected
     reasons: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -47,8 +48,12 @@ class Counts:
 class Committer:
     """Commits bundles one after the other, each on top of exactly the version that it was settled against."""
 
-    def __init__(self, table: lance.LanceDataset, rejects: lance.LanceDataset, run: str) -> None:
+    def __init__(
+        self, table: lance.LanceDataset, rejects: lance.LanceDataset, run: str, keep_stale: bool = False
+    ) -> None:
+        """`keep_stale` keeps rows in the table whose record turned bad."""
         self.table = table
+        self.keep_stale = keep_stale
         self.rejects = rejects
         self.run = run
         self.base = TableVersion(table.uri, table.version)
@@ -61,7 +66,8 @@ class Committer:
         refilled: dict[str, int | None] = {}
         for _ in range(ATTEMPTS):
             version = TableVersion(self.table.uri, self.table.version)
-            written = write(Bundle(version, self.base, self.rejects.uri, self.run, self.matched.serialize(), refilled))
+            matched = self.matched.serialize()
+            written = write(Bundle(version, self.base, self.rejects.uri, self.run, matched, self.keep_stale, refilled))
             try:
                 if isinstance(written, Refill):
                     commit_refill(self.table, written)
@@ -87,14 +93,22 @@ class Committer:
             operation = lance.LanceOperation.Append([from_json(text) for text in written.rejects])
             self.rejects = lance.LanceDataset.commit(self.rejects.uri, operation, read_version=self.rejects.version)
 
+    def example_of(self, reason: str) -> str:
+        """What one of this run's rejects of a reason says."""
+        wanted = f"run = {quoted(self.run)} AND reason = {quoted(reason)}"
+        [message] = self.rejects.to_table(columns=["message"], filter=wanted, limit=1)["message"].to_pylist()
+        return str(message)
+
     def count(self, written: Written) -> None:
         """Add a committed bundle to the counts, and keep the id index within reach of the table."""
         self.counts.read += written.read
         self.counts.written += written.written
+        self.counts.rewritten += written.rewritten
         self.counts.unchanged += written.unchanged
+        self.counts.removed += written.removed
         self.counts.reasons.update(written.reasons)
         self.matched = BitMap64.deserialize(written.matched)
-        self.unindexed += written.written
+        self.unindexed += written.written + written.rewritten
         if self.unindexed >= REINDEX_ROWS:
             self.table = index_ids(self.table)
             self.unindexed = 0

@@ -18,8 +18,11 @@ from lance.fragment import write_fragments
 from pyroaring import BitMap64
 
 from pipelines.records import (
+    HAS_VECTOR,
     ID,
+    IMAGE,
     MESSAGE,
+    MODALITY,
     OBJECT,
     REASON,
     REJECT_SCHEMA,
@@ -27,13 +30,23 @@ from pipelines.records import (
     RUN,
     STAGE,
     TALLY,
+    TRUNCATED,
     VECTOR,
     Reject,
+    alive,
+    replace_column,
     with_rejects,
 )
 from pipelines.sink.table import TableVersion, fragments_json
 
 NORM_TOLERANCE = 1e-3
+PASSING = (
+    "fetch_timeout",
+    "fetch_failed",
+    "fetch_forbidden",
+    "uri_not_allowed",
+)  # by the fault of others than the record
+NOT_OF_THE_SOURCE = {VECTOR, IMAGE, MODALITY, TRUNCATED}  # as the encoder saw the record
 
 
 @dataclass(frozen=True)
@@ -51,7 +64,9 @@ class Written:
 
     read: int
     written: int
+    rewritten: int
     unchanged: int
+    removed: int  # rows of the table whose record turned bad
     reasons: Counter[str]  # rejected rows by reason
     matched: bytes  # BitMap64: rows of the base version that this bundle accounts for
     fragments: list[str] = field(default_factory=list)  # new fragments
@@ -68,6 +83,7 @@ class Bundle:
     rejects_uri: str
     run: str
     matched: bytes  # BitMap64: rows of the base version that earlier bundles accounted for
+    keep_stale: bool = False  # whether a row stays whose record turned bad
     refilled: dict[str, int | None] = field(default_factory=dict)  # rows of this bundle that refills committed already
 
 
@@ -83,10 +99,12 @@ def write_bundle(bundle: Bundle, *blocks: pa.Table) -> Written | Refill:
     unchanged = len(matched) - before
     records, settled = settle_records(with_rejects(records, check_vectors(records)), bundle, matched)
     good = pc.is_null(records[REASON])
-    fresh = table_rows(records.filter(good), bundle)
+    good_records = records.filter(good)
+    fresh = with_copied_vectors(table_rows(good_records, bundle), good_records, bundle.base)
+    rewritten = pc.sum(pc.fill_null(good_records[HAS_VECTOR], False)).as_py() or 0
     done = pa.array([key in bundle.refilled for key in fresh[ID].to_pylist()], pa.bool_())
     fresh, already = fresh.filter(pc.invert(done)), pc.sum(done).as_py() or 0
-    shrunk, emptied = delete_rows(bundle.table.open(), settled.replaced.values())
+    shrunk, emptied = delete_rows(bundle.table.open(), [*settled.replaced.values(), *settled.removed.values()])
     if emptied:
         return refill(fresh, settled, emptied, bundle)
     rejects = pa.concat_tables([twice, reject_rows(records.filter(pc.invert(good)))])
@@ -94,8 +112,10 @@ def write_bundle(bundle: Bundle, *blocks: pa.Table) -> Written | Refill:
     matched.run_optimize()
     return Written(
         read=read,
-        written=len(fresh) + already,
+        written=len(fresh) + already - rewritten,
+        rewritten=rewritten,
         unchanged=unchanged,
+        removed=settled.turned_bad,
         reasons=Counter(rejects["reason"].to_pylist()),
         matched=matched.serialize(),
         fragments=write(fresh, bundle.table.uri),
@@ -104,8 +124,22 @@ def write_bundle(bundle: Bundle, *blocks: pa.Table) -> Written | Refill:
     )
 
 
+def with_copied_vectors(rows: pa.Table, records: pa.Table, base: TableVersion) -> pa.Table:
+    """`rows` of the table for `records`; where a record has its vector already, all that isn't its own is copied."""
+    copied = pc.fill_null(records[HAS_VECTOR], False)
+    if not pc.any(copied).as_py():
+        return rows
+    new, old = rows.filter(pc.invert(copied)), rows.filter(copied)
+    of_the_record = {*records.column_names, RUN} - NOT_OF_THE_SOURCE
+    names = [name for name in rows.column_names if name not in of_the_record]
+    stored = base.rows(old[ID].to_pylist(), names)
+    for name in names:
+        old = replace_column(old, name, stored[name])
+    return pa.concat_tables([new, old.cast(rows.schema)])
+
+
 def refill(fresh: pa.Table, settled: Settled, emptied: list[int], bundle: Bundle) -> Refill:
-    """The rows of `fresh` that replace those of the `emptied` fragments, written."""
+    """The rows of `fresh` that replace those of the `emptied` fragments, written; rows that turned bad have none."""
     ids = [key for key, address in settled.replaced.items() if address >> 32 in emptied]
     rows = fresh.filter(pc.is_in(fresh[ID], value_set=pa.array(ids, pa.string())))
     return Refill(emptied, write(rows, bundle.table.uri), {key: settled.base.get(key) for key in ids})
@@ -134,19 +168,22 @@ def duplicate(key: str) -> Reject:
 
 @dataclass(frozen=True)
 class Settled:
-    """Addresses of the rows that records replace, by id: where they are now, and where the base version has them."""
+    """Addresses, by id, of rows of the table that leave it."""
 
-    replaced: dict[str, int]
-    base: dict[str, int]
+    replaced: dict[str, int]  # by a record
+    base: dict[str, int]  # where the base version has those, and others that the bundle's records are about
+    removed: dict[str, int]  # since their record turned bad
+    turned_bad: int  # such rows of the base version, of which a refill may have removed some already
 
 
 def settle_records(records: pa.Table, bundle: Bundle, matched: BitMap64) -> tuple[pa.Table, Settled]:
-    """Reject second records of an id; of the rest, say which rows of the table they replace."""
+    """Reject second records of an id; of the rest, say which rows of the table they replace or, if bad, remove."""
     ids, reasons = records[ID].to_pylist(), records[REASON].to_pylist()
-    known = bundle.table.lookup([key for key, reason in zip(ids, reasons, strict=True) if reason is None])
+    known = bundle.table.lookup([key for key in ids if key is not None])
+    bad = [] if bundle.keep_stale else turned_bad(records)
     foreign = [key for key, present in known.items() if present.run != bundle.run]
     # Somebody may have compacted the table since: `matched` holds the addresses of the version the run began with.
-    base = {key: present.address for key, present in bundle.base.lookup(foreign).items()}
+    base = {key: present.address for key, present in bundle.base.lookup([*{*foreign, *bad}]).items()}
     base |= {key: address for key, address in bundle.refilled.items() if address is not None}
     taken: set[str] = set()
     replaced: dict[str, int] = {}
@@ -163,7 +200,17 @@ def settle_records(records: pa.Table, bundle: Bundle, matched: BitMap64) -> tupl
             matched.add(base[key])
         if key in known and key not in bundle.refilled:
             replaced[key] = known[key].address
-    return with_rejects(records, rejects), Settled(replaced, base)
+    # Another record of the same id may be good, in this bundle or in one before: then the row is that record's.
+    gone = {key for key in bad if key in base and key not in taken and base[key] not in matched}
+    matched.update(base[key] for key in gone)
+    removed = {key: known[key].address for key in gone if key in known}
+    return with_rejects(records, rejects), Settled(replaced, base, removed, len(gone))
+
+
+def turned_bad(records: pa.Table) -> list[str]:
+    """The ids of rejected records, but for those whose image may be had another time: nothing is known of that yet."""
+    columns = (records[name].to_pylist() for name in (ID, REASON))
+    return [key for key, reason in zip(*columns, strict=True) if key is not None and reason not in (None, *PASSING)]
 
 
 def check_vectors(records: pa.Table) -> dict[int, Reject]:
@@ -173,11 +220,11 @@ def check_vectors(records: pa.Table) -> dict[int, Reject]:
     matrix = values.reshape(len(records), vectors.type.list_size)
     norms = np.linalg.norm(matrix, axis=1)
     bad = ~(np.abs(norms - 1) <= NORM_TOLERANCE)  # a NaN is bad too
-    reasons = records[REASON].to_pylist()
+    live = alive(records)
     return {
         int(row): Reject("encode", "bad_vector", f"the vector's norm is {norms[row]}, not 1")
         for row in np.flatnonzero(bad)
-        if reasons[row] is None
+        if live[row]
     }
 
 

@@ -13,6 +13,7 @@ import lance
 import pyarrow as pa
 
 from pipelines.records import FINGERPRINT, ID, RUN, VECTOR
+from pipelines.sources.objects import credentials_hint
 from vista_core import EncoderIdentity, EncoderSettings, UsageError
 
 STORAGE_VERSION: Final = "2.1"  # writes float16 vectors at four times the speed of 2.0
@@ -57,6 +58,18 @@ class TableVersion:
                 found[key] = Present(*present)
         return found
 
+    def rows(self, ids: Sequence[str], names: Sequence[str]) -> pa.Table:
+        """The columns `names` of rows that the table holds, in the order of `ids`."""
+        dataset, parts = self.open(), []
+        for start in range(0, len(ids), LOOKUP_IDS):
+            chunk = ids[start : start + LOOKUP_IDS]
+            wanted = f"{ID} IN ({', '.join(map(quoted, chunk))})"
+            found = dataset.to_table(columns=[ID, *(name for name in names if name != ID)], filter=wanted)
+            places = {key: place for place, key in enumerate(found[ID].to_pylist())}
+            parts.append(found.take([places[key] for key in chunk]))
+        columns = pa.schema([dataset.schema.field(name) for name in dict.fromkeys((ID, *names))])
+        return pa.concat_tables(parts) if parts else columns.empty_table()
+
     def ids_at(self, addresses: Sequence[int]) -> dict[int, str]:
         """The ids of some rows, by address. Scans the column: for the few rows that something is to be said about."""
         wanted = ", ".join(map(str, addresses))
@@ -81,13 +94,14 @@ def table_uri(db: str, name: str) -> str:
 
 
 def open_dataset(uri: str, version: int | str | None = None) -> lance.LanceDataset | None:
-    """The dataset at `uri`, or None if there is none (other failures raise)."""
+    """The dataset at `uri`, or None if there is none. Raises UsageError where nothing can be read, with the cause."""
     try:
         return lance.dataset(uri, version=version)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         if "not found" in str(error).lower():
             return None
-        raise
+        cause = str(error).partition(", /")[0]  # without the place in Lance's own source
+        raise UsageError(f"--db: {uri} cannot be opened: {cause}. {credentials_hint(uri)}") from error
 
 
 def ensure_dataset(uri: str, schema: pa.Schema) -> lance.LanceDataset:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Literal, get_args
 
@@ -59,10 +60,21 @@ def open_source(uri: str, columns: Columns, like: pa.Schema | None = None, kind:
     if found == "images":
         return ImageFolder.open(listing, columns)
     chosen = chosen if chosen.objects else listing  # of a kind that was named, whatever the suffix
+    return Tabular.open(open_format(found, chosen, columns, like), columns, uri, tuple(notes(listing, chosen, found)))
+
+
+def notes(listing: Listing, chosen: Listing, kind: Kind) -> Iterator[str]:
+    """What is there and not read."""
     taken = {item.uri for item in chosen.objects}
-    others = [item for item in listing.objects if item.uri not in taken]
-    notes = (f"other files there: {name_suffixes(Listing(uri, uri, tuple(others)))}",) if others else ()
-    return Tabular.open(open_format(found, chosen, columns, like), columns, uri, notes)
+    others = Listing(listing.uri, listing.root, tuple(item for item in listing.objects if item.uri not in taken))
+    catalogs = tuple(suffix for other in SUFFIXES if other not in (kind, "images") for suffix in SUFFIXES[other])
+    unread = others.only(catalogs)
+    if unread.objects:
+        yield f"NOT READ, being of another kind: {name_suffixes(unread)} (a glob or --source-kind chooses)"
+    if len(others.objects) > len(unread.objects):
+        unread_uris = {item.uri for item in unread.objects}
+        rest = tuple(item for item in others.objects if item.uri not in unread_uris)
+        yield f"other files there: {name_suffixes(Listing(listing.uri, listing.root, rest))}"
 
 
 def open_format(kind: Kind, listing: Listing, columns: Columns, like: pa.Schema | None) -> Format:

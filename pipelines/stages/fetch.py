@@ -149,14 +149,14 @@ class Fetcher:
     def attempt(self, call: Callable[[Place], T], place: Place) -> T:
         """One try, unless the host is down."""
         host = self.hosts.setdefault(place.host, Host())
-        try:
-            with self.free:
-                host.check(place)
+        with self.free:
+            host.check(place)  # outside of try: an image that isn't asked for must not keep its host down
+            try:
                 result = call(place)
-        except FetchError as error:
-            if error.reason == "fetch_timeout":
-                host.was_silent(place)
-            raise
+            except FetchError as error:
+                if error.reason == "fetch_timeout":
+                    host.was_silent(place)
+                raise
         host.answered()
         return result
 

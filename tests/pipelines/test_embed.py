@@ -136,6 +136,46 @@ def test_only_what_is_new_or_changed_is_written(tmp_path):
     assert set(second) == {"a", "b", "c", "d"}  # rows that vanished from the source stay
 
 
+def test_a_price_that_changed_costs_no_encoding(tmp_path, monkeypatch):
+    table_of = {"id": ["a", "b", "c"], "text": ["one", "two", "three"], "price": [1, 2, 3]}
+    pq.write_table(pa.table(table_of), tmp_path / "a.parquet")
+    config = EmbedConfig(str(tmp_path / "a.parquet"), str(tmp_path), "t")
+    embed(config)
+    first = rows(tmp_path)
+    pq.write_table(pa.table(table_of | {"price": [1, 20, 3], "text": ["one", "two", "THREE"]}), tmp_path / "a.parquet")
+    counts = embed(config).counts
+    assert (counts.read, counts.written, counts.rewritten, counts.unchanged) == (3, 1, 1, 1)
+    second = rows(tmp_path)
+    assert second["a"] == first["a"]
+    assert second["b"] == first["b"] | {"price": 20, "_run": second["b"]["_run"]}
+    assert runs(tmp_path)[-1]["rewritten"] == 1
+    assert embed(config).counts.unchanged == 3
+
+
+def test_a_record_whose_image_broke_leaves_the_table_and_comes_back_when_it_is_mended(tmp_path):
+    image = draw("star", "red", "blue")
+    for content, found, keep in (
+        (image, "ab", False),
+        (b"broken", "a", False),
+        (image, "ab", False),
+        (b"", "ab", True),
+    ):
+        table_of = pa.table({"id": ["a", "b"], "text": ["one", "two"], "image": [image, content]})
+        pq.write_table(table_of, tmp_path / "a.parquet")
+        config = EmbedConfig(str(tmp_path / "a.parquet"), str(tmp_path), "t", max_reject_rate=1, keep_stale=keep)
+        summary = embed(config)
+        assert rows(tmp_path).keys() == set(found)
+        assert ("removed 1 rows" in str(summary)) == (found == "a")
+
+
+def test_a_database_that_cannot_be_reached_is_said_with_the_cure(tmp_path, s3):
+    source = write_texts(tmp_path / "a.parquet", {"a": "one"})
+    with pytest.raises(
+        UsageError, match=r"--db: s3://nobody-has-this/db/t\.lance cannot be opened: .*AWS_ACCESS_KEY_ID"
+    ):
+        embed(EmbedConfig(source, "s3://nobody-has-this/db", "t"))
+
+
 def test_doubled_ids_make_one_row_and_rejects_however_often_it_runs(tmp_path):
     pq.write_table(pa.table({"id": ["a", "b", "a"], "text": ["one", "two", "three"]}), tmp_path / "a.parquet")
     pq.write_table(pa.table({"id": ["b", "c"], "text": ["two", "four"]}), tmp_path / "b.parquet")
@@ -162,7 +202,7 @@ def test_too_many_rejects_stop_the_run_and_leave_the_published_version(tmp_path)
     images = [draw("star", "red", "blue"), b"no image", b"none either"]
     texts = pa.nulls(3, pa.string())
     pq.write_table(pa.table({"id": ["x", "y", "z"], "text": texts, "image": images}), tmp_path / "a.parquet")
-    with pytest.raises(TooManyRejectsError, match=r"2 of 3 rows .*image_undecodable 2.*t_rejects"):
+    with pytest.raises(TooManyRejectsError, match=r"2 of 3 rows .*image_undecodable 2\. For example: \w.*t_rejects"):
         embed(EmbedConfig(source, str(tmp_path), "t", image_column="image"))
     assert published(open_dataset(f"{tmp_path}/t.lance")) == before
     assert runs(tmp_path)[-1]["status"] == "failed"
@@ -276,7 +316,8 @@ def test_a_catalog_that_gains_a_column_is_read_as_before(tmp_path):
     pq.write_table(pa.table(table_of | {"id": [1, 2], "text": ["x", "y"]}), tmp_path / "a.parquet")
     assert embed(config).counts.unchanged == 2
     pq.write_table(pa.table({"id": [1, 2], "text": ["x", "y"]}), tmp_path / "a.parquet")
-    with pytest.raises(UsageError, match="--id-column sku: no such column"):
+    said = r"--id-column sku: no such column.*t was filled with id: sku, text: title.*found now: 1 Parquet file"
+    with pytest.raises(UsageError, match=said):
         embed(config)
     assert set(rows(tmp_path)) == {"a", "b"}
 
@@ -381,6 +422,7 @@ def test_a_part_of_the_source_for_a_first_try(tmp_path):
     config = EmbedConfig(source, str(tmp_path), "t")
     summary = embed(dataclasses.replace(config, limit=45))
     assert (summary.counts.read, summary.counts.written) == (45, 45)
+    assert "ONLY the first 45 records" in str(summary)
     assert rows(tmp_path).keys() == set(list(texts)[:45])
     shared = embed(dataclasses.replace(config, sample=0.5)).counts
     assert 60 < shared.read < 140

@@ -42,7 +42,7 @@ def test_help_explains_every_option(kind, capsys):
         parse(kind, ["--help"])
     assert ended.value.code == 0
     text = " ".join(re.sub(r"[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
-    entries = dict(re.findall(r"--([a-z-]+) ((?:(?! --[a-z-]+ ).)*?)\((?:default: [^)]*|required)\)", text))
+    entries = dict(re.findall(r"--([a-z-]+) ((?:(?! --[a-z-]+ ).)*?)\((?:default: [^)]*|required|repeatable)\)", text))
     for field in dataclasses.fields(kind):
         explanation = entries[field.name.replace("_", "-")]
         assert len(explanation.split()) >= 3, f"--{field.name} is not explained: {explanation!r}"
@@ -79,7 +79,7 @@ def test_an_option_may_be_given_several_times(toml):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('tabel = "t"', "no such option: tabel; known: alpha, commit_seconds"),
+        ('tabel = "t"', "no such option: tabel; known: allow_prefix, alpha"),
         ('[embed]\ntable = "t"', "no such option: embed"),
         ("table = ", "job.toml"),
         ("max_reject_rate = 2", "--max-reject-rate"),
@@ -114,6 +114,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, content):
         (["--limit", "0"], "--limit"),
         (["--fetch-timeout", "0"], "--fetch-timeout"),
         (["--max-image-mb", "-1"], "--max-image-mb"),
+        (["--allow-prefix", "img.example.com"], "--allow-prefix img.example.com: https://img.example.com"),
         (["--table", "a/b"], "--table"),
         (["--table", ".hidden"], "--table"),
         (["--table", "naïve"], "--table"),

@@ -10,7 +10,17 @@ import pipelines.sink.commit
 from pipelines.sink.commit import clear_stale_rejects, commit_table
 from pipelines.sink.fragments import Bundle, write_bundle
 from pipelines.sink.table import TableVersion, index_ids
-from tests.tables import block, commit, contents, new_committer, reject_reasons, rejected, tally, vector_of
+from tests.tables import (
+    block,
+    commit,
+    contents,
+    new_committer,
+    reject_reasons,
+    rejected,
+    tally,
+    vector_of,
+    with_other_columns_changed,
+)
 from vista_core import VistaError
 
 
@@ -35,6 +45,98 @@ def test_a_changed_row_replaces_the_old_one_in_the_version_that_adds_it(tmp_path
         ids = lance.dataset(second.table.uri, version=version["version"]).to_table(columns=["id"])["id"].to_pylist()
         assert len(ids) == len(set(ids)), "a version holds an id twice"
         assert version["version"] < second.table.version or "a" in ids
+
+
+@pytest.mark.parametrize("all_of_the_fragment", [False, True])
+def test_a_row_of_which_other_columns_changed_is_rewritten_with_its_vector(tmp_path, all_of_the_fragment):
+    first = new_committer(tmp_path)
+    commit(first, block({"a": "one", "b": "two", "c": "three"}), tally(3))
+    before = {row["id"]: row for row in first.table.to_table().to_pylist()}
+    second = new_committer(tmp_path, "run-2")
+    changed = {"a": "one", "b": "two", "c": "three"} if all_of_the_fragment else {"b": "two"}
+    others = block({"d": "four"} if all_of_the_fragment else {"d": "four", "c": "THREE"})
+    commit(second, with_other_columns_changed(block(changed, "moved.parquet"), 7), others, tally(len(changed)))
+    assert second.counts.rewritten == len(changed)
+    assert second.counts.written == len(others)
+    assert second.counts.rejected == 0
+    after = {row["id"]: row for row in second.table.to_table().to_pylist()}
+    assert after.keys() == {"a", "b", "c", "d"}
+    for key in changed:
+        new = {"price": 7, "_run": "run-2", "_object": "moved.parquet"}
+        assert after[key] == before[key] | new
+
+
+def test_columns_that_the_source_lacks_keep_their_values_when_a_row_is_rewritten(tmp_path):
+    first = new_committer(tmp_path, extra=pa.schema([("price", pa.int64()), ("note", pa.string())]))
+    table = block({"a": "one"}).append_column("note", pa.array(["kept"]))
+    commit(first, table, tally(1))
+    second = new_committer(tmp_path, "run-2")
+    commit(second, with_other_columns_changed(block({"a": "one"}), 7), tally(1))
+    [row] = second.table.to_table().to_pylist()
+    assert (row["price"], row["note"]) == (7, "kept")
+
+
+def test_a_vector_that_is_copied_is_that_of_the_version_that_the_record_was_compared_with(tmp_path):
+    """Somebody deletes the row while the run is under way: it is not embedded again, nor lost."""
+    commit(new_committer(tmp_path), block({"a": "one", "b": "two"}), tally(2))
+    second = new_committer(tmp_path, "run-2")
+    lance.dataset(second.table.uri).delete("id = 'a'")
+    commit(second, with_other_columns_changed(block({"a": "one"}), 7), tally(1))
+    [row] = second.table.to_table(filter="id = 'a'").to_pylist()
+    assert (row["vector"], row["price"]) == (vector_of("one").tolist(), 7)
+
+
+@pytest.mark.parametrize("bad", [["b"], ["a", "b", "c"]], ids=["some of a fragment", "all of it"])
+def test_a_row_whose_record_turned_bad_leaves_the_table(tmp_path, bad):
+    commit(new_committer(tmp_path), block({"a": "one", "b": "two", "c": "three"}), tally(3))
+    second = new_committer(tmp_path, "run-2")
+    commit(second, rejected([*bad, "never was"]), block({"d": "four"}), tally(len(bad) + 2))
+    assert contents(second).keys() == {"a", "b", "c", "d"} - set(bad)
+    assert (second.counts.removed, second.counts.rejected, second.counts.written) == (len(bad), len(bad) + 1, 1)
+    assert second.counts.read == second.counts.settled
+    third = new_committer(tmp_path, "run-3")
+    commit(third, rejected(bad), tally(len(bad)))
+    assert third.counts.removed == 0
+
+
+@pytest.mark.parametrize(("reason", "keep"), [("image_undecodable", True), ("fetch_timeout", False)])
+def test_a_row_stays_if_asked_for_or_if_nothing_is_known_of_its_image_yet(tmp_path, reason, keep):
+    commit(new_committer(tmp_path), block({"a": "one", "b": "two"}), tally(2))
+    second = new_committer(tmp_path, "run-2", keep_stale=keep)
+    commit(second, rejected(["b"], reason=reason), tally(1))
+    assert contents(second).keys() == {"a", "b"}
+    assert second.counts.removed == 0
+
+
+@pytest.mark.parametrize("order", ["together", "good first", "unchanged first"])
+def test_a_bad_record_takes_no_row_that_another_record_of_its_id_has(tmp_path, order):
+    first = new_committer(tmp_path)
+    commit(first, block({"a": "one", "b": "two"}), tally(2))
+    second = new_committer(tmp_path, "run-2")
+    good, bad = block({"b": "TWO"}), rejected(["b"])
+    if order == "together":
+        commit(second, bad, good, tally(2))
+    elif order == "good first":
+        commit(second, good, tally(1))
+        commit(second, bad, tally(1))
+    else:
+        [address] = [second.base.lookup(["b"])["b"].address]
+        commit(second, tally(1, {0: address}))
+        commit(second, bad, tally(1))
+    assert contents(second) == {"a": "one", "b": "two" if order == "unchanged first" else "TWO"}
+    assert (second.counts.removed, second.counts.rejected) == (0, 1)
+
+
+def test_a_row_that_left_is_not_counted_as_unchanged_by_a_later_record_of_its_id(tmp_path):
+    commit(new_committer(tmp_path), block({"a": "one", "b": "two"}), tally(2))
+    second = new_committer(tmp_path, "run-2")
+    address = second.base.lookup(["b"])["b"].address
+    commit(second, rejected(["b"]), tally(1))
+    commit(second, tally(1, {0: address}))
+    assert reject_reasons(second) == [("b", "duplicate_id"), ("b", "image_undecodable")]
+    third = new_committer(tmp_path, "run-3")
+    commit(third, block({"b": "two"}), tally(1))
+    assert contents(third) == {"a": "one", "b": "two"}
 
 
 def test_rows_that_replace_a_whole_fragment_leave_no_version_without_them(tmp_path):

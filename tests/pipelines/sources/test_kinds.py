@@ -90,7 +90,10 @@ def test_shards_come_before_the_parquet_that_describes_them_and_both_before_imag
     store.put("00000.jpg", b"image")
     assert isinstance(open_source(store.root, Columns()).format, Parquet)
     store.put("00000.tar", tar())
-    assert isinstance(open_source(store.root, Columns()).format, WebDataset)
+    source = open_source(store.root, Columns())
+    assert isinstance(source.format, WebDataset)
+    assert "NOT READ, being of another kind: 1 .parquet (a glob or --source-kind chooses)" in source.describe()
+    assert "other files there: 1 .jpg" in source.describe()
 
 
 def test_a_glob_chooses_and_so_does_the_user(store):

@@ -465,6 +465,12 @@ def test_a_slow_host_holds_neither_the_others_nor_more_than_its_share(server):
         assert slow.total("GET") == number, "none was given up meanwhile"
 
 
+def test_a_process_asks_for_so_many_at_once(server, monkeypatch):
+    monkeypatch.setattr(stage, "THREADS", 2)
+    assert reasons(fetched([f"{server.url}/good/{n}.png" for n in range(40)], rules(server.url))) == [None] * 40
+    assert server.peak <= 2
+
+
 def test_a_host_that_never_answers_counts_as_down_after_a_few_images(server, monkeypatch):
     monkeypatch.setattr(stage, "DOWN_SECONDS", 2.0)
     given = rules(server.url, seconds=0.3)

@@ -18,7 +18,7 @@ ODD_IDS = ["it's", "''", '"', "a\\b", "a\nb", "%_", "日本", "", " ", "null", "
 
 def as_read(rows: list[dict], extra: pa.Schema = EXTRA) -> pa.Table:
     """Records as a source yields them."""
-    numbered = [{"_object": "a.parquet", "_row": number} | row for number, row in enumerate(rows)]
+    numbered = [{"_object": "a.parquet", "_row": number, "price": 1} | row for number, row in enumerate(rows)]
     return pa.Table.from_pylist(numbered, schema=read_schema(extra))
 
 
@@ -56,7 +56,7 @@ def test_new_and_changed_records_are_selected_and_unchanged_ones_are_counted_wit
     records = as_read(
         [
             {"id": "new", "text": "x"},
-            {"id": "same", "text": "x", "price": 9},
+            {"id": "same", "text": "x"},
             {"id": "changed", "text": "z"},
             {"id": "same too", "text": "y"},
         ]
@@ -67,6 +67,39 @@ def test_new_and_changed_records_are_selected_and_unchanged_ones_are_counted_wit
     assert (tally["read"], tally["unchanged_rows"]) == (4, [1, 3])
     found = lance.dataset(base.uri)._take_rows(tally["unchanged_addresses"], columns=["id"])
     assert found["id"].to_pylist() == ["same", "same too"]
+
+
+KINDS = {
+    "price": (pa.int64(), [1, 1, None, 1, None], [1, 2, None, None, 1]),
+    "ratio": (pa.float64(), [0.5, float("nan"), None, 1.0, 2.0], [0.5, float("nan"), None, 1.5, None]),
+    "tags": (pa.list_(pa.string()), [["a"], [], None, ["a"], ["a", None]], [["a"], [], None, ["b"], ["a"]]),
+    "size": (pa.struct([("w", pa.float32())]), [{"w": 1}, {"w": None}, None, {"w": 1}, {"w": 1}], None),
+    "name": (pa.large_string(), ["ü", "", None, "", "a"], ["ü", "", None, None, "b"]),
+    "blob": (pa.binary(), [b"1", b"", None, b"", b"1"], [b"1", b"", None, None, b"2"]),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_record_of_which_only_another_column_changed_is_marked_and_keeps_its_vector(tmp_path, name):
+    kind, before, after = KINDS[name]
+    after = after or [*before[:3], {"w": 2}, None]
+    keys = list("abcde")
+    table = block(dict.fromkeys(keys, "x"))
+    schema = pa.schema([(name, kind)])
+    committer = new_committer(tmp_path, extra=schema)
+    if name != "price":
+        table = table.drop_columns(["price"]).append_column(name, pa.array(before, kind))
+    else:
+        table = table.set_column(table.schema.get_field_index("price"), "price", pa.array(before, kind))
+    commit(committer, table)
+    base = TableVersion(committer.table.uri, committer.table.version)
+    read = [{"id": key, "text": "x", name: value} for key, value in zip(keys, after, strict=True)]
+    rows, tally = selected(as_read(read, schema), base)
+    same = [at for at in range(5) if repr(before[at]) == repr(after[at])]
+    assert tally["unchanged_rows"] == same
+    assert {row["id"] for row in rows} == {key for at, key in enumerate(keys) if at not in same}
+    assert all(row["_has_vector"] and row["_reason"] is None for row in rows)
+    assert len(same) >= 2
 
 
 def test_an_image_that_changed_or_came_or_went_makes_a_record_changed(tmp_path):
