@@ -15,12 +15,14 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from vista_core.config import MODELS, ModelConfig
 from vista_core.errors import CheckpointError, UsageError, VistaError
@@ -117,9 +119,19 @@ def _expand(pattern: str, i: int, kind: str) -> str:
     return pattern.replace("{i}", str(i)).replace("*", kind)
 
 
+class WithoutInitialisation(TorchFunctionMode):
+    """Draws no numbers for parameters: on "meta" there are none, and torch would import its whole compiler (1.4 s)."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """What `func` returns; nothing for those of torch.nn.init, which modules call for their effect."""
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return None
+        return func(*args, **kwargs or {})
+
+
 def empty_model(config: ModelConfig) -> VistaModel:
     """The model's shape without memory for its parameters."""
-    with torch.device("meta"):
+    with torch.device("meta"), WithoutInitialisation():
         return VistaModel(config).eval()
 
 

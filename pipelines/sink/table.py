@@ -98,9 +98,9 @@ def open_dataset(uri: str, version: int | str | None = None) -> lance.LanceDatas
     try:
         return lance.dataset(uri, version=version)
     except (ValueError, OSError) as error:
-        if "not found" in str(error).lower():
+        if "was not found" in str(error):
             return None
-        cause = str(error).partition(", /")[0]  # without the place in Lance's own source
+        cause = " ".join(str(error).partition(", /")[0].split())  # without the place in Lance's own source
         raise UsageError(f"--db: {uri} cannot be opened: {cause}. {credentials_hint(uri)}") from error
 
 

@@ -316,7 +316,7 @@ def test_a_catalog_that_gains_a_column_is_read_as_before(tmp_path):
     pq.write_table(pa.table(table_of | {"id": [1, 2], "text": ["x", "y"]}), tmp_path / "a.parquet")
     assert embed(config).counts.unchanged == 2
     pq.write_table(pa.table({"id": [1, 2], "text": ["x", "y"]}), tmp_path / "a.parquet")
-    said = r"--id-column sku: no such column.*t was filled with id: sku, text: title.*found now: 1 Parquet file"
+    said = r"--id-column sku: no such column.*t was filled with id: sku, text: title.*found: 1 Parquet file"
     with pytest.raises(UsageError, match=said):
         embed(config)
     assert set(rows(tmp_path)) == {"a", "b"}
@@ -327,7 +327,7 @@ def test_types_of_a_text_format_are_those_of_the_table_and_its_own_columns_are_n
     source.write_text('{"caption": "one", "price": 1.5}')
     config = EmbedConfig(str(source), str(tmp_path / "db"), "t")
     embed(config)
-    source.write_text('{"caption": "one", "price": 1}\n{"caption": "two", "price": 2}\n{"caption": "three"}')
+    source.write_text('{"caption": "one", "price": 1.5}\n{"caption": "two", "price": 2}\n{"caption": "three"}')
     summary = embed(config)
     assert (summary.counts.written, summary.counts.unchanged) == (2, 1)
     assert {row["text"]: row["price"] for row in rows(tmp_path / "db").values()} == {

@@ -309,7 +309,9 @@ def test_how_many_rows_a_unit_has_is_guessed_by_the_sample(local):
     local.put("z.jsonl.gz", gzip.compress(content * 5))
     assert [round(unit["rows"], -4) for unit in units(open_json(local.root))] == [10_000, 50_000, 0]
     assert [round(unit["rows"], -4) for unit in units(open_json(local.uri("z.jsonl.gz")))] == [50_000]
-    assert not tabular(open_json(local.root)).exact
+    local.put("a.csv", b"id,text\r\n" + b"1,x\r\n" * 10_000)
+    assert [round(unit["rows"], -4) for unit in units(open_csv(local.uri("a.csv")))] == [10_000]
+    assert not tabular(open_json(local.uri("a.jsonl"))).exact
 
 
 def test_a_batch_is_bounded(local):
@@ -320,11 +322,12 @@ def test_a_batch_is_bounded(local):
 
 
 def test_what_workers_get_does_not_grow_with_the_source(local):
-    for name in ("a.csv", "b.csv"):
-        local.put(name, b"id,text\n1,x\n")
-    kind = open_csv(local.root)
-    assert len(kind.listing.objects) == 2
-    assert pickle.loads(pickle.dumps(kind.without_listing())).listing.objects == ()
+    for name in ("a", "b"):
+        local.put(f"{name}.csv", b"id,text\n1,x\n")
+        local.put(f"{name}.jsonl", jsonl({"text": "x"}))
+    for kind in (open_csv(local.uri("*.csv")), open_json(local.uri("*.jsonl"))):
+        assert len(kind.listing.objects) == 2
+        assert pickle.loads(pickle.dumps(kind.without_listing())).listing.objects == ()
 
 
 # Odd records
@@ -549,6 +552,9 @@ def test_the_first_file_that_is_not_damaged_says_what_there_is(local):
         open_json(local.uri("1.jsonl"))
     with pytest.raises(UsageError, match=r"3\.jsonl: it has no rows"):
         open_csv(local.uri("3.jsonl"))
+    local.put("a.csv", b"id,title\nx\ny\n")
+    with pytest.raises(UsageError, match=r"a\.csv: Expected 2 columns, got 1: x"):
+        open_csv(local.uri("a.csv"))
 
 
 def test_a_sample_is_as_long_as_its_first_record_needs(local, monkeypatch):
