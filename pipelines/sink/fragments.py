@@ -41,6 +41,7 @@ from pipelines.sink.table import TableVersion, fragments_json
 
 NORM_TOLERANCE = 1e-3
 PASSING = (
+    "object_unreadable",
     "fetch_timeout",
     "fetch_failed",
     "fetch_forbidden",
@@ -208,7 +209,7 @@ def settle_records(records: pa.Table, bundle: Bundle, matched: BitMap64) -> tupl
 
 
 def turned_bad(records: pa.Table) -> list[str]:
-    """The ids of rejected records, but for those whose image may be had another time: nothing is known of that yet."""
+    """The ids of rejected records, but for those that may be read another time: nothing is known of their content."""
     columns = (records[name].to_pylist() for name in (ID, REASON))
     return [key for key, reason in zip(*columns, strict=True) if key is not None and reason not in (None, *PASSING)]
 

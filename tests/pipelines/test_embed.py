@@ -152,7 +152,7 @@ def test_a_price_that_changed_costs_no_encoding(tmp_path, monkeypatch):
     assert embed(config).counts.unchanged == 3
 
 
-def test_a_record_whose_image_broke_leaves_the_table_unless_it_is_to_stay(tmp_path):
+def test_a_record_whose_image_broke_leaves_the_table_and_comes_back_when_it_is_mended(tmp_path):
     image = draw("star", "red", "blue")
     for content, found, keep in (
         (image, "ab", False),

@@ -99,8 +99,10 @@ def test_a_row_whose_record_turned_bad_leaves_the_table(tmp_path, bad):
     assert third.counts.removed == 0
 
 
-@pytest.mark.parametrize(("reason", "keep"), [("image_undecodable", True), ("fetch_timeout", False)])
-def test_a_row_stays_if_asked_for_or_if_nothing_is_known_of_its_image_yet(tmp_path, reason, keep):
+@pytest.mark.parametrize(
+    ("reason", "keep"), [("image_undecodable", True), ("fetch_timeout", False), ("object_unreadable", False)]
+)
+def test_a_row_stays_if_asked_for_or_if_nothing_is_known_of_its_content(tmp_path, reason, keep):
     commit(new_committer(tmp_path), block({"a": "one", "b": "two"}), tally(2))
     second = new_committer(tmp_path, "run-2", keep_stale=keep)
     commit(second, rejected(["b"], reason=reason), tally(1))
