@@ -2,7 +2,7 @@
 
     read      id, text, image, image_uri, _object, _row, the source's other columns
     select    vector_fingerprint; rows that the table already holds are dropped and counted in a tally, those of which
-              only other columns changed are marked: no later stage but the sink has to do with them
+              only other columns or the object changed are marked: no later stage but the sink has to do with them
     fetch     image, where image_uri alone says where it is
     decode    modality, truncated, input_ids, pixels (and the image bytes go, unless they are stored)
     encode    vector (and input_ids and pixels go)
@@ -17,6 +17,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
@@ -31,9 +32,26 @@ INPUT_IDS, PIXELS = "_input_ids", "_pixels"
 FINGERPRINT_TYPE = pa.binary(16)
 TALLY_TYPE = pa.struct(
     [
-        ("read", pa.int64()),  # records that the unit yielded in this batch
+        # Of each object in the batch: records read, those of them that are claims (see `select`), those that the table
+        # holds unchanged, and the sum of the latters' digests.
+        (
+            "objects",
+            pa.list_(
+                pa.struct(
+                    [
+                        ("object", pa.string()),
+                        ("read", pa.int64()),
+                        ("claims", pa.int64()),
+                        ("unchanged", pa.int64()),
+                        ("digest", pa.uint64()),
+                    ]
+                )
+            ),
+        ),
         ("unchanged_addresses", pa.list_(pa.uint64())),  # where the table holds those that did not change
-        ("unchanged_rows", pa.list_(pa.int64())),  # and which rows of the object they are
+        ("unchanged_rows", pa.list_(pa.int64())),  # which rows of their object they are
+        ("unchanged_objects", pa.list_(pa.int32())),  # and of which of the objects
+        ("ended", pa.list_(pa.string())),  # objects of a unit that was read to its end
     ]
 )
 
@@ -53,7 +71,7 @@ FLOW_FIELDS = (
     pa.field(STAGE, pa.string()),
     pa.field(MESSAGE, pa.string()),
     pa.field(TALLY, TALLY_TYPE),
-    pa.field(HAS_VECTOR, pa.bool_()),  # only other columns changed: the table's vector is copied
+    pa.field(HAS_VECTOR, pa.bool_()),  # the content is as it was: the table's vector is copied
 )
 # What `decode` adds, and `encode` uses up.
 DECODED_FIELDS = (
@@ -130,6 +148,17 @@ def fingerprint(text: str | None, image: bytes | None, elsewhere: str | None = N
     else:
         digest.update(b"\x00" if image is None else b"\x01" + image)
     return digest.digest()
+
+
+def row_digests(fingerprints: pa.ChunkedArray, runs: pa.ChunkedArray) -> np.ndarray:
+    """uint64 a row of the table, which changes whenever the job writes the row; of several rows the sum counts."""
+    fingerprints, runs = (column.combine_chunks() for column in (fingerprints, runs))
+    start = fingerprints.offset * FINGERPRINT_TYPE.byte_width
+    halves = np.frombuffer(fingerprints.buffers()[1] or b"", np.uint64, 2 * len(fingerprints), start)
+    names = runs.dictionary_encode()
+    hashes = np.array([xxhash.xxh3_64_intdigest(name.encode()) for name in names.dictionary.to_pylist()], np.uint64)
+    of_run = hashes[names.indices.to_numpy()] if len(runs) else np.empty(0, np.uint64)
+    return (halves[0::2] * np.uint64(0x9E3779B97F4A7C15)) ^ of_run
 
 
 def with_rejects(table: pa.Table, rejects: dict[int, Reject]) -> pa.Table:

@@ -67,6 +67,14 @@ class EmbedConfig:
     """Images elsewhere that are larger than this are rejected."""
     fetch_timeout: float = 30.0
     """Seconds that an attempt to fetch an image may take."""
+    source_name: str | None = None
+    """Keeps several sources of one table apart: each has ids of its own, and what vanished is looked for in its own."""
+    read_all: bool = False
+    """Read objects that an earlier run read in full, too, although they are as they were."""
+    delete_missing: bool = False
+    """Remove the rows whose record is no longer in the source; more than a tenth of its rows only if told how many."""
+    delete_at_most: int | None = None
+    """Remove missing rows even if they are more than a tenth, up to so many."""
     limit: int | None = None
     """Only the first so many records, for a first try."""
     sample: float = 1.0
@@ -89,6 +97,18 @@ class EmbedConfig:
     """Keep the image bytes, as they came, in the table."""
     commit_seconds: float = 60.0
     """Commit what has arrived at least this often: what a crash can cost."""
+    reembed: bool = False
+    """Replace the whole column by another encoder's vectors; published once all are; the same command resumes it."""
+    retention_days: float = 7.0
+    """Keep versions of the table for so long; what a tag names is kept anyway."""
+    take_over: bool = False
+    """Begin although another run holds the table, since that run is dead."""
+    plan: bool = False
+    """Only say what there is to do, how long that would take, and what it would cost. Writes nothing."""
+    price_per_hour: float | None = None
+    """What the machines cost an hour, for the forecast."""
+    rollback: bool = False
+    """Only move the tag `published` back to the version before; once more moves it forth again."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work before anything starts (raises UsageError)."""
@@ -106,10 +126,24 @@ class EmbedConfig:
         for option, value in (("--max-image-mb", self.max_image_mb), ("--fetch-timeout", self.fetch_timeout)):
             if value <= 0:
                 raise UsageError(f"{option} must be more than 0, not {value}")
+        for option, amount in (("--retention-days", self.retention_days), ("--price-per-hour", self.price_per_hour)):
+            if amount is not None and amount < 0:
+                raise UsageError(f"{option} must be 0 or more, not {amount}")
+        if self.delete_at_most is not None and self.delete_at_most < 1:
+            raise UsageError(f"--delete-at-most must be 1 or more, not {self.delete_at_most}")
+        if self.deletes and (self.limit is not None or self.sample < 1):
+            raise UsageError("--delete-missing: a run over a part of the source can't know what is missing in it")
+        if self.source_name is not None:
+            check_name("--source-name", self.source_name)
         if self.commit_seconds < 0:
             raise UsageError(f"--commit-seconds must be 0 or more, not {self.commit_seconds}")
-        check_table_name(self.table)
+        check_name("--table", self.table)
         encoder_settings(self)  # has checks of its own
+
+    @property
+    def deletes(self) -> bool:
+        """Whether missing rows are to be removed."""
+        return self.delete_missing or self.delete_at_most is not None
 
 
 @dataclass(frozen=True)
@@ -145,13 +179,13 @@ class SearchConfig:
             raise UsageError("nothing to search with: give --text, --image, or both")
         if self.k < 1:
             raise UsageError(f"--k must be 1 or more, not {self.k}")
-        check_table_name(self.table)
+        check_name("--table", self.table)
 
 
-def check_table_name(name: str) -> None:
-    """Raise UsageError unless `name` can stand before `_rejects` and `_runs` and be a folder's name."""
+def check_name(option: str, name: str) -> None:
+    """Raise UsageError unless `name` can stand before `_rejects` and be a folder's name, or before `#` and a URI."""
     if not name or not all(c.isascii() and (c.isalnum() or c in "_-.") for c in name) or name.startswith("."):
-        raise UsageError(f"--table {name!r}: letters, digits, '_', '-' and '.' make a table's name")
+        raise UsageError(f"{option} {name!r}: letters, digits, '_', '-' and '.' make a name")
 
 
 def encoder_settings(config: EmbedConfig) -> EncoderSettings:

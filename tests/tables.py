@@ -9,7 +9,9 @@ import pyarrow as pa
 from pipelines.records import FLOW_FIELDS, READ_FIELDS, REJECT_SCHEMA, TALLY_TYPE, Reject, fingerprint, table_schema
 from pipelines.sink.commit import Committer
 from pipelines.sink.fragments import Bundle, Refill, Written, write_bundle
-from pipelines.sink.table import ensure_dataset, new_table_schema, table_uri
+from pipelines.sink.lease import Holder, Lease
+from pipelines.sink.read_objects import ReadObjects
+from pipelines.sink.table import TableVersion, ensure_dataset, new_table_schema, table_uri
 from vista_core import EncoderIdentity
 
 DIMENSION = 8
@@ -77,17 +79,21 @@ def rejected(ids: list[str], source_object: str = "a.parquet", reason: str = "im
     return table
 
 
-def tally(read: int, unchanged: dict[int, int] | None = None, source_object: str = "a.parquet") -> pa.Table:
+def tally(
+    read: int, unchanged: dict[int, int] | None = None, source_object: str = "a.parquet", ended: bool = False
+) -> pa.Table:
     """What a unit counted; `unchanged` maps rows of the object to addresses in the table."""
     unchanged = unchanged or {}
+    share = {"object": source_object, "read": read, "claims": 0, "unchanged": len(unchanged), "digest": 0}
     value = {
-        "read": read,
+        "objects": [share],
         "unchanged_addresses": list(unchanged.values()),
         "unchanged_rows": list(unchanged),
+        "unchanged_objects": [0] * len(unchanged),
+        "ended": [source_object] if ended else [],
     }
     vector = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(DIMENSION, np.float16)), DIMENSION)
-    values = {"_object": pa.array([source_object]), "_tally": pa.array([value], TALLY_TYPE), "vector": vector}
-    return _table(values, 1)
+    return _table({"_tally": pa.array([value], TALLY_TYPE), "vector": vector}, 1)
 
 
 def _table(values: dict, rows: int) -> pa.Table:
@@ -103,12 +109,33 @@ def _table(values: dict, rows: int) -> pa.Table:
     return pa.table([values.get(f.name, pa.nulls(rows, f.type)) for f in schema], schema=schema)
 
 
+class Unfenced(Lease):
+    """The lease of a writer that shares the table with others: what those of another make do."""
+
+    def __init__(self, run: str) -> None:
+        super().__init__(Holder.this_process(run))
+
+    def check(self, table: lance.LanceDataset) -> None:
+        pass
+
+
 def new_committer(db: object, run: str = "run-1", extra: pa.Schema = EXTRA, keep_stale: bool = False) -> Committer:
     """A committer on the table `db`/t, created where it is missing."""
-    name = "t"
-    schema = table_schema(extra, DIMENSION, image_uri=False, store_images=False)
-    table = ensure_dataset(table_uri(str(db), name), new_table_schema(schema, IDENTITY, {"model": "vista-tiny"}))
-    return Committer(table, ensure_dataset(table_uri(str(db), f"{name}_rejects"), REJECT_SCHEMA), run, keep_stale)
+    schema = new_table_schema(
+        table_schema(extra, DIMENSION, image_uri=False, store_images=False), IDENTITY, {"model": "vista-tiny"}
+    )
+    table = ensure_dataset(table_uri(str(db), "t"), schema)
+    rejects = ensure_dataset(table_uri(str(db), "t_rejects"), REJECT_SCHEMA)
+    objects = ReadObjects(table_uri(str(db), "t_objects"), "reading", run, {}, {})
+    return Committer(table, rejects, objects, Unfenced(run), keep_stale)
+
+
+def address(version: TableVersion | Committer, key: str) -> int:
+    """Where a version of the table, by default the one that a committer stands on, has an id."""
+    if isinstance(version, Committer):
+        version = TableVersion(version.table.uri, version.table.version)
+    [found] = version.find([key])["_rowaddr"].to_pylist()
+    return found
 
 
 def commit(committer: Committer, *blocks: pa.Table) -> None:

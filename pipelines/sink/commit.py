@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import lance
@@ -12,6 +12,8 @@ from lance.commit import CommitConflictError
 from pyroaring import BitMap64
 
 from pipelines.sink.fragments import Bundle, Refill, Written
+from pipelines.sink.lease import Lease
+from pipelines.sink.read_objects import ReadObjects
 from pipelines.sink.table import TableVersion, index_ids, quoted
 from vista_core import VistaError
 
@@ -32,6 +34,10 @@ class Counts:
     rewritten: int = 0
     unchanged: int = 0
     removed: int = 0  # rows that left the table, since their record turned bad; they are among the rejected
+    missing: int = 0  # rows of the table whose record is no longer in the source
+    deleted: int = 0  # those of them that left it
+    skipped: int = 0  # rows of the table whose object was not read, being as it was
+    skipped_rejected: int = 0  # records of those objects that an earlier run rejected
     reasons: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -49,29 +55,38 @@ class Committer:
     """Commits bundles one after the other, each on top of exactly the version that it was settled against."""
 
     def __init__(
-        self, table: lance.LanceDataset, rejects: lance.LanceDataset, run: str, keep_stale: bool = False
+        self,
+        table: lance.LanceDataset,
+        rejects: lance.LanceDataset,
+        objects: ReadObjects,
+        lease: Lease,
+        keep_stale: bool = False,
     ) -> None:
-        """`keep_stale` keeps rows in the table whose record turned bad."""
+        """`table` is as it was when the lease was taken; `keep_stale` keeps rows whose record turned bad."""
         self.table = table
-        self.keep_stale = keep_stale
         self.rejects = rejects
-        self.run = run
+        self.objects = objects
+        self.lease = lease
+        self.run = lease.run
+        self.keep_stale = keep_stale
         self.base = TableVersion(table.uri, table.version)
         self.counts = Counts()
         self.matched = BitMap64()
+        self.named = BitMap64()
         self.unindexed = 0
 
     def commit(self, write: Write) -> None:
         """Have a bundle written and commit it; if somebody else committed in between, settle and write it again."""
-        refilled: dict[str, int | None] = {}
+        refilled: dict[str, str | None] = {}
         for _ in range(ATTEMPTS):
+            self.lease.check(self.table)  # on each version that something is going to be built on
             version = TableVersion(self.table.uri, self.table.version)
             matched = self.matched.serialize()
             written = write(Bundle(version, self.base, self.rejects.uri, self.run, matched, self.keep_stale, refilled))
             try:
                 if isinstance(written, Refill):
                     commit_refill(self.table, written)
-                    refilled = refilled | written.addresses
+                    refilled = refilled | written.displaced
                     self.table = lance.dataset(self.table.uri)
                     continue
                 self.table = commit_table(self.table, written)
@@ -81,6 +96,7 @@ class Committer:
                 continue
             self.commit_rejects(written)
             self.count(written)
+            self.record_objects()
             return
         raise VistaError(
             f"{self.table.uri}: another writer committed {ATTEMPTS} times in a row while this run tried to. "
@@ -92,6 +108,10 @@ class Committer:
         if written.rejects:
             operation = lance.LanceOperation.Append([from_json(text) for text in written.rejects])
             self.rejects = lance.LanceDataset.commit(self.rejects.uri, operation, read_version=self.rejects.version)
+
+    def record_objects(self) -> None:
+        """Remember the objects that were read in full with what is committed now."""
+        self.objects.record()
 
     def example_of(self, reason: str) -> str:
         """What one of this run's rejects of a reason says."""
@@ -108,6 +128,8 @@ class Committer:
         self.counts.removed += written.removed
         self.counts.reasons.update(written.reasons)
         self.matched = BitMap64.deserialize(written.matched)
+        self.named |= BitMap64.deserialize(written.named)
+        self.objects.count(written.shares)
         self.unindexed += written.written + written.rewritten
         if self.unindexed >= REINDEX_ROWS:
             self.table = index_ids(self.table)
@@ -124,7 +146,7 @@ def commit_table(table: lance.LanceDataset, written: Written) -> lance.LanceData
         return table
     shrunk = {fragment.id: fragment for fragment in map(from_json, written.shrunk)}
     kept = [shrunk.get(fragment.fragment_id, fragment.metadata) for fragment in table.get_fragments()]
-    operation = lance.LanceOperation.Merge(kept + [from_json(text) for text in written.fragments], table.schema)
+    operation = lance.LanceOperation.Merge(kept + [from_json(text) for text in written.fragments], table.lance_schema)
     return lance.LanceDataset.commit(table.uri, operation, read_version=table.version, max_retries=0)
 
 
@@ -148,20 +170,18 @@ def from_json(text: str) -> lance.FragmentMetadata:
     return lance.FragmentMetadata.from_json(text)
 
 
-def clear_stale_rejects(rejects: lance.LanceDataset, run: str, listed: set[str]) -> lance.LanceDataset:
-    """Remove the rejects that earlier runs left for objects that this run has read in full.
+def clear_stale_rejects(rejects: lance.LanceDataset, last_read: Mapping[str, str]) -> lance.LanceDataset:
+    """Remove the rejects of objects that were found before the run that read the object in full last.
 
-    `listed` are this run's objects. Memory is that of the objects that have rejects.
+    `last_read` says which run that is. Memory is that of the objects that have rejects.
     """
-    others = f"run < {quoted(run)}"  # run ids sort by time; a later run's are its own business
-    stale = {
-        name
-        for batch in rejects.scanner(columns=["object"], filter=others).to_batches()
-        for name in batch.column("object").unique().to_pylist()
-        if name in listed
-    }
-    names = sorted(stale)
-    for start in range(0, len(names), 1000):
-        chunk = ", ".join(quoted(name) for name in names[start : start + 1000])
-        rejects.delete(f"{others} AND object IN ({chunk})")
+    stale: dict[str, set[str]] = {}
+    for batch in rejects.scanner(columns=["object", "run"]).to_batches():
+        for name, run in set(zip(*(batch.column(at).to_pylist() for at in (0, 1)), strict=True)):
+            if run < last_read.get(name, ""):  # run ids sort by time; a later run's are its own business
+                stale.setdefault(last_read[name], set()).add(name)
+    for run, names in stale.items():
+        for start in range(0, len(names), 1000):
+            chunk = ", ".join(map(quoted, sorted(names)[start : start + 1000]))
+            rejects.delete(f"run < {quoted(run)} AND object IN ({chunk})")
     return lance.dataset(rejects.uri)

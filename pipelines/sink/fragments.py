@@ -18,6 +18,7 @@ from lance.fragment import write_fragments
 from pyroaring import BitMap64
 
 from pipelines.records import (
+    FINGERPRINT,
     HAS_VECTOR,
     ID,
     IMAGE,
@@ -35,18 +36,17 @@ from pipelines.records import (
     Reject,
     alive,
     replace_column,
+    row_digests,
     with_rejects,
 )
-from pipelines.sink.table import TableVersion, fragments_json
+from pipelines.sink.read_objects import Share
+from pipelines.sink.table import ADDRESS, TableVersion, fragments_json
 
 NORM_TOLERANCE = 1e-3
-PASSING = (
-    "object_unreadable",
-    "fetch_timeout",
-    "fetch_failed",
-    "fetch_forbidden",
-    "uri_not_allowed",
-)  # by the fault of others than the record
+# By the fault of others than the record: nothing is known of its content, and a later run may read it.
+PASSING = ("object_unreadable", "fetch_timeout", "fetch_failed", "fetch_forbidden", "uri_not_allowed")
+# What a later run may find otherwise although the object is as it was.
+NOT_LASTING = {*PASSING, "fetch_not_found", "fetch_too_large", "uri_invalid", "bad_vector", "duplicate_id"}
 NOT_OF_THE_SOURCE = {VECTOR, IMAGE, MODALITY, TRUNCATED}  # as the encoder saw the record
 
 
@@ -56,7 +56,7 @@ class Refill:
 
     emptied: list[int]  # ids of those fragments
     fragments: list[str]  # new ones, with exactly the ids that those held
-    addresses: dict[str, int | None]  # by id, where the base version has the row that is replaced, if it does
+    displaced: dict[str, str | None]  # by id of theirs: object of an earlier record of this run that had the id before
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,16 @@ class Written:
     removed: int  # rows of the table whose record turned bad
     reasons: Counter[str]  # rejected rows by reason
     matched: bytes  # BitMap64: rows of the base version that this bundle accounts for
+    named: bytes  # BitMap64: rows of the base version that stay although their record is rejected
+    shares: dict[str, Share] = field(default_factory=dict)  # by source object
     fragments: list[str] = field(default_factory=list)  # new fragments
     shrunk: list[str] = field(default_factory=list)  # fragments that lose replaced rows
     rejects: list[str] = field(default_factory=list)  # new fragments of NAME_rejects
+
+    @classmethod
+    def deleting(cls, bundle: Bundle, shrunk: list[str]) -> Written:
+        """A commit that only takes rows out of the table."""
+        return cls(0, 0, 0, 0, 0, Counter(), bundle.matched, BitMap64().serialize(), shrunk=shrunk)
 
 
 @dataclass(frozen=True)
@@ -85,155 +92,229 @@ class Bundle:
     run: str
     matched: bytes  # BitMap64: rows of the base version that earlier bundles accounted for
     keep_stale: bool = False  # whether a row stays whose record turned bad
-    refilled: dict[str, int | None] = field(default_factory=dict)  # rows of this bundle that refills committed already
+    refilled: dict[str, str | None] = field(default_factory=dict)  # rows of it that refills committed already
 
 
 def write_bundle(bundle: Bundle, *blocks: pa.Table) -> Written | Refill:
     """Settle `blocks`, write their fragments, and say what to commit."""
     rows = pa.concat_tables(blocks, promote_options="default")
     is_tally = pc.is_valid(rows[TALLY])
-    records, tallies = rows.filter(pc.invert(is_tally)), rows.filter(is_tally)
+    records, tallies = rows.filter(pc.invert(is_tally)), rows.filter(is_tally)[TALLY].to_pylist()
     matched = BitMap64.deserialize(bundle.matched)
     before = len(matched)
 
-    read, twice = settle_unchanged(tallies, bundle.base, matched)
+    twice = settle_unchanged(tallies, bundle.base, matched)
     unchanged = len(matched) - before
     records, settled = settle_records(with_rejects(records, check_vectors(records)), bundle, matched)
-    good = pc.is_null(records[REASON])
-    good_records = records.filter(good)
-    fresh = with_copied_vectors(table_rows(good_records, bundle), good_records, bundle.base)
+    good_records = records.filter(pc.is_null(records[REASON]))
+    fresh = with_stored_values(table_rows(good_records, bundle), good_records, bundle.base)
     rewritten = pc.sum(pc.fill_null(good_records[HAS_VECTOR], False)).as_py() or 0
+    rejects = reject_rows(records, [*twice, *settled.displaced_rejects], bundle.run)
+    shares = shares_of(tallies, records, fresh, rejects)
     done = pa.array([key in bundle.refilled for key in fresh[ID].to_pylist()], pa.bool_())
-    fresh, already = fresh.filter(pc.invert(done)), pc.sum(done).as_py() or 0
+    written, fresh = len(fresh) - rewritten, fresh.filter(pc.invert(done))
     shrunk, emptied = delete_rows(bundle.table.open(), [*settled.replaced.values(), *settled.removed.values()])
     if emptied:
         return refill(fresh, settled, emptied, bundle)
-    rejects = pa.concat_tables([twice, reject_rows(records.filter(pc.invert(good)))])
-    rejects = rejects.set_column(rejects.schema.get_field_index("run"), "run", pa.repeat(bundle.run, len(rejects)))
     matched.run_optimize()
     return Written(
-        read=read,
-        written=len(fresh) + already - rewritten,
+        read=sum(share.read for share in shares.values()),
+        written=written - settled.displaced_written,
         rewritten=rewritten,
-        unchanged=unchanged,
+        unchanged=unchanged - settled.displaced_unchanged,
         removed=settled.turned_bad,
         reasons=Counter(rejects["reason"].to_pylist()),
         matched=matched.serialize(),
+        named=settled.named.serialize(),
+        shares=shares,
         fragments=write(fresh, bundle.table.uri),
         shrunk=shrunk,
         rejects=write(rejects, bundle.rejects_uri),
     )
 
 
-def with_copied_vectors(rows: pa.Table, records: pa.Table, base: TableVersion) -> pa.Table:
-    """`rows` of the table for `records`; where a record has its vector already, all that isn't its own is copied."""
+def with_stored_values(rows: pa.Table, records: pa.Table, base: TableVersion) -> pa.Table:
+    """`rows` of the table for `records`; where the content is as it was, all that isn't the record's own is copied.
+
+    That is the vector of a record that has one already, and in any case the columns that only the table has.
+    """
     copied = pc.fill_null(records[HAS_VECTOR], False)
-    if not pc.any(copied).as_py():
+    only_of_the_table = [name for name in rows.column_names if name not in {*records.column_names, RUN}]
+    if not pc.any(copied).as_py() and not only_of_the_table:
         return rows
-    new, old = rows.filter(pc.invert(copied)), rows.filter(copied)
-    of_the_record = {*records.column_names, RUN} - NOT_OF_THE_SOURCE
-    names = [name for name in rows.column_names if name not in of_the_record]
-    stored = base.rows(old[ID].to_pylist(), names)
+    parts = []
+    for has_vector in (False, True):
+        part = rows.filter(pc.equal(copied, has_vector))
+        of_the_encoder = [name for name in rows.column_names if name in NOT_OF_THE_SOURCE and has_vector]
+        parts.append(with_values_of(part, base, list(dict.fromkeys([*of_the_encoder, *only_of_the_table]))))
+    return pa.concat_tables(parts)
+
+
+def with_values_of(rows: pa.Table, base: TableVersion, names: list[str]) -> pa.Table:
+    """`rows` with the values that the base version has in the columns `names` for rows of the same id and content."""
+    if not len(rows) or not names:
+        return rows
+    stored = base.find(rows[ID].to_pylist(), [FINGERPRINT, *names])
+    stored = stored.take(pc.index_in(rows[ID], stored[ID]))
+    same = pc.fill_null(pc.equal(stored[FINGERPRINT], rows[FINGERPRINT]), False)
+    known = rows.filter(same)
     for name in names:
-        old = replace_column(old, name, stored[name])
-    return pa.concat_tables([new, old.cast(rows.schema)])
+        known = replace_column(known, name, stored[name].filter(same))
+    return pa.concat_tables([known.cast(rows.schema), rows.filter(pc.invert(same))])
 
 
 def refill(fresh: pa.Table, settled: Settled, emptied: list[int], bundle: Bundle) -> Refill:
     """The rows of `fresh` that replace those of the `emptied` fragments, written; rows that turned bad have none."""
     ids = [key for key, address in settled.replaced.items() if address >> 32 in emptied]
     rows = fresh.filter(pc.is_in(fresh[ID], value_set=pa.array(ids, pa.string())))
-    return Refill(emptied, write(rows, bundle.table.uri), {key: settled.base.get(key) for key in ids})
+    return Refill(emptied, write(rows, bundle.table.uri), {key: settled.displaced.get(key) for key in ids})
 
 
-def settle_unchanged(tallies: pa.Table, base: TableVersion, matched: BitMap64) -> tuple[int, pa.Table]:
+def settle_unchanged(tallies: list[dict], base: TableVersion, matched: BitMap64) -> list[dict]:
     """Add the unchanged rows to `matched`; those that it holds already are second records of one id: rejects."""
-    read, twice = 0, []
-    for source_object, tally in zip(tallies[OBJECT].to_pylist(), tallies[TALLY].to_pylist(), strict=True):
-        read += tally["read"]
-        for address, row in zip(tally["unchanged_addresses"], tally["unchanged_rows"], strict=True):
-            if address in matched:
-                twice.append({"_address": address, "object": source_object, "row": row})
-            matched.add(address)
+    twice = []
+    for tally in tallies:
+        names = ("unchanged_addresses", "unchanged_rows", "unchanged_objects")
+        addresses = BitMap64(tally["unchanged_addresses"])
+        if len(addresses) < len(tally["unchanged_addresses"]) or not addresses.isdisjoint(matched):
+            for address, row, at in zip(*(tally[name] for name in names), strict=True):
+                if address in matched:
+                    twice.append({"_address": address, "object": tally["objects"][at]["object"], "row": row})
+                matched.add(address)
+        matched.update(addresses)
     if not twice:
-        return read, REJECT_SCHEMA.empty_table()
-    ids = base.ids_at([row["_address"] for row in twice])
-    rejects = [row | {"id": ids[row["_address"]]} | duplicate(ids[row["_address"]]).__dict__ for row in twice]
-    return read, pa.Table.from_pylist(rejects, schema=REJECT_SCHEMA)
+        return []
+    rows = base.at([row["_address"] for row in twice], [ID, OBJECT])
+    names = {row[ADDRESS]: (row[ID], row[OBJECT]) for row in rows.to_pylist()}
+    return [row | {"id": names[row["_address"]][0]} | duplicate(*names[row["_address"]]).__dict__ for row in twice]
 
 
-def duplicate(key: str) -> Reject:
-    """The reason of a second record with one id."""
-    return Reject("write", "duplicate_id", f"another record of this run has the id {key!r}")
+def duplicate(key: str, owner: str) -> Reject:
+    """The reason of a record whose id is that of another, of the object `owner`."""
+    return Reject("write", "duplicate_id", f"the id {key!r} is that of another record, in {owner}")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Settled:
-    """Addresses, by id, of rows of the table that leave it."""
+    """What is decided of a bundle's records. Addresses are by id."""
 
-    replaced: dict[str, int]  # by a record
-    base: dict[str, int]  # where the base version has those, and others that the bundle's records are about
-    removed: dict[str, int]  # since their record turned bad
-    turned_bad: int  # such rows of the base version, of which a refill may have removed some already
+    replaced: dict[str, int] = field(default_factory=dict)  # rows of the table that leave it for a record
+    removed: dict[str, int] = field(default_factory=dict)  # or since their record turned bad
+    turned_bad: int = 0  # such rows of the base version, of which a refill may have removed some already
+    named: BitMap64 = field(default_factory=BitMap64)  # rows of the base version whose record is rejected, and stay
+    displaced: dict[str, str] = field(default_factory=dict)  # id to object: records of this run that had the id before
+    displaced_rejects: list[dict] = field(default_factory=list)
+    displaced_written: int = 0
+    displaced_unchanged: int = 0
+
+    def displace(self, key: str, holder: str, by: str, was_unchanged: bool) -> None:
+        """A record that was counted before gives way to one that comes first in the listing."""
+        self.displaced[key] = holder
+        self.displaced_rejects.append({"id": key, "object": holder} | duplicate(key, by).__dict__)
+        self.displaced_unchanged += was_unchanged
+        self.displaced_written += not was_unchanged
 
 
 def settle_records(records: pa.Table, bundle: Bundle, matched: BitMap64) -> tuple[pa.Table, Settled]:
-    """Reject second records of an id; of the rest, say which rows of the table they replace or, if bad, remove."""
-    ids, reasons = records[ID].to_pylist(), records[REASON].to_pylist()
-    known = bundle.table.lookup([key for key in ids if key is not None])
-    bad = [] if bundle.keep_stale else turned_bad(records)
-    foreign = [key for key, present in known.items() if present.run != bundle.run]
+    """Of several records of an id the first in listing order counts, the others are rejected.
+
+    Of the one that counts: which row of the table it replaces or, if it is bad, removes.
+    """
+    ids, reasons, objects = (records[name].to_pylist() for name in (ID, REASON, OBJECT))
+    known = by_id(bundle.table.find([key for key in ids if key is not None], [RUN, OBJECT]))
+    bad = [row for row, reason in enumerate(reasons) if reason is not None and ids[row] is not None]
     # Somebody may have compacted the table since: `matched` holds the addresses of the version the run began with.
-    base = {key: present.address for key, present in bundle.base.lookup([*{*foreign, *bad}]).items()}
-    base |= {key: address for key, address in bundle.refilled.items() if address is not None}
-    taken: set[str] = set()
-    replaced: dict[str, int] = {}
+    foreign = [key for key, present in known.items() if present[RUN] != bundle.run]
+    base = by_id(bundle.base.find([*{*foreign, *bundle.refilled, *(ids[row] for row in bad)}], [OBJECT]))
+    settled = Settled()
+    taken: dict[str, str] = {}
     rejects: dict[int, Reject] = {}
-    for row, (key, reason) in enumerate(zip(ids, reasons, strict=True)):
-        if reason is not None:
+    for row in sorted(range(len(ids)), key=objects.__getitem__):
+        if reasons[row] is not None:
             continue
-        ours = key in known and known[key].run == bundle.run and key not in bundle.refilled
-        if key in taken or ours or (key in base and base[key] in matched):
-            rejects[row] = duplicate(key)
+        key, mine = ids[row], objects[row]
+        ours = key in known and known[key][RUN] == bundle.run and key not in bundle.refilled
+        unchanged = not ours and key in base and base[key][ADDRESS] in matched
+        holder = known[key][OBJECT] if ours else base[key][OBJECT] if unchanged else bundle.refilled.get(key)
+        holder = taken.get(key, holder)
+        if holder is not None and holder <= mine:
+            rejects[row] = duplicate(key, holder)
             continue
-        taken.add(key)
+        taken[key] = mine
+        if holder is not None:
+            settled.displace(key, holder, mine, unchanged)
         if key in base:
-            matched.add(base[key])
+            matched.add(base[key][ADDRESS])
         if key in known and key not in bundle.refilled:
-            replaced[key] = known[key].address
-    # Another record of the same id may be good, in this bundle or in one before: then the row is that record's.
-    gone = {key for key in bad if key in base and key not in taken and base[key] not in matched}
-    matched.update(base[key] for key in gone)
-    removed = {key: known[key].address for key in gone if key in known}
-    return with_rejects(records, rejects), Settled(replaced, base, removed, len(gone))
+            settled.replaced[key] = known[key][ADDRESS]
+    for row in bad:
+        key = ids[row]
+        # Another record of the same id may be good, in this bundle or in one before: then the row is that record's.
+        if key not in base or base[key][OBJECT] != objects[row] or key in taken or base[key][ADDRESS] in matched:
+            continue
+        if bundle.keep_stale or reasons[row] in PASSING:
+            settled.named.add(base[key][ADDRESS])
+            continue
+        matched.add(base[key][ADDRESS])
+        settled.turned_bad += 1
+        if key in known:
+            settled.removed[key] = known[key][ADDRESS]
+    return with_rejects(records, rejects), settled
 
 
-def turned_bad(records: pa.Table) -> list[str]:
-    """The ids of rejected records, but for those that may be read another time: nothing is known of their content."""
-    columns = (records[name].to_pylist() for name in (ID, REASON))
-    return [key for key, reason in zip(*columns, strict=True) if key is not None and reason not in (None, *PASSING)]
+def by_id(rows: pa.Table) -> dict[str, dict]:
+    """Rows of the table by their id."""
+    return {row[ID]: row for row in rows.to_pylist()}
+
+
+def shares_of(tallies: list[dict], records: pa.Table, fresh: pa.Table, rejects: pa.Table) -> dict[str, Share]:
+    """What a bundle has of each object: tallies and `records`, which made `fresh` rows of the table and `rejects`."""
+    shares: dict[str, Share] = {}
+    for tally in tallies:
+        for of in tally["objects"]:
+            share = shares.setdefault(of["object"], Share())
+            share.add(Share(of["read"], of["unchanged"], 0, of["claims"], of["unchanged"], of["digest"]))
+        for name in tally["ended"]:
+            shares.setdefault(name, Share()).ended += 1
+    for name, number in Counter(records[OBJECT].to_pylist()).items():
+        shares.setdefault(name, Share()).settled += number
+    for name, reason in zip(rejects["object"].to_pylist(), rejects["reason"].to_pylist(), strict=True):
+        share = shares.setdefault(name, Share())
+        share.rejected += 1
+        share.lasting &= reason not in NOT_LASTING
+        share.unreadable |= reason == "object_unreadable"
+    digests = row_digests(fresh[FINGERPRINT], fresh[RUN]).tolist()
+    for name, digest in zip(fresh[OBJECT].to_pylist(), digests, strict=True):
+        shares[name].add(Share(rows=1, digest=digest))
+    return shares
 
 
 def check_vectors(records: pa.Table) -> dict[int, Reject]:
     """Vectors that are not finite or not of norm 1 (within 1e-3) never reach the table."""
-    vectors = records[VECTOR].combine_chunks()
-    values = vectors.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
-    matrix = values.reshape(len(records), vectors.type.list_size)
-    norms = np.linalg.norm(matrix, axis=1)
-    bad = ~(np.abs(norms - 1) <= NORM_TOLERANCE)  # a NaN is bad too
     live = alive(records)
+    rows, norms = off_norm(records[VECTOR].combine_chunks())
     return {
-        int(row): Reject("encode", "bad_vector", f"the vector's norm is {norms[row]}, not 1")
-        for row in np.flatnonzero(bad)
+        int(row): Reject("encode", "bad_vector", f"the vector's norm is {norm}, not 1")
+        for row, norm in zip(rows, norms, strict=True)
         if live[row]
     }
 
 
-def reject_rows(records: pa.Table) -> pa.Table:
-    """Rejected records in the schema of `NAME_rejects`."""
+def off_norm(vectors: pa.FixedSizeListArray) -> tuple[np.ndarray, np.ndarray]:
+    """Which of some vectors, none of them null, are not finite or not of norm 1 within 1e-3; and those norms."""
+    values = vectors.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+    norms = np.linalg.norm(values.reshape(len(vectors), vectors.type.list_size), axis=1)
+    rows = np.flatnonzero(~(np.abs(norms - 1) <= NORM_TOLERANCE))  # a NaN is bad, too
+    return rows, norms[rows]
+
+
+def reject_rows(records: pa.Table, others: list[dict], run: str) -> pa.Table:
+    """Those of `records` that are rejected, and others, in the schema of `NAME_rejects`."""
+    records = records.filter(pc.is_valid(records[REASON]))
     names = {"id": ID, "object": OBJECT, "row": ROW, "stage": STAGE, "reason": REASON, "message": MESSAGE}
     columns = [records[names[f.name]] if f.name in names else pa.nulls(len(records), f.type) for f in REJECT_SCHEMA]
-    return pa.table(columns, schema=REJECT_SCHEMA)
+    rejects = [pa.table(columns, schema=REJECT_SCHEMA), pa.Table.from_pylist(others, schema=REJECT_SCHEMA)]
+    return replace_column(pa.concat_tables(rejects), "run", pa.repeat(run, sum(map(len, rejects))))
 
 
 def table_rows(records: pa.Table, bundle: Bundle) -> pa.Table:

@@ -1,30 +1,46 @@
-"""`NAME_runs`: a row for each run, written when it starts and again when it ends. A report, never consulted."""
+"""`NAME_runs`: a row for each run, written when it starts, while it runs, and when it ends.
+
+A report: nothing is decided by it but whether the holder of a lease, on another machine, may be dead.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import secrets
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 import lance
 import pyarrow as pa
+from ray.exceptions import RayTaskError
 
 from pipelines.sink.commit import Counts
 from pipelines.sink.gates import Verdict
-from pipelines.sink.table import ensure_dataset
+from pipelines.sink.table import ensure_dataset, quoted
+
+HEARTBEAT_SECONDS = 30.0
+
+log = logging.getLogger(__name__)
 
 RUN_SCHEMA = pa.schema(
     [
         ("run", pa.string()),
-        ("status", pa.string()),  # running, done, failed
+        ("status", pa.string()),  # running, done, failed; dead, as the run that came after found
         ("started", pa.timestamp("us", "UTC")),
+        ("heartbeat", pa.timestamp("us", "UTC")),  # when a running one gave a sign of life
         ("finished", pa.timestamp("us", "UTC")),
         ("read", pa.int64()),
         ("written", pa.int64()),
         ("rewritten", pa.int64()),
         ("unchanged", pa.int64()),
         ("rejected", pa.int64()),
+        ("skipped", pa.int64()),  # rows of the table whose object was not read, being as it was
+        ("missing", pa.int64()),  # rows of the table whose record is no longer in the source
+        ("deleted", pa.int64()),  # those of them that were removed
         ("published_version", pa.int64()),
         ("rows_per_second", pa.float64()),  # encoded, after start-up; null where too few were
         ("gates", pa.string()),  # JSON: what was checked before publishing
@@ -37,7 +53,7 @@ RUN_SCHEMA = pa.schema(
 
 def new_run_id(now: datetime) -> str:
     """Sorts by time, and two that start together differ."""
-    return f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+    return f"{now:%Y%m%dT%H%M%S%f}-{secrets.token_hex(2)}"
 
 
 class RunRecord:
@@ -49,22 +65,59 @@ class RunRecord:
         self.uri = uri
         self.configuration = configuration
         self.versions = versions
+        self.counts = Counts()
+        self.verdicts: list[Verdict] = []
+        self.ended = threading.Event()
+        self.heart = threading.Thread(target=self.beat, daemon=True)
 
-    def start(self) -> None:
-        """Say that the run is under way."""
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Say that the run is under way and, each half minute, that it still is; and if it fails, by what."""
         ensure_dataset(self.uri, RUN_SCHEMA)
-        self.put({"status": "running"})
+        self.put({"status": "running", "heartbeat": datetime.now(UTC)})
+        self.heart.start()
+        try:
+            yield
+        except BaseException as error:
+            self.fail(error)
+            raise
+        finally:
+            self.ended.set()
 
-    def succeed(
-        self, counts: Counts, verdicts: list[Verdict], published_version: int, rows_per_second: float | None
-    ) -> None:
-        """Say what it did, and which version it published."""
-        outcome = {"status": "done", "published_version": published_version, "rows_per_second": rows_per_second}
-        self.put(outcome | figures(counts, verdicts))
+    def beat(self) -> None:
+        """Give signs of life, with the figures so far, until the run has ended."""
+        while not self.ended.wait(HEARTBEAT_SECONDS):
+            try:
+                self.put({"status": "running", "heartbeat": datetime.now(UTC)} | self.figures())
+            except OSError as error:  # made up for by the next
+                log.warning("%s: no sign of life could be given: %s", self.uri, error)
 
-    def fail(self, counts: Counts, verdicts: list[Verdict], error: str) -> None:
+    def last_heard(self, run: str) -> datetime | None:
+        """When another run gave its last sign of life."""
+        table = lance.dataset(self.uri).to_table(columns=["heartbeat"], filter=f"run = {quoted(run)}")
+        return table["heartbeat"][0].as_py() if len(table) else None
+
+    def bury_the_dead(self) -> None:
+        """Runs that are said to be running, though this one holds the lease, were killed."""
+        dead = f"status = 'running' AND run < {quoted(self.run)}"
+        runs = lance.dataset(self.uri)
+        if runs.count_rows(dead):
+            runs.update({"status": "'dead'"}, where=dead)
+
+    def succeed(self, published_version: int, rows_per_second: float | None) -> None:
+        """Say what it did, and which version is published."""
+        self.end({"status": "done", "published_version": published_version, "rows_per_second": rows_per_second})
+
+    def fail(self, error: BaseException) -> None:
         """Say how far it came, and what ended it."""
-        self.put({"status": "failed", "error": error} | figures(counts, verdicts))
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        self.end({"status": "failed", "error": f"{type(cause).__name__}: {cause}"[:2000]})
+
+    def end(self, outcome: dict[str, Any]) -> None:
+        """The last word on the run."""
+        self.ended.set()
+        self.heart.join()
+        self.put(outcome | {"finished": datetime.now(UTC)} | self.figures())
 
     def put(self, values: dict[str, Any]) -> None:
         """Insert this run's row, or replace it."""
@@ -78,15 +131,8 @@ class RunRecord:
         merge = lance.dataset(self.uri).merge_insert("run")
         merge.when_matched_update_all().when_not_matched_insert_all().execute(table)
 
-
-def figures(counts: Counts, verdicts: list[Verdict]) -> dict[str, Any]:
-    """What is recorded of a run however it ended."""
-    return {
-        "finished": datetime.now(UTC),
-        "read": counts.read,
-        "written": counts.written,
-        "rewritten": counts.rewritten,
-        "unchanged": counts.unchanged,
-        "rejected": counts.rejected,
-        "gates": json.dumps([verdict.__dict__ for verdict in verdicts]),
-    }
+    def figures(self) -> dict[str, Any]:
+        """What is recorded of a run however it ended."""
+        names = ("read", "written", "rewritten", "unchanged", "rejected", "skipped", "missing", "deleted")
+        gates = json.dumps([verdict.__dict__ for verdict in self.verdicts])
+        return {name: getattr(self.counts, name) for name in names} | {"gates": gates}

@@ -12,25 +12,18 @@ from typing import Any, Final
 import lance
 import pyarrow as pa
 
-from pipelines.records import FINGERPRINT, ID, RUN, VECTOR
+from pipelines.records import ID, VECTOR
 from pipelines.sources.objects import credentials_hint
 from vista_core import EncoderIdentity, EncoderSettings, UsageError
 
 STORAGE_VERSION: Final = "2.1"  # writes float16 vectors at four times the speed of 2.0
 MARKER = b"vista.table"
 IDENTITY = b"vista.encoder"  # on the vector's field: what made the vectors, compared on every run
-MADE_FROM = b"vista.made_from"  # beside it: the encoder's files and the source's columns, for later runs and search
+SINCE = b"vista.since"  # beside it: the run that began to re-embed; rows of earlier runs have another encoder's vectors
+MADE_FROM = b"vista.made_from"  # on the schema: the encoder's files and the source's columns, for later runs and search
 PUBLISHED = "published"
+ADDRESS = "_rowaddr"
 LOOKUP_IDS = 10_000  # ids in one query
-
-
-@dataclass(frozen=True)
-class Present:
-    """Where and as what an id stands in a version of the table."""
-
-    address: int  # fragment id << 32 | row of the fragment
-    fingerprint: bytes
-    run: str
 
 
 @dataclass(frozen=True)
@@ -44,37 +37,24 @@ class TableVersion:
         """The dataset, checked out at this version."""
         return open_version(self.uri, self.version)
 
-    def lookup(self, ids: Sequence[str]) -> dict[str, Present]:
-        """Those of `ids` that the table holds. Memory is that of `ids`, whatever the table's size."""
-        dataset, found = self.open(), {}
-        for start in range(0, len(ids), LOOKUP_IDS):
-            rows = dataset.to_table(
-                columns=[ID, FINGERPRINT, RUN],
-                filter=f"{ID} IN ({', '.join(map(quoted, ids[start : start + LOOKUP_IDS]))})",
-                with_row_address=True,
-            )
-            names = (ID, "_rowaddr", FINGERPRINT, RUN)
-            for key, *present in zip(*(rows[name].to_pylist() for name in names), strict=True):
-                found[key] = Present(*present)
-        return found
+    def find(self, ids: Sequence[str], names: Sequence[str] = ()) -> pa.Table:
+        """The rows with one of `ids`, in any order: id, ADDRESS (fragment << 32 | row of the fragment), and `names`.
 
-    def rows(self, ids: Sequence[str], names: Sequence[str]) -> pa.Table:
-        """The columns `names` of rows that the table holds, in the order of `ids`."""
-        dataset, parts = self.open(), []
-        for start in range(0, len(ids), LOOKUP_IDS):
-            chunk = ids[start : start + LOOKUP_IDS]
-            wanted = f"{ID} IN ({', '.join(map(quoted, chunk))})"
-            found = dataset.to_table(columns=[ID, *(name for name in names if name != ID)], filter=wanted)
-            places = {key: place for place, key in enumerate(found[ID].to_pylist())}
-            parts.append(found.take([places[key] for key in chunk]))
-        columns = pa.schema([dataset.schema.field(name) for name in dict.fromkeys((ID, *names))])
-        return pa.concat_tables(parts) if parts else columns.empty_table()
+        Memory is that of the rows found, whatever the table's size.
+        """
+        dataset = self.open()
+        schema = pa.schema([*(dataset.schema.field(name) for name in (ID, *names)), pa.field(ADDRESS, pa.uint64())])
+        parts = [schema.empty_table()]
+        for start in range(0, len(ids) if dataset.count_rows() else 0, LOOKUP_IDS):
+            wanted = f"{ID} IN ({', '.join(map(quoted, ids[start : start + LOOKUP_IDS]))})"
+            found = dataset.to_table(columns=[ID, *names], filter=wanted, with_row_address=True)
+            parts.append(found.select(schema.names).cast(schema))
+        return pa.concat_tables(parts)
 
-    def ids_at(self, addresses: Sequence[int]) -> dict[int, str]:
-        """The ids of some rows, by address. Scans the column: for the few rows that something is to be said about."""
-        wanted = ", ".join(map(str, addresses))
-        rows = self.open().to_table(columns=[ID], filter=f"_rowaddr IN ({wanted})", with_row_address=True)
-        return dict(zip(rows["_rowaddr"].to_pylist(), rows[ID].to_pylist(), strict=True))
+    def at(self, addresses: Sequence[int], names: Sequence[str]) -> pa.Table:
+        """The rows at some addresses. Scans the columns: for the few rows that something is to be said about."""
+        wanted = f"{ADDRESS} IN ({', '.join(map(str, addresses))})"
+        return self.open().to_table(columns=list(names), filter=wanted, with_row_address=True)
 
 
 @functools.lru_cache(maxsize=4)
@@ -86,6 +66,12 @@ def open_version(uri: str, version: int) -> lance.LanceDataset:
 def quoted(value: str) -> str:
     """A SQL string literal."""
     return "'" + value.replace("'", "''") + "'"
+
+
+def source_of(source_object: str) -> str:
+    """The name of the source that an object belongs to, which stands before it: NAME#URI; empty where it has none."""
+    name, mark, _ = source_object.partition("#")
+    return name if mark and "/" not in name else ""
 
 
 def table_uri(db: str, name: str) -> str:
@@ -114,32 +100,45 @@ def ensure_dataset(uri: str, schema: pa.Schema) -> lance.LanceDataset:
 
 def new_table_schema(schema: pa.Schema, identity: EncoderIdentity, made_from: dict[str, Any]) -> pa.Schema:
     """`schema` marked as vista's, its vector column stamped with the encoder that fills it."""
-    stamp = {IDENTITY: identity.to_json().encode(), MADE_FROM: json.dumps(made_from).encode()}
     at = schema.get_field_index(VECTOR)
-    return schema.set(at, schema.field(at).with_metadata(stamp)).with_metadata({MARKER: b"1"})
+    vector = schema.field(at).with_metadata({IDENTITY: identity.to_json().encode()})
+    return schema.set(at, vector).with_metadata({MARKER: b"1", MADE_FROM: json.dumps(made_from).encode()})
 
 
 def stored_identity(dataset: lance.LanceDataset) -> EncoderIdentity:
-    """The encoder that the vector column was filled by. Raises UsageError for a table that vista didn't make."""
-    names = dataset.schema.names
-    stamp = (dataset.schema.field(VECTOR).metadata or {}).get(IDENTITY) if VECTOR in names else None
-    if MARKER not in (dataset.schema.metadata or {}) or stamp is None:
+    """The encoder that the vector column is filled by. Raises UsageError for a table that vista didn't make."""
+    made_from(dataset)  # raises for a table of somebody else
+    if VECTOR not in dataset.schema.names:
         raise UsageError(
-            f"{dataset.uri} was not made by this job, so it is not embedded into: choose another --table. "
-            "(A vector column on a table of yours is what jobs/backfill.py is for.)"
+            f"{dataset.uri}: a run with --reembed ended while it replaced the column `vector`; run that command again"
         )
-    return EncoderIdentity.from_json(stamp.decode())
+    return identity_in(dataset.schema)
+
+
+def identity_in(schema: pa.Schema) -> EncoderIdentity:
+    """The encoder that a schema names."""
+    return EncoderIdentity.from_json(schema.field(VECTOR).metadata[IDENTITY].decode())
 
 
 def made_from(dataset: lance.LanceDataset) -> dict[str, Any]:
     """What the run that made the table had: `model`, `weights`, `from_pretrained`, and `columns` of the source."""
-    stored_identity(dataset)  # raises for a table of somebody else
-    return json.loads(dataset.schema.field(VECTOR).metadata[MADE_FROM])
+    metadata = dataset.schema.metadata or {}
+    if MARKER not in metadata:
+        raise UsageError(
+            f"{dataset.uri} was not made by this job, so it is not embedded into: choose another --table. "
+            "(A vector column on a table of yours is what jobs/backfill.py is for.)"
+        )
+    return json.loads(metadata[MADE_FROM])
 
 
 def as_column(settings: EncoderSettings, column: EncoderIdentity) -> EncoderSettings:
     """`settings` computing in the way the column was filled: its precision, its alpha, its limits on length."""
     return dataclasses.replace(settings, dtype=column.dtype, alpha=column.alpha, max_tokens=max(column.max_tokens))
+
+
+def since(dataset: lance.LanceDataset) -> str:
+    """The first run whose vectors are all of the stored encoder; empty where no column was ever replaced."""
+    return (dataset.schema.field(VECTOR).metadata or {}).get(SINCE, b"").decode()
 
 
 def index_ids(dataset: lance.LanceDataset) -> lance.LanceDataset:
@@ -163,12 +162,6 @@ def published(dataset: lance.LanceDataset) -> int | None:
     """The version that readers are told to check out."""
     tag = dataset.tags.list().get(PUBLISHED)
     return None if tag is None else int(tag["version"])
-
-
-def publish(dataset: lance.LanceDataset) -> None:
-    """Move the tag `published` to this version."""
-    move = dataset.tags.create if published(dataset) is None else dataset.tags.update
-    move(PUBLISHED, dataset.version)
 
 
 def fragments_json(fragments: Iterable[lance.FragmentMetadata]) -> list[str]:

@@ -5,12 +5,13 @@ A unit is read the same way however often it is read: that, and the table, is wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Protocol
 
 import pyarrow as pa
 
 from pipelines.records import Reject
+from pipelines.sources.objects import SourceObject
 
 
 class Source(Protocol):
@@ -39,6 +40,12 @@ class Source(Protocol):
     @property
     def roles(self) -> dict[str, str | None]:
         """The columns taken for `id`, `text` and `image`; empty where there is no choice of them."""
+
+    def objects(self) -> dict[str, SourceObject]:
+        """What is listed by its name (`objects.printable`), in listing order."""
+
+    def only(self, names: Container[str]) -> Source:
+        """The same source, of which only these objects are read."""
 
     def without_listing(self) -> Source:
         """What a worker needs to read a unit: the same, less all that grows with the source."""

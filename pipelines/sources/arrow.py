@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -46,6 +46,14 @@ class ArrowFiles:
         kept = tuple(item for item, is_left in zip(listing.objects, left, strict=True) if not is_left)
         listing = dataclasses.replace(listing, objects=kept)
         return cls(listing, leftovers, first_schema(listing))
+
+    def objects(self) -> dict[str, SourceObject]:
+        """The files listed."""
+        return self.listing.by_name()
+
+    def only(self, names: Container[str]) -> ArrowFiles:
+        """The same, of which only these files are read."""
+        return dataclasses.replace(self, listing=self.listing.named(names))
 
     def without_listing(self) -> ArrowFiles:
         """What a worker needs to read a unit."""

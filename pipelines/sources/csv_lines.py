@@ -6,7 +6,7 @@ import contextlib
 import csv
 import dataclasses
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -69,6 +69,14 @@ class Csv:
         types |= dict.fromkeys((*ID_NAMES, *TEXT_NAMES, *URI_NAMES), pa.string())
         types |= lines.table_types(like, readable) | dict.fromkeys(filter(None, asked), pa.string())
         return cls(listing, pa.schema([(name, types[name]) for name in names]), record_bytes)
+
+    def objects(self) -> dict[str, SourceObject]:
+        """The files listed."""
+        return self.listing.by_name()
+
+    def only(self, names: Container[str]) -> Csv:
+        """The same, of which only these files are read."""
+        return dataclasses.replace(self, listing=self.listing.named(names))
 
     def without_listing(self) -> Csv:
         """What a worker needs to read a unit."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -44,6 +44,19 @@ class ImageFolder:
     def roles(self) -> dict[str, str | None]:
         """Files leave no choice of columns."""
         return {}
+
+    def objects(self) -> dict[str, SourceObject]:
+        """The images, each with the text beside it as one object."""
+        images, texts = self.pairs()
+        return {printable(item.uri): with_text(item, texts[item.uri]) if item.uri in texts else item for item in images}
+
+    def only(self, names: Container[str]) -> ImageFolder:
+        """The same, of which only these images are read."""
+        images, texts = self.pairs()
+        chosen = [item for item in images if printable(item.uri) in names]
+        beside = [texts[item.uri] for item in chosen if item.uri in texts]
+        listing = Listing(self.listing.uri, self.listing.root, (*chosen, *dict.fromkeys(beside)))
+        return dataclasses.replace(self, listing=listing)
 
     def without_listing(self) -> ImageFolder:
         """What a worker needs to read a unit."""
@@ -104,6 +117,11 @@ class ImageFolder:
                 }
             )
         yield pa.Table.from_pylist(rows, schema=read_schema(self.extra)), rejects
+
+
+def with_text(image: SourceObject, text: SourceObject) -> SourceObject:
+    """An image and its text as one: it changes when either does."""
+    return SourceObject(image.uri, image.size + text.size, f"{image.version} {text.version}")
 
 
 def suffix(item: SourceObject) -> str:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -47,6 +47,14 @@ class JsonLines:
         named = (columns.id, columns.text, columns.image)  # of which the sample may have no value
         types |= {name: pa.string() for name in named if name in types and pa.types.is_null(types[name])}
         return cls(listing, pa.schema(list(types.items())), record_bytes)
+
+    def objects(self) -> dict[str, SourceObject]:
+        """The files listed."""
+        return self.listing.by_name()
+
+    def only(self, names: Container[str]) -> JsonLines:
+        """The same, of which only these files are read."""
+        return dataclasses.replace(self, listing=self.listing.named(names))
 
     def without_listing(self) -> JsonLines:
         """What a worker needs to read a unit."""

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 
 import lance
 import pyarrow as pa
+import xxhash
 
 from pipelines.sink.table import PUBLISHED
 from pipelines.sources.arrow import BATCH_BYTES, BATCH_ROWS, as_stored, stored_schema
 from pipelines.sources.columns import Batch
-from pipelines.sources.objects import SourceError, credentials_hint
+from pipelines.sources.objects import SourceError, SourceObject, credentials_hint
 from vista_core import UsageError
 
 FIRST_ROWS = 16  # of a fragment, by which the size of the next batch is chosen
@@ -36,6 +39,7 @@ class LanceTable:
     tagged: bool  # as published, or else it was the latest
     schema: pa.Schema
     exact: bool = True
+    chosen: Container[str] | None = None  # the fragments to read; all of them if None
 
     @classmethod
     def open(cls, uri: str) -> LanceTable:
@@ -49,9 +53,31 @@ class LanceTable:
             raise UsageError(f"--source {uri}: cannot be opened: {cause}. {credentials_hint(uri)}") from error
         return cls(uri, dataset.version, tagged, stored_schema(schema))
 
+    def objects(self) -> dict[str, SourceObject]:
+        """The fragments; a version of one is its files, deletions among them, whichever version of the table it is."""
+        found = {}
+        for fragment in self.fragments():
+            size = sum(file.file_size_bytes or 0 for file in fragment.metadata.files)
+            version = xxhash.xxh3_128_hexdigest(json.dumps(fragment.metadata.to_json()).encode())
+            found[self.name(fragment)] = SourceObject(self.name(fragment), size, version)
+        return found
+
+    def name(self, fragment: lance.LanceFragment) -> str:
+        """The name of a fragment as an object."""
+        return f"{self.uri}#{fragment.fragment_id}"
+
+    def fragments(self) -> list[lance.LanceFragment]:
+        """The fragments to read."""
+        every = open_version(self.uri, self.version).get_fragments()
+        return [each for each in every if self.chosen is None or self.name(each) in self.chosen]
+
+    def only(self, names: Container[str]) -> LanceTable:
+        """The same, of which only these fragments are read."""
+        return dataclasses.replace(self, chosen=names)
+
     def without_listing(self) -> LanceTable:
-        """What a worker needs to read a unit: all of this, which doesn't grow with the table."""
-        return self
+        """What a worker needs to read a unit: all of this but the choice of fragments."""
+        return dataclasses.replace(self, chosen=None)
 
     def describe(self) -> str:
         """What was found."""
@@ -65,14 +91,14 @@ class LanceTable:
         """A unit a fragment; all of the version that was pinned."""
         return [
             {
-                "object": f"{self.uri}#{fragment.fragment_id}",
+                "object": self.name(fragment),
                 "version": str(self.version),
                 "rows": fragment.count_rows(),
                 "first_row": 0,
                 "error": "",
                 "fragment": fragment.fragment_id,
             }
-            for fragment in open_version(self.uri, self.version).get_fragments()
+            for fragment in self.fragments()
         ]
 
     def batches(self, unit: dict, names: Sequence[str]) -> Iterator[Batch]:

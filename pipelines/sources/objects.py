@@ -6,7 +6,7 @@ import gzip
 import re
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import IO, Any
 import fsspec
 import pyarrow as pa
 from botocore.exceptions import BotoCoreError
+from fsspec.utils import glob_translate
 
 from vista_core import UsageError, VistaError
 
@@ -54,6 +55,14 @@ class Listing:
         """The same, without objects of other suffixes."""
         kept = tuple(item for item in self.objects if item.uri.lower().endswith(tuple(suffixes)))
         return Listing(self.uri, self.root, kept)
+
+    def named(self, names: Container[str]) -> Listing:
+        """The same, with only the objects whose `printable` URI is among `names`."""
+        return Listing(self.uri, self.root, tuple(item for item in self.objects if printable(item.uri) in names))
+
+    def by_name(self) -> dict[str, SourceObject]:
+        """The objects by their `printable` URI, in listing order."""
+        return {printable(item.uri): item for item in self.objects}
 
     def emptied(self) -> Listing:
         """The same without objects: what is sent to workers must not grow with the source."""
@@ -112,6 +121,14 @@ def bucket_or_folder(uri: str) -> str:
     if fsspec.core.has_magic(path) and not fs.exists(path):
         return before_magic(path)
     return path if fs.isdir(path) and not path.endswith(".lance") else path.rpartition("/")[0]
+
+
+def is_named_by(uri: str, name: str) -> bool:
+    """Whether an object of this (printable) name would be listed for `uri`: a folder, one object, or a glob."""
+    uri = printable(uri)
+    if fsspec.core.has_magic(uri) and re.fullmatch(glob_translate(uri), name):
+        return True
+    return name == uri or name.startswith((uri.rstrip("/") + "/", uri + "#"))  # the latter: fragments of a Lance table
 
 
 def link_target(fs: Any, link: dict) -> dict:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -31,6 +31,14 @@ class Parquet:
     def open(cls, listing: Listing) -> Parquet:
         """Read the first readable footer. Raises UsageError if there is none."""
         return cls(listing, first_schema(listing))
+
+    def objects(self) -> dict[str, SourceObject]:
+        """The files listed."""
+        return self.listing.by_name()
+
+    def only(self, names: Container[str]) -> Parquet:
+        """The same, of which only these files are read."""
+        return dataclasses.replace(self, listing=self.listing.named(names))
 
     def without_listing(self) -> Parquet:
         """What a worker needs to read a unit."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pipelines.records import OBJECT, ROW, Reject, read_schema
 from pipelines.sources.columns import Batch, Columns, Layout
-from pipelines.sources.objects import READ_ERRORS, is_damage, printable
+from pipelines.sources.objects import READ_ERRORS, SourceObject, is_damage, printable
 
 REJECT_ROWS = 4096  # in a batch
 
@@ -31,6 +31,12 @@ class Format(Protocol):
     @property
     def exact(self) -> bool:
         """Whether units know their number of rows before they are read."""
+
+    def objects(self) -> dict[str, SourceObject]:
+        """What is listed by its name (`objects.printable`), in listing order."""
+
+    def only(self, names: Container[str]) -> Format:
+        """The same, of which only these objects are read."""
 
     def without_listing(self) -> Format:
         """What a worker needs to read a unit: the same, less all that grows with the source."""
@@ -90,6 +96,14 @@ class Tabular:
     def roles(self) -> dict[str, str | None]:
         """Which column is taken for what."""
         return {"id": self.layout.id, "text": self.layout.text, "image": self.layout.image}
+
+    def objects(self) -> dict[str, SourceObject]:
+        """The format's objects."""
+        return self.format.objects()
+
+    def only(self, names: Container[str]) -> Tabular:
+        """The same source, of which only these objects are read."""
+        return dataclasses.replace(self, format=self.format.only(names))
 
     def without_listing(self) -> Tabular:
         """What a worker needs to read a unit."""

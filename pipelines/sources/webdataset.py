@@ -13,7 +13,7 @@ import json
 import posixpath
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any, cast
 
@@ -24,7 +24,7 @@ from pipelines.sources.columns import Batch, is_list, is_text
 from pipelines.sources.image_folder import IMAGE_SUFFIXES, file_text
 from pipelines.sources.jsonl import type_of
 from pipelines.sources.lines import table_types
-from pipelines.sources.objects import READ_ERRORS, Listing, is_damage, open_unchanged, printable
+from pipelines.sources.objects import READ_ERRORS, Listing, SourceObject, is_damage, open_unchanged, printable
 from vista_core import UsageError
 
 KEY, IMAGE, JSON = "__key__", "image", "json"
@@ -79,6 +79,14 @@ class WebDataset:
         records = [record for sample in seen if isinstance(record := read_sample(sample), dict)]
         unread = {ending for sample in seen for ending in sample.unread()}
         return cls(listing, schema_of(records, like), tuple(sorted(unread)), sample_bytes)
+
+    def objects(self) -> dict[str, SourceObject]:
+        """The files listed."""
+        return self.listing.by_name()
+
+    def only(self, names: Container[str]) -> WebDataset:
+        """The same, of which only these files are read."""
+        return dataclasses.replace(self, listing=self.listing.named(names))
 
     def without_listing(self) -> WebDataset:
         """What a worker needs to read a unit."""

@@ -101,7 +101,7 @@ def test_the_table_is_what_the_design_says(embedded):
         *["modality", "truncated", "vector_fingerprint", "_object", "_run"],
     ]
     assert stored_identity(table(db)) == summary.job.identity
-    assert [index.name for index in table(db).describe_indices()] == ["id_idx"]
+    assert {index.name for index in table(db).describe_indices()} == {"id_idx", "_object_idx"}
     opened = lancedb.connect(str(db)).open_table("t")
     opened.checkout("published")
     assert opened.count_rows() == 335
@@ -114,12 +114,15 @@ def test_the_table_is_what_the_design_says(embedded):
 
 def test_a_second_run_writes_nothing_and_keeps_one_reject(embedded, catalog):
     db, _ = embedded
-    before = table(db, version=None).version
+    before = table(db).version
     summary = embed(EmbedConfig(str(catalog), str(db), "t"))
+    assert (summary.counts.read, summary.counts.skipped, summary.counts.skipped_rejected) == (0, 335, 1)
+    assert "not read, being as they were: 1 objects, 335 rows" in str(summary)
+    summary = embed(EmbedConfig(str(catalog), str(db), "t", read_all=True))
     assert (summary.counts.written, summary.counts.unchanged, summary.counts.rejected) == (0, 335, 1)
-    assert table(db, version=None).version == before
+    assert table(db).version == before
     assert len(rejects(db)) == 1
-    assert [run["status"] for run in runs(db)] == ["done", "done"]
+    assert [run["status"] for run in runs(db)] == ["done", "done", "done"]
 
 
 def test_only_what_is_new_or_changed_is_written(tmp_path):
@@ -149,7 +152,7 @@ def test_a_price_that_changed_costs_no_encoding(tmp_path, monkeypatch):
     assert second["a"] == first["a"]
     assert second["b"] == first["b"] | {"price": 20, "_run": second["b"]["_run"]}
     assert runs(tmp_path)[-1]["rewritten"] == 1
-    assert embed(config).counts.unchanged == 3
+    assert embed(config).counts.skipped == 3
 
 
 def test_a_record_whose_image_broke_leaves_the_table_and_comes_back_when_it_is_mended(tmp_path):
@@ -223,7 +226,7 @@ def test_a_run_whose_figures_do_not_add_up_is_not_published(tmp_path, monkeypatc
         embed(EmbedConfig(source, str(tmp_path), "t"))
     assert published(open_dataset(f"{tmp_path}/t.lance")) is None
     monkeypatch.undo()
-    assert embed(EmbedConfig(source, str(tmp_path), "t")).counts.unchanged == 2
+    assert embed(EmbedConfig(source, str(tmp_path), "t")).counts.skipped == 2
 
 
 def test_another_encoder_is_refused_with_both_named(tmp_path):
@@ -232,7 +235,7 @@ def test_another_encoder_is_refused_with_both_named(tmp_path):
     with pytest.raises(UsageError, match=r"another encoder.*alpha: drop here, white in the table"):
         embed(EmbedConfig(source, str(tmp_path), "t", alpha="drop"))
     same = embed(EmbedConfig(source, str(tmp_path), "t"))  # what isn't said is as in the column
-    assert (same.job.identity.alpha, same.counts.unchanged) == ("white", 1)
+    assert (same.job.identity.alpha, same.counts.skipped) == ("white", 1)
 
 
 def test_a_table_of_somebody_else_is_not_embedded_into(tmp_path):
@@ -368,7 +371,9 @@ def test_one_large_unit_is_committed_in_parts(tmp_path):
     """A unit can be hours of work for a slow encoder; what a crash costs must not depend on its size."""
     source = write_texts(tmp_path / "a.parquet", {f"id{n}": f"text {n}" for n in range(1000)}, row_group_size=1000)
     embed(EmbedConfig(source, str(tmp_path), "t", commit_seconds=0))
-    assert len(table(tmp_path).get_fragments()) > 5
+    sizes = {entry["metadata"]["total_rows"] for entry in table(tmp_path).versions()}
+    assert len(sizes) > 5
+    assert len(table(tmp_path).get_fragments()) == 1, "what was committed in small parts is merged in the end"
 
 
 def test_a_catalog_without_records_is_an_error_that_names_it(tmp_path):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from jobs import run_job
-from pipelines.run_config import EmbedConfig, SearchConfig, check_table_name, encoder_settings, parse
+from pipelines.run_config import EmbedConfig, SearchConfig, check_name, encoder_settings, parse
 from vista_core import UsageError, VistaError
 
 REQUIRED = ["--source", "s", "--db", "d", "--table", "t"]
@@ -128,7 +128,7 @@ def test_a_value_that_cannot_work_is_refused_with_the_option(options, name):
 
 @pytest.mark.parametrize("name", ["catalog", "catalog_2024-01.v2", "0"])
 def test_a_usual_table_name_is_taken(name):
-    check_table_name(name)
+    check_name("--table", name)
 
 
 @pytest.mark.parametrize(("options", "message"), [([], "--text, --image"), (["--text", "a", "--k", "0"], "--k")])

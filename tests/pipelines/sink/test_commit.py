@@ -11,6 +11,7 @@ from pipelines.sink.commit import clear_stale_rejects, commit_table
 from pipelines.sink.fragments import Bundle, write_bundle
 from pipelines.sink.table import TableVersion, index_ids
 from tests.tables import (
+    address,
     block,
     commit,
     contents,
@@ -122,8 +123,7 @@ def test_a_bad_record_takes_no_row_that_another_record_of_its_id_has(tmp_path, o
         commit(second, good, tally(1))
         commit(second, bad, tally(1))
     else:
-        [address] = [second.base.lookup(["b"])["b"].address]
-        commit(second, tally(1, {0: address}))
+        commit(second, tally(1, {0: address(second, "b")}))
         commit(second, bad, tally(1))
     assert contents(second) == {"a": "one", "b": "two" if order == "unchanged first" else "TWO"}
     assert (second.counts.removed, second.counts.rejected) == (0, 1)
@@ -132,9 +132,9 @@ def test_a_bad_record_takes_no_row_that_another_record_of_its_id_has(tmp_path, o
 def test_a_row_that_left_is_not_counted_as_unchanged_by_a_later_record_of_its_id(tmp_path):
     commit(new_committer(tmp_path), block({"a": "one", "b": "two"}), tally(2))
     second = new_committer(tmp_path, "run-2")
-    address = second.base.lookup(["b"])["b"].address
+    before = address(second, "b")
     commit(second, rejected(["b"]), tally(1))
-    commit(second, tally(1, {0: address}))
+    commit(second, tally(1, {0: before}))
     assert reject_reasons(second) == [("b", "duplicate_id"), ("b", "image_undecodable")]
     third = new_committer(tmp_path, "run-3")
     commit(third, block({"b": "two"}), tally(1))
@@ -161,7 +161,7 @@ def test_the_id_index_survives_commits_and_still_finds_every_row(tmp_path):
     commit(committer, block({"late": "y"}), tally(1))
     assert [index.name for index in committer.table.describe_indices()] == ["id_idx"]
     version = TableVersion(committer.table.uri, committer.table.version)
-    assert set(version.lookup(["id7", "late", "absent"])) == {"id7", "late"}
+    assert set(version.find(["id7", "late", "absent"])["id"].to_pylist()) == {"id7", "late"}
 
 
 @pytest.mark.parametrize("moment", ["before the refill", "after the refill", "before the merge"])
@@ -201,8 +201,8 @@ def test_a_second_record_of_an_id_is_found_after_a_compaction_too(tmp_path):
     for number in range(3):
         commit(new_committer(tmp_path, f"run-{number}"), block({f"{number}-{i}": "x" for i in range(5)}), tally(5))
     last = new_committer(tmp_path, "run-9")
-    address = TableVersion(last.table.uri, last.table.version).lookup(["1-1"])["1-1"].address
-    commit(last, tally(1, {0: address}))
+    before = address(last, "1-1")
+    commit(last, tally(1, {0: before}))
     lance.dataset(last.table.uri).optimize.compact_files()
     last.table = lance.dataset(last.table.uri)
     commit(last, block({"1-1": "second", "new": "y"}), tally(2))
@@ -214,8 +214,8 @@ def test_the_marks_of_matched_rows_take_next_to_nothing_where_rows_are_in_order(
     first = new_committer(tmp_path)
     commit(first, block({f"id{i}": "x" for i in range(20_000)}), tally(20_000))
     second = new_committer(tmp_path, "run-2")
-    known = TableVersion(second.table.uri, second.table.version).lookup([f"id{i}" for i in range(20_000)])
-    addresses = sorted(present.address for present in known.values())
+    known = TableVersion(second.table.uri, second.table.version).find([f"id{i}" for i in range(20_000)])
+    addresses = sorted(known["_rowaddr"].to_pylist())
     commit(second, tally(20_000, dict(enumerate(addresses))))
     assert second.counts.unchanged == 20_000
     assert len(second.matched.serialize()) < 200
@@ -241,8 +241,8 @@ def test_an_unchanged_row_and_another_record_of_its_id_make_one_row_and_one_reje
     first = new_committer(tmp_path)
     commit(first, block({"a": "one", "z": "last"}), tally(2))
     second = new_committer(tmp_path, "run-2")
-    address = TableVersion(second.table.uri, second.table.version).lookup(["a"])["a"].address
-    bundles = [[tally(1, {0: address})], [block({"a": "changed"}, "b.parquet"), tally(1)]]
+    before = address(second, "a")
+    bundles = [[tally(1, {0: before})], [block({"a": "changed"}, "b.parquet"), tally(1)]]
     bundles = bundles[::-1] if order else bundles
     for blocks in [bundles[0] + bundles[1]] if together else bundles:
         commit(second, *blocks)
@@ -255,9 +255,9 @@ def test_two_unchanged_records_of_one_id_make_one_unchanged_and_one_reject(tmp_p
     first = new_committer(tmp_path)
     commit(first, block({"a": "one"}), tally(1))
     second = new_committer(tmp_path, "run-2")
-    address = TableVersion(second.table.uri, second.table.version).lookup(["a"])["a"].address
-    commit(second, tally(1, {0: address}))
-    commit(second, tally(1, {5: address}, "b.parquet"))
+    before = address(second, "a")
+    commit(second, tally(1, {0: before}))
+    commit(second, tally(1, {5: before}, "b.parquet"))
     [reject] = lance.dataset(second.rejects.uri).to_table().to_pylist()
     assert (reject["id"], reject["object"], reject["row"], reject["run"]) == ("a", "b.parquet", 5, "run-2")
     assert (second.counts.unchanged, second.counts.rejected, second.counts.settled) == (1, 1, 2)
@@ -350,10 +350,10 @@ def test_rejects_of_earlier_runs_are_cleared_for_the_objects_read_again(tmp_path
     commit(first, rejected(["a"], "it's.parquet"), rejected(["b"], "other.parquet"), tally(2))
     second = new_committer(tmp_path, "run-2")
     commit(second, rejected(["a"], "it's.parquet"), tally(1))
-    clear_stale_rejects(second.rejects, "run-2", {"it's.parquet"})
+    clear_stale_rejects(second.rejects, {"it's.parquet": "run-2"})
     rows = lance.dataset(second.rejects.uri).to_table().to_pylist()
     assert sorted((row["id"], row["run"]) for row in rows) == [("a", "run-2"), ("b", "run-1")]
-    clear_stale_rejects(second.rejects, "run-1", {"it's.parquet"})  # a run that began before leaves them alone
+    clear_stale_rejects(second.rejects, {"it's.parquet": "run-1"})  # a run that began before leaves them alone
     assert reject_reasons(second) == [("a", "image_undecodable"), ("b", "image_undecodable")]
 
 

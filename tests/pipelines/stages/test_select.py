@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipelines.records import Reject, fingerprint, read_schema
 from pipelines.sink.table import LOOKUP_IDS, TableVersion, index_ids
-from pipelines.stages.select import select
+from pipelines.stages.select import Against, names_digest, select
 from tests.tables import EXTRA, block, commit, new_committer
 
 ODD_IDS = ["it's", "''", '"', "a\\b", "a\nb", "%_", "日本", "", " ", "null", "id", "\x00", "x') OR ('1'='1"]
@@ -22,15 +22,22 @@ def as_read(rows: list[dict], extra: pa.Schema = EXTRA) -> pa.Table:
     return pa.Table.from_pylist(numbered, schema=read_schema(extra))
 
 
-def selected(records: pa.Table, base: TableVersion, rejects=None, has_ids=True) -> tuple[list[dict], dict]:
+def against(base: TableVersion, present=(), skipped=(), claims=False) -> Against:
+    """What records are selected against, with the source's objects."""
+    return Against(base, names_digest(present), names_digest(skipped), claims)
+
+
+def selected(records: pa.Table, base: TableVersion | Against, rejects=None, has_ids=True) -> tuple[list[dict], dict]:
     """The rows that were handed on, and the one tally at their end."""
-    tables = list(select(records, rejects or {}, [None] * len(records), has_ids, base))
+    to = base if isinstance(base, Against) else against(base)
+    tables = list(select(records, rejects or {}, [None] * len(records), has_ids, to))
     assert len({table.schema for table in tables}) == 1
     *rows, tally = pa.concat_tables(tables).to_pylist()
     assert all(row["_tally"] is None for row in rows)
-    assert tally["_object"] == records["_object"][0].as_py()
     assert tally["id"] is None
-    return rows, tally["_tally"]
+    tally = tally["_tally"]
+    assert sum(share["unchanged"] for share in tally["objects"]) == len(tally["unchanged_rows"])
+    return rows, tally | {"read": sum(share["read"] for share in tally["objects"])}
 
 
 def reasons(rows: list[dict]) -> dict[object, str | None]:
@@ -148,7 +155,7 @@ def test_records_that_cannot_be_embedded_are_rejected_with_the_reason(empty):
         "empty image": None,
     }
     assert {row["_stage"] for row in rows if row["_reason"]} == {"select"}
-    assert tally == {"read": 5, "unchanged_addresses": [], "unchanged_rows": []}
+    assert (tally["read"], tally["unchanged_addresses"], tally["unchanged_rows"]) == (5, [], [])
 
 
 def test_what_reading_rejected_stays_rejected_for_that_reason(tmp_path):

@@ -1,0 +1,119 @@
+"""The end of a run: what is missing, upkeep of the table, the gates, and, if they are passed, the new version."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from datetime import timedelta
+from typing import Any
+
+import lance
+import ray
+from lance.optimize import CompactionTask, RewriteResult
+
+from pipelines.canary import canary
+from pipelines.job import Job, is_partial
+from pipelines.sink.commit import Committer, clear_stale_rejects
+from pipelines.sink.gates import Candidate, Verdict, conservation, one_encoder, sound_vectors, unique_ids
+from pipelines.sink.maintain import bring_indexes_up_to_date, clean_up, compact
+from pipelines.sink.missing import delete_missing, find_missing
+from pipelines.sink.publish import publish
+from pipelines.sink.read_objects import forget, remembered
+from pipelines.sink.table import published
+from vista_core import VistaError
+
+log = logging.getLogger(__name__)
+
+
+class GateError(VistaError):
+    """The run's result did not pass a gate and was not published."""
+
+    exit_code = 3
+
+
+def finish(job: Job, committer: Committer, verdicts: list[Verdict]) -> int:
+    """Publish the table if it passes the gates, which go to `verdicts`, and return the version that is published.
+
+    Raises GateError, naming all gates that it did not pass.
+    """
+    verdicts.append(conservation(committer.counts))
+    if not is_partial(job.config):
+        verdicts += settle_missing(job, committer)
+        committer.rejects = clear_stale_rejects(committer.rejects, last_read(job, committer))
+    committer.lease.check(committer.table)
+    rewrite = functools.partial(execute_remotely, committer.table.uri)
+    table = committer.table = bring_indexes_up_to_date(compact(committer.table, rewrite))
+    now = published(table)
+    before = None if now is None else lance.dataset(table.uri, version=now)
+    if before is None or not same_content(table, before):
+        candidate = Candidate(table, before, job.identity)
+        verdicts += [unique_ids(candidate), sound_vectors(candidate), one_encoder(candidate), canary(job, candidate)]
+    if failed := [verdict for verdict in verdicts if not verdict.passed]:
+        raise GateError(
+            "not published: " + "; ".join(f"{v.gate}: {v.message}" for v in failed) + ". What was committed stays; the "
+            "same command judges it again"
+        )
+    if before is None or not same_content(table, before):
+        publish(table, committer.lease)
+        before = table
+    tidy(job, committer)
+    return int(before.version)
+
+
+def settle_missing(job: Job, committer: Committer) -> list[Verdict]:
+    """Count the rows whose record is no longer in the source and, if that was asked for, remove them."""
+    if not committer.base.open().count_rows():
+        return []
+    missing = find_missing(committer, job.owns)
+    committer.counts.missing = missing.rows
+    if not job.config.deletes or not missing.rows:
+        return []
+    refusal = missing.refusal(job.config.delete_at_most)
+    if refusal is None:
+        delete_missing(committer, job.owns)
+        return [Verdict("missing rows", True, f"{missing.rows:,} of {missing.owned:,} rows removed")]
+    return [Verdict("missing rows", False, refusal)]
+
+
+def last_read(job: Job, committer: Committer) -> dict[str, str]:
+    """By which run each object was read in full last; of an object that is gone, this one found that out."""
+    gone = {
+        name
+        for batch in committer.rejects.scanner(columns=["object"]).to_batches()
+        for name in batch.column("object").unique().to_pylist()
+        if name not in job.objects and job.owns(name)
+    }
+    read = dict.fromkeys({*gone, *filter(committer.objects.was_read, committer.objects.shares)}, committer.run)
+    return read | {name: row["run"] for name, row in job.skipped.items()}
+
+
+def execute_remotely(uri: str, tasks: list[CompactionTask]) -> list[RewriteResult]:
+    """Rewrite fragments on the cluster's workers."""
+    rewrite: Any = ray.remote(scheduling_strategy="SPREAD")(execute)
+    return ray.get([rewrite.remote(uri, task) for task in tasks])
+
+
+def execute(uri: str, task: CompactionTask) -> RewriteResult:
+    """One rewrite, on a worker."""
+    return task.execute(lance.dataset(uri, version=task.read_version))
+
+
+def same_content(one: lance.LanceDataset, other: lance.LanceDataset) -> bool:
+    """Whether two versions have the same rows and the same indexes: readers would see no difference."""
+
+    def content(table: lance.LanceDataset) -> tuple[list, set]:
+        indexes = {segment.uuid for index in table.describe_indices() for segment in index.segments}
+        return [each.metadata.to_json() for each in table.get_fragments()], indexes
+
+    return content(one) == content(other) and one.schema.equals(other.schema, check_metadata=True)
+
+
+def tidy(job: Job, committer: Committer) -> None:
+    """After publishing: forget objects that are gone, and remove old versions and what dead runs left."""
+    retention = timedelta(days=job.config.retention_days)
+    if not is_partial(job.config):
+        rows = remembered(committer.objects.uri)
+        kept = [row for name, row in rows.items() if name in job.objects or not job.owns(name)]
+        forget(committer.objects.uri, kept)
+    for uri in (committer.table.uri, committer.rejects.uri, committer.objects.uri):
+        clean_up(uri, retention)
