@@ -36,6 +36,7 @@ def ray_cluster(s3: S3) -> Iterator[str]:
     import ray
 
     context = ray.init(
+        address="local",  # whatever other Ray runs on this machine
         num_cpus=4,
         include_dashboard=True,
         dashboard_host="127.0.0.1",

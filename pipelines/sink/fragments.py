@@ -184,9 +184,12 @@ def settle_unchanged(tallies: list[dict], base: TableVersion, matched: BitMap64)
         matched.update(addresses)
     if not twice:
         return []
-    rows = base.at([row["_address"] for row in twice], [ID, OBJECT])
-    names = {row[ADDRESS]: (row[ID], row[OBJECT]) for row in rows.to_pylist()}
-    return [row | {"id": names[row["_address"]][0]} | duplicate(*names[row["_address"]]).__dict__ for row in twice]
+    owners = {row[ADDRESS]: row for row in base.at([row["_address"] for row in twice], [ID, OBJECT]).to_pylist()}
+    rejects = []
+    for row in twice:
+        owner = owners[row.pop("_address")]
+        rejects.append(row | {"id": owner[ID]} | duplicate(owner[ID], owner[OBJECT]).__dict__)
+    return rejects
 
 
 def duplicate(key: str, owner: str) -> Reject:
