@@ -1,0 +1,172 @@
+"""Nights over a large catalog, with an encoder that does nothing: what the job itself takes. See --help."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import lance
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import tyro
+
+FILE_ROWS = 100_000
+GROUP_ROWS = 25_000
+CHANGED, NEW, GONE, MOVED = 0.01, 0.005, 0.001, 0.001  # shares of a night, scattered over all files
+SAMPLE_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Options:
+    """First load of a generated catalog of texts, a night without changes, and one with 1 % of them, in all files."""
+
+    rows: int = 10_000_000
+    """How many records."""
+    folder: Path | None = None
+    """Where catalog and table go; default: a temporary folder."""
+    output: Path | None = None
+    """Where the figures go, as JSON."""
+
+
+class NoEncoder:
+    """Stands for an encode actor: any vectors of norm 1, at once."""
+
+    def __init__(self, settings: object, identity: object, threads: int | None) -> None:
+        random = np.random.default_rng(0).standard_normal((1024, 128)).astype(np.float32)
+        self.vectors = (random / np.linalg.norm(random, axis=1, keepdims=True)).astype(np.float16)
+
+    def __call__(self, records: pa.Table) -> pa.Table:
+        """As the encode actor does."""
+        vectors = self.vectors[np.arange(len(records)) % len(self.vectors)]
+        column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), 128)
+        return records.drop_columns(["_input_ids", "_pixels"]).append_column("vector", column)
+
+
+def records(numbers: np.ndarray) -> pa.Table:
+    """A product for each number, some 60 bytes of text."""
+    text = pa.array(numbers).cast(pa.string())
+    ids = pc.binary_join_element_wise("item-", pc.utf8_lpad(text, 12, "0"), "")
+    texts = pc.binary_join_element_wise("a lamp for the desk, made of oak and brass, number ", text, "")
+    return pa.table({"id": ids, "text": texts, "price": pa.array(numbers % 1000)})
+
+
+def write_catalog(folder: Path, rows: int) -> None:
+    """The first night's files."""
+    for number, start in enumerate(range(0, rows, FILE_ROWS)):
+        table = records(np.arange(start, min(start + FILE_ROWS, rows)))
+        pq.write_table(table, folder / f"part-{number:05d}.parquet", row_group_size=GROUP_ROWS)
+
+
+def next_night(folder: Path, rows: int) -> dict[str, int]:
+    """Change, add, drop and move records in every file; returns how many of each."""
+    random, done = np.random.default_rng(1), dict.fromkeys(("changed", "new", "gone", "moved"), 0)
+    moving, added = None, rows
+    for path in sorted(folder.glob("*.parquet")):
+        table = pq.read_table(path)
+        order = random.permutation(len(table))
+        cuts = np.cumsum([round(share * len(table)) for share in (CHANGED, GONE, MOVED)])
+        changed, gone, moved = np.split(order[: cuts[-1]], cuts[:-1])
+        texts = table["text"].to_numpy(zero_copy_only=False).astype(object)
+        texts[changed] = texts[changed] + ", now in walnut"
+        table = table.set_column(1, "text", pa.array(texts, pa.string()))
+        leaving = table.take(moved)
+        kept = table.filter(pa.array(~np.isin(np.arange(len(table)), np.concatenate([gone, moved]))))
+        new = records(np.arange(added, added + round(NEW * len(table))))
+        parts = [kept, new] if moving is None else [kept, new, moving]
+        pq.write_table(pa.concat_tables(parts), path, row_group_size=GROUP_ROWS)
+        for name, number in zip(
+            done, (len(changed), len(new), len(gone), 0 if moving is None else len(moving)), strict=True
+        ):
+            done[name] += number
+        moving, added = leaving, added + len(new)
+    done["gone"] += 0 if moving is None else len(moving)  # those of the last file have nowhere to go
+    return done
+
+
+def night(source: str, db: str) -> None:
+    """One run, in a process of its own; prints its figures."""
+    import pipelines.embed
+    import pipelines.finish
+    from pipelines.run_config import EmbedConfig
+    from pipelines.sink.gates import Verdict
+
+    pipelines.embed.EncodeActor = NoEncoder  # type: ignore[assignment, misc]
+    pipelines.finish.canary = lambda job, candidate: Verdict("canary", True, "left out: there is no encoder")
+    started = time.monotonic()
+    summary = pipelines.embed.embed(EmbedConfig(source, db, "t"))
+    assert isinstance(summary, pipelines.embed.Summary)
+    counts = {name: value for name, value in vars(summary.counts).items() if isinstance(value, int)}
+    table = lance.dataset(f"{db}/t.lance")
+    figures = {
+        "seconds": time.monotonic() - started,
+        "driver_peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "versions": len(table.versions()),
+        "fragments": len(table.get_fragments()),
+        "rows": table.count_rows(),
+    }
+    print(json.dumps(figures | counts))
+
+
+def watched(source: Path, db: Path) -> dict[str, float]:
+    """A night, with the largest memory that a worker had to itself."""
+    command = [sys.executable, "-m", "benchmarks.scale", "--night", str(source), str(db)]
+    environment = os.environ | {"RAY_ADDRESS": "local"}  # not with others on one Ray
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
+    peak = 0.0
+    ended = threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not ended.wait(SAMPLE_SECONDS):
+            for child in psutil.Process(process.pid).children(recursive=True):
+                try:
+                    if child.name().startswith("ray::"):
+                        peak = max(peak, child.memory_full_info().uss / 1e6)
+                except psutil.Error:
+                    continue
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    output, _ = process.communicate()
+    ended.set()
+    thread.join()
+    if process.returncode:
+        raise SystemExit(f"the run ended with {process.returncode}")
+    return json.loads(output.splitlines()[-1]) | {"worker_peak_mb": peak}
+
+
+def main(options: Options) -> None:
+    """Print the figures of each night as they come."""
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        source, db = Path(folder, "source"), Path(folder, "db")
+        source.mkdir()
+        write_catalog(source, options.rows)
+        figures: dict[str, object] = {"rows": options.rows}
+        for name in ("first load", "no change", "1 % changed"):
+            if name == "1 % changed":
+                figures["changes"] = next_night(source, options.rows)
+                print(figures["changes"], flush=True)
+            figures[name] = watched(source, db)
+            print(f"{name}: {figures[name]}", flush=True)
+        size = sum(path.stat().st_size for path in db.rglob("*") if path.is_file())
+        print(f"the database takes {size / 1e9:.2f} GB")
+    if options.output:
+        options.output.write_text(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--night"]:
+        night(*sys.argv[2:])
+    else:
+        main(tyro.cli(Options, description=__doc__))

@@ -1,0 +1,288 @@
+"""Whatever happens to a run, at whatever moment: the same command ends well, and each record is there once."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import fsspec
+import lance
+import pytest
+
+from pipelines.embed import embed
+from pipelines.run_config import EmbedConfig
+from pipelines.sink.table import open_dataset, published
+from tests.chaos import faulty_proxy
+from tests.chaos.catalog import assert_rows, assert_same, catalog, changed, expected, parquet
+from tests.chaos.points import POINTS, STOP, place
+from tests.chaos.restartable_s3 import restartable
+from tests.chaos.running import (
+    Ended,
+    Running,
+    arguments,
+    command,
+    command_to,
+    environment,
+    run,
+    start,
+    wait_for_worker,
+)
+from tests.s3 import BUCKET
+
+pytestmark = pytest.mark.chaos
+
+KILLS = int(os.environ.get("VISTA_KILLS", "20"))
+SEED = int(os.environ.get("VISTA_SEED", "1"))
+ONCE = {"before reading", "before publish", "after publish"}  # in a run
+MIDDLE = 3  # a bundle before which there are others, and after
+AFTER_SOME = 4  # version of a table that has got rows
+MANIFEST = r"/{name}\.lance/_versions/\d+\.manifest"
+TITLES = {"encoder": "EncodeActor", "writer": "write_bundle"}
+NEW_TABLE = 0.25  # how often the next night begins with an empty table
+
+
+def failed_clearly(ended: Ended) -> None:
+    """A job that failed says why in a line of its own; what Ray logs of it may stand before."""
+    assert ended.code == 1, ended.output[-3000:]
+    assert re.search("^error: ", ended.output, re.MULTILINE), ended.output[-3000:]
+
+
+def ended_well(ended: Ended) -> None:
+    assert ended.code == 0, ended.output[-3000:]
+
+
+def table_name(text: str) -> str:
+    return "".join(character if character.isalnum() else "-" for character in text)
+
+
+@pytest.mark.parametrize(
+    "point, times", [(point, n) for point in POINTS for n in (1, MIDDLE) if n == 1 or point not in ONCE]
+)
+def test_a_run_that_dies_at_a_point_is_resumed(undisturbed, ray_address, point, times):
+    if place(point) is None:
+        pytest.skip(f"{point}: the product has no {'.'.join(POINTS[point][:2])}")
+    name, source, db = table_name(f"{point}-{times}"), undisturbed.source, undisturbed.db
+    ended = run(command_to(point, times, source, db, name), environment(ray_address))
+    assert ended.code == -signal.SIGKILL, ended.output
+    if point == "after publish":
+        assert_rows(db, name, undisturbed.expected, "published")
+    else:
+        assert published(lance.dataset(f"{db}/{name}.lance")) is None
+    embed(EmbedConfig(source, db, name, commit_seconds=0))  # as the command does, with workers that are warm
+    assert_same(db, name, undisturbed.expected)
+
+
+@pytest.mark.timeout(0)  # as long as VISTA_KILLS says
+def test_random_kills(s3, undisturbed, ray_address, capsys):
+    """The driver, an encoder or a writer dies at a random moment, night after night."""
+    chance, killed, finished = random.Random(SEED), Counter(), 0
+    db, tables = s3.url("random-db"), 0
+
+    def say(text: str) -> None:
+        with capsys.disabled():
+            print(f"\n{time.monotonic() - began:5.0f} s: {text}", end="", flush=True)
+
+    began = time.monotonic()
+    say(f"VISTA_KILLS={KILLS} VISTA_SEED={SEED}")
+    now = catalog()
+    before, wanted = None, expected(now)
+    source = now.store(s3, "chaos/random")
+    name, version, seconds = f"night-{tables}", None, undisturbed.seconds
+    while killed.total() < KILLS:
+        job, started = start(command(source, db, name), environment(ray_address)), time.monotonic()
+        kind = chance.choice(["driver", "driver", *TITLES])
+        moment = chance.uniform(0, seconds)
+        was_killed = not job.ended_within(moment) and kill(kind, job)
+        if was_killed:
+            killed[kind] += 1
+            version_now = published(dataset) if (dataset := open_dataset(f"{db}/{name}.lance")) else None
+            if version_now is not None:  # as it was, or the run had come to its end
+                assert_rows(db, name, before if version_now == version else wanted, "published")
+        ended = job.end()
+        took = time.monotonic() - started
+        say(
+            f"{killed.total()} kills {dict(killed)}, {finished} runs finished; {kind if was_killed else 'nothing'} "
+            f"killed after {moment:.1f} s of {seconds:.0f}, exit code {ended.code} after {took:.1f} s"
+        )
+        if ended.code == -signal.SIGKILL:
+            continue
+        ended_well(ended)
+        finished += 1
+        assert_same(db, name, wanted)
+        seconds = took
+        if chance.random() < NEW_TABLE:
+            tables += 1
+            name, before, wanted = f"night-{tables}", None, expected(now)
+        else:
+            now = changed(now, chance)
+            source = now.store(s3, "chaos/random")
+            before, wanted = wanted, expected(now, wanted)
+        dataset = open_dataset(f"{db}/{name}.lance")
+        version = None if dataset is None else published(dataset)
+    ended_well(run(command(source, db, name), environment(ray_address)))
+    assert_same(db, name, wanted)
+    say(f"{killed.total()} kills {dict(killed)}, {finished + 1} runs finished")
+
+
+def kill(kind: str, job: Running) -> bool:
+    """Kill the driver, or the first worker of a kind that comes up; False if the job ended before."""
+    pid = job.process.pid if kind == "driver" else wait_for_worker(TITLES[kind], job)
+    if pid is None:
+        return False
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_the_store_dies_and_comes_back(undisturbed, ray_address, tmp_path):
+    with restartable(tmp_path / "s3") as server:
+        for number, rows in enumerate(undisturbed.catalog.files):
+            server.fs.pipe_file(f"{BUCKET}/catalog/part-{number}.parquet", parquet(rows))
+        source, db = f"s3://{BUCKET}/catalog", f"s3://{BUCKET}/db"
+        outside = environment(ray_address, server.endpoint)
+        job, fs = start(command(source, db, "t"), outside), server.fs
+        while job.process.poll() is None and len(fs.glob(f"{BUCKET}/db/t.lance/_versions/*")) < AFTER_SOME:
+            time.sleep(0.01)  # between two looks
+        assert job.process.poll() is None
+        server.kill()
+        assert server.start()
+        ended = job.end()
+        if ended.code != 0:
+            failed_clearly(ended)
+        ended_well(run(command(source, db, "t"), outside))
+        server.fs.get(f"{BUCKET}/db", str(tmp_path / "db"), recursive=True)
+    assert_same(str(tmp_path / "db"), "t", undisturbed.expected)
+
+
+@pytest.fixture(scope="module")
+def proxy(s3):
+    with faulty_proxy.before(s3.endpoint) as between:
+        yield between
+
+
+@pytest.fixture(autouse=True)
+def healed(request):
+    yield
+    if "proxy" in request.fixturenames:
+        request.getfixturevalue("proxy").heal()
+
+
+def test_a_commit_whose_answer_is_lost_counts_once(undisturbed, proxy, ray_address):
+    source, db, name = undisturbed.source, undisturbed.db, "answer-lost"
+    outside = environment(ray_address, proxy.endpoint)
+    job = start(command(source, db, name), outside)
+    manifest = MANIFEST.format(name=name)
+    proxy.wait_for("PUT", manifest, AFTER_SOME)
+    proxy.lose_response(manifest)
+    ended = job.end()
+    assert len(proxy.suffered("lost")) == 1
+    ended_well(ended)
+    assert_same(db, name, undisturbed.expected)
+
+
+def test_credentials_that_expire_are_said(undisturbed, proxy, ray_address):
+    source, db, name = undisturbed.source, undisturbed.db, "expired"
+    outside = environment(ray_address, proxy.endpoint)
+    job = start(command(source, db, name), outside)
+    proxy.wait_for("PUT", MANIFEST.format(name=name), AFTER_SOME)
+    proxy.expire_credentials()
+    ended = job.end()
+    assert proxy.suffered("expired")
+    assert ended.code == 1, ended.output[-3000:]
+    assert "credentials" in ended.output.lower() or "AWS_ACCESS_KEY_ID" in ended.output, ended.output[-3000:]
+    failed_clearly(ended)
+    proxy.heal()
+    ended_well(run(command(source, db, name), outside))
+    assert_same(db, name, undisturbed.expected)
+
+
+def test_a_store_that_is_busy_or_away_for_a_moment(undisturbed, proxy, ray_address):
+    source, db, name = undisturbed.source, undisturbed.db, "busy"
+    outside = environment(ray_address, proxy.endpoint)
+    job = start(command(source, db, name), outside)
+    for commits, fault in ((AFTER_SOME, proxy.slow_down), (AFTER_SOME + 1, proxy.refuse)):
+        proxy.wait_for("PUT", MANIFEST.format(name=name), commits)
+        begun = len(proxy.requests)
+        fault()
+        proxy.wait_for("", "", begun + 3)
+        proxy.heal()
+    ended = job.end()
+    if ended.code != 0:
+        failed_clearly(ended)
+        ended_well(run(command(source, db, name), outside))
+    assert_same(db, name, undisturbed.expected)
+
+
+FULL_DISK = """
+mount -t tmpfs -o size="$SIZE" tmpfs "$DISK" || exit 9
+"$@" > "$LOGS/first" 2>&1
+echo $? > "$LOGS/code"
+df "$DISK" >> "$LOGS/first"
+mount -o remount,size=512m "$DISK"
+"$@" > "$LOGS/second" 2>&1 && cp -r "$DISK" "$COPY"
+"""
+
+
+def test_a_full_disk_is_said_and_a_larger_one_resumed(undisturbed, tmp_path):
+    """On a file system of the job's own, which nobody else sees."""
+    alone = ["unshare", "--map-root-user", "--mount"]
+    trial = ["sh", "-c", f"mount -t tmpfs -o size=1m tmpfs {tmp_path}"]
+    if shutil.which("unshare") is None or subprocess.run([*alone, *trial], capture_output=True).returncode:
+        pytest.skip("this machine lets nobody mount a file system of one's own (unshare --map-root-user --mount)")
+    whole, path = fsspec.url_to_fs(f"{undisturbed.db}/{undisturbed.table}.lance")
+    size = whole.du(path)
+    disk, logs = tmp_path / "disk", tmp_path / "logs"
+    disk.mkdir()
+    logs.mkdir()
+    variables = environment("local") | {  # a Ray of its own, whose workers are in there, too
+        "SIZE": str(size // 2),
+        "DISK": str(disk),
+        "LOGS": str(logs),
+        "COPY": str(tmp_path / "copy"),
+    }
+    job = command(undisturbed.source, str(disk / "db"), "t")
+    ended = run([*alone, "sh", "-c", FULL_DISK, "sh", *job], variables)
+    first = Ended(int((logs / "code").read_text()), (logs / "first").read_text())
+    assert first.code == 1, first.output
+    assert "No space left on device" in first.output, first.output
+    failed_clearly(first)
+    assert ended.code == 0, (logs / "second").read_text()
+    assert_same(str(tmp_path / "copy" / "db"), "t", undisturbed.expected)
+
+
+@pytest.mark.parametrize("point", ["before reading", "after the commit"])
+def test_an_object_replaced_during_the_run(undisturbed, s3, ray_address, point):
+    now, db, name = undisturbed.catalog, undisturbed.db, table_name(f"replaced-{point}")
+    source = now.store(s3, f"chaos/{name}")
+    job = start(command_to(STOP + point, 1, source, db, name), environment(ray_address))
+    assert job.stopped(), job.end().output
+    last = tuple(row | {"text": f"{row['text']}, reworded"} for row in now.files[-1])
+    after = dataclasses.replace(now, files=(*now.files[:-1], last))
+    after.store(s3, f"chaos/{name}")
+    job.go_on()
+    ended = job.end()
+    if point == "before reading" or ended.code != 0:  # later all may have been read
+        failed_clearly(ended)
+        assert f"part-{len(now.files) - 1}.parquet changed" in ended.output
+    ended_well(run(command(source, db, name), environment(ray_address)))
+    assert_same(db, name, expected(after, expected(now)))
+
+
+def test_a_node_is_taken_away(s3):
+    some = catalog()
+    source, db, name = some.store(s3, "chaos/three-nodes"), s3.url("chaos-db"), "three-nodes"
+    script = [sys.executable, "-m", "tests.chaos.three_nodes", *arguments(source, db, name)]
+    ended = run(script, dict(os.environ))
+    ended_well(ended)
+    assert "2 nodes are left, and the job goes on" in ended.output, ended.output
+    assert_same(db, name, expected(some))
