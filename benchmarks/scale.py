@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import resource
@@ -24,6 +25,7 @@ import tyro
 FILE_ROWS = 100_000
 GROUP_ROWS = 25_000
 CHANGED, NEW, GONE, MOVED = 0.01, 0.005, 0.001, 0.001  # shares of a night, scattered over all files
+GPU_BATCH = 1024  # rows handed to an encoder at once, as to one on a GPU
 SAMPLE_SECONDS = 0.5
 
 
@@ -98,11 +100,16 @@ def night(source: str, db: str) -> None:
     """One run, in a process of its own; prints its figures."""
     import pipelines.embed
     import pipelines.finish
+    import pipelines.job
+    from benchmarks.scale import NoEncoder as Imported  # by a name that workers can import, too
+    from pipelines.resources import share_out
     from pipelines.run_config import EmbedConfig
     from pipelines.sink.gates import Verdict
 
-    pipelines.embed.EncodeActor = NoEncoder  # type: ignore[assignment, misc]
-    pipelines.finish.canary = lambda job, candidate: Verdict("canary", True, "left out: there is no encoder")
+    pipelines.embed.EncodeActor = Imported  # type: ignore[attr-defined, assignment, misc]
+    pipelines.job.share_out = lambda *asked: dataclasses.replace(share_out(*asked), transport_rows=GPU_BATCH)  # type: ignore[attr-defined]
+    no_canary = Verdict("canary", True, "left out: there is no encoder")
+    pipelines.finish.canary = lambda job, candidate: no_canary  # type: ignore[attr-defined]
     started = time.monotonic()
     summary = pipelines.embed.embed(EmbedConfig(source, db, "t"))
     assert isinstance(summary, pipelines.embed.Summary)

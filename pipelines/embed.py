@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import lance
 import ray
 from ray.data import ActorPoolStrategy, Dataset
 
@@ -30,7 +31,7 @@ from pipelines.job import (
 )
 from pipelines.plan import Plan, plan
 from pipelines.progress import RunProgress, duration
-from pipelines.ray_session import start_ray
+from pipelines.ray_session import on_a_worker, start_ray
 from pipelines.run_config import EmbedConfig
 from pipelines.sink.commit import Committer, Counts
 from pipelines.sink.fragments import Bundle, Refill, Written, write_bundle
@@ -39,7 +40,7 @@ from pipelines.sink.publish import roll_back
 from pipelines.sink.read_objects import ReadObjects
 from pipelines.sink.reembed import begin_reembedding
 from pipelines.sink.runs import RunRecord
-from pipelines.sink.table import index_ids, open_dataset, table_uri
+from pipelines.sink.table import index_ids, lacks_ids, open_dataset, table_uri
 from pipelines.stages.decode import decode
 from pipelines.stages.encode import EncodeActor
 from pipelines.stages.fetch import fetch
@@ -144,7 +145,10 @@ def embed(config: EmbedConfig) -> Summary | Plan | RolledBack:
         versions = {name: item.version for name, item in job.objects.items()}
         objects_uri = table_uri(config.db, f"{config.table}_objects")
         objects = ReadObjects(objects_uri, reading_digest(job, table.schema), record.run, versions, job.unit_counts)
-        committer = Committer(index_ids(table), rejects, objects, lease, config.keep_stale)
+        if lacks_ids(table):
+            on_a_worker(index_ids, table.uri)
+            table = lance.dataset(table.uri)
+        committer = Committer(table, rejects, objects, lease, config.keep_stale)
         record.counts = committer.counts
         startup, first_rows = run(job, committer, began)
         check_reject_rate(committer, job.config, 1)
@@ -251,6 +255,9 @@ def stream(
         due = time.monotonic() - last_commit >= job.config.commit_seconds
         if due or rows >= COMMIT_ROWS or size >= COMMIT_BYTES:
             commit(committer, write, waiting)
+            if committer.index_is_behind():
+                on_a_worker(index_ids, committer.table.uri)
+                committer.index_was_updated()
             check_reject_rate(committer, job.config, REJECTS_JUDGED_FROM)
             waiting, rows, size, last_commit = [], 0, 0, time.monotonic()
         progress.update(committer.counts, rows)

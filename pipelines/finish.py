@@ -13,6 +13,7 @@ from lance.optimize import CompactionTask, RewriteResult
 
 from pipelines.canary import canary
 from pipelines.job import Job, is_partial
+from pipelines.ray_session import on_a_worker
 from pipelines.sink.commit import Committer, clear_stale_rejects
 from pipelines.sink.gates import Candidate, Verdict, conservation, one_encoder, sound_vectors, unique_ids
 from pipelines.sink.maintain import bring_indexes_up_to_date, clean_up, compact
@@ -41,13 +42,14 @@ def finish(job: Job, committer: Committer, verdicts: list[Verdict]) -> int:
         verdicts += settle_missing(job, committer)
         committer.rejects = clear_stale_rejects(committer.rejects, last_read(job, committer))
     committer.lease.check(committer.table)
-    rewrite = functools.partial(execute_remotely, committer.table.uri)
-    table = committer.table = bring_indexes_up_to_date(compact(committer.table, rewrite))
+    compact(committer.table, functools.partial(rewrite, committer.table.uri))
+    on_a_worker(keep_up, committer.table.uri)
+    table = committer.table = lance.dataset(committer.table.uri)
     now = published(table)
     before = None if now is None else lance.dataset(table.uri, version=now)
     if before is None or not same_content(table, before):
         candidate = Candidate(table, before, job.identity)
-        verdicts += [unique_ids(candidate), sound_vectors(candidate), one_encoder(candidate), canary(job, candidate)]
+        verdicts += [*on_a_worker(judge, candidate), canary(job, candidate)]
     if failed := [verdict for verdict in verdicts if not verdict.passed]:
         raise GateError(
             "not published: " + "; ".join(f"{v.gate}: {v.message}" for v in failed) + ". What was committed stays; the "
@@ -87,15 +89,25 @@ def last_read(job: Job, committer: Committer) -> dict[str, str]:
     return read | {name: row["run"] for name, row in job.skipped.items()}
 
 
-def execute_remotely(uri: str, tasks: list[CompactionTask]) -> list[RewriteResult]:
-    """Rewrite fragments on the cluster's workers."""
-    rewrite: Any = ray.remote(scheduling_strategy="SPREAD")(execute)
-    return ray.get([rewrite.remote(uri, task) for task in tasks])
+def rewrite(uri: str, tasks: list[CompactionTask]) -> list[RewriteResult]:
+    """Rewrite fragments, on as many workers as there are."""
+    execute: Any = ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(rewrite_one)
+    return ray.get([execute.remote(uri, task) for task in tasks])
 
 
-def execute(uri: str, task: CompactionTask) -> RewriteResult:
+def rewrite_one(uri: str, task: CompactionTask) -> RewriteResult:
     """One rewrite, on a worker."""
     return task.execute(lance.dataset(uri, version=task.read_version))
+
+
+def keep_up(uri: str) -> None:
+    """Bring the indexes up to date."""
+    bring_indexes_up_to_date(lance.dataset(uri))
+
+
+def judge(candidate: Candidate) -> list[Verdict]:
+    """The gates that look at the table alone."""
+    return [unique_ids(candidate), sound_vectors(candidate), one_encoder(candidate)]
 
 
 def same_content(one: lance.LanceDataset, other: lance.LanceDataset) -> bool:

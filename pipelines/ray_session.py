@@ -6,16 +6,18 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 
 from pipelines.resources import Cluster
 
 ACTOR_START_SECONDS = 600
+
+T = TypeVar("T")
 
 
 def start_ray() -> None:
@@ -58,6 +60,12 @@ def worker_environment() -> dict[str, Any]:
         return {}
     here = str(Path(__file__).resolve().parents[1])
     return {"env_vars": {"PYTHONPATH": os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])}}
+
+
+def on_a_worker(function: Callable[..., T], *arguments: Any) -> T:
+    """What reads a lot takes memory for it: not the driver's, nor that of the head node on which this may run."""
+    task: Any = ray.remote(num_cpus=1)(function)
+    return ray.get(task.remote(*arguments))
 
 
 def cluster_now() -> Cluster:

@@ -14,11 +14,12 @@ from pyroaring import BitMap64
 from pipelines.sink.fragments import Bundle, Refill, Written
 from pipelines.sink.lease import Lease
 from pipelines.sink.read_objects import ReadObjects
-from pipelines.sink.table import TableVersion, index_ids, quoted
+from pipelines.sink.table import TableVersion, quoted
 from vista_core import VistaError
 
 ATTEMPTS = 10
-REINDEX_ROWS = 1_000_000  # lookups scan the rows that the id index doesn't cover yet
+# Lookups scan the rows that the id index doesn't cover yet; but an update of the index writes all of it.
+REINDEX_ROWS, REINDEX_SHARE = 1_000_000, 0.25
 
 log = logging.getLogger(__name__)
 
@@ -119,8 +120,17 @@ class Committer:
         [message] = self.rejects.to_table(columns=["message"], filter=wanted, limit=1)["message"].to_pylist()
         return str(message)
 
+    def index_is_behind(self) -> bool:
+        """Whether so many rows were added that lookups suffer."""
+        return self.unindexed >= max(REINDEX_ROWS, REINDEX_SHARE * self.table.count_rows())
+
+    def index_was_updated(self) -> None:
+        """Go on with the table as it is then."""
+        self.table = lance.dataset(self.table.uri)
+        self.unindexed = 0
+
     def count(self, written: Written) -> None:
-        """Add a committed bundle to the counts, and keep the id index within reach of the table."""
+        """Add a committed bundle to the counts."""
         self.counts.read += written.read
         self.counts.written += written.written
         self.counts.rewritten += written.rewritten
@@ -131,9 +141,6 @@ class Committer:
         self.named |= BitMap64.deserialize(written.named)
         self.objects.count(written.shares)
         self.unindexed += written.written + written.rewritten
-        if self.unindexed >= REINDEX_ROWS:
-            self.table = index_ids(self.table)
-            self.unindexed = 0
 
 
 def commit_table(table: lance.LanceDataset, written: Written) -> lance.LanceDataset:

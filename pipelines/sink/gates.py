@@ -22,9 +22,9 @@ from pipelines.sink.lease import holder_of
 from pipelines.sink.table import quoted, since, stored_identity
 from vista_core import EncoderIdentity
 
-MEMORY = "1GB"  # of the search for doubled ids; beyond it, it goes to disk
+MEMORY = "512MB"  # of the search for doubled ids; beyond it, it goes to disk
 EXAMPLES = 3
-BATCH_ROWS = 65_536
+SCAN: dict[str, Any] = {"batch_size": 16_384, "batch_readahead": 2, "io_buffer_size": 64 << 20}
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,8 @@ def unique_ids(candidate: Candidate) -> Verdict:
 
 def doubled_ids(candidate: Candidate, only_fresh: bool) -> list[tuple[str, int]]:
     """Some ids that are there more than once, and how often. Memory is bounded: DuckDB sorts out the rest on disk."""
-    every = candidate.table.scanner(columns=[ID], batch_size=BATCH_ROWS).to_reader()
-    fresh = candidate.table.scanner(columns=[ID], fragments=candidate.fresh, batch_size=BATCH_ROWS).to_reader()
+    every = candidate.table.scanner(columns=[ID], **SCAN).to_reader()
+    fresh = candidate.table.scanner(columns=[ID], fragments=candidate.fresh, **SCAN).to_reader()
     among = f"WHERE {ID} IN (SELECT {ID} FROM fresh)" if only_fresh else ""
     query = f"SELECT {ID}, count(*) AS times FROM every {among} GROUP BY {ID} HAVING times > 1 LIMIT {EXAMPLES}"
     with tempfile.TemporaryDirectory() as spilled:
@@ -106,7 +106,7 @@ def doubled_ids(candidate: Candidate, only_fresh: bool) -> list[tuple[str, int]]
 def sound_vectors(candidate: Candidate) -> Verdict:
     """The fresh vectors, as they are stored, are finite and of norm 1 within 1e-3."""
     rows = bad = 0
-    scanner = candidate.table.scanner(columns=[VECTOR], fragments=candidate.fresh, batch_size=BATCH_ROWS)
+    scanner = candidate.table.scanner(columns=[VECTOR], fragments=candidate.fresh, **SCAN)
     for batch in scanner.to_batches() if candidate.fresh else ():
         vectors = batch.column(VECTOR)
         rows, bad = rows + len(batch), bad + vectors.null_count + len(off_norm(vectors.drop_null())[0])

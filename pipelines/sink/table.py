@@ -141,16 +141,20 @@ def since(dataset: lance.LanceDataset) -> str:
     return (dataset.schema.field(VECTOR).metadata or {}).get(SINCE, b"").decode()
 
 
-def index_ids(dataset: lance.LanceDataset) -> lance.LanceDataset:
+def index_ids(uri: str) -> None:
     """Build the index on `id`, or bring it up to date; without one each lookup scans the whole column."""
-    if dataset.count_rows() == 0:
-        return dataset
-    name = f"{ID}_idx"
-    if name not in [index.name for index in dataset.describe_indices()]:
-        dataset.create_scalar_index(ID, "BTREE", name=name)
-    elif unindexed_rows(dataset, name):
-        dataset.optimize.optimize_indices(index_names=[name])
-    return lance.dataset(dataset.uri)
+    dataset = lance.dataset(uri)
+    if f"{ID}_idx" in [index.name for index in dataset.describe_indices()]:
+        dataset.optimize.optimize_indices(index_names=[f"{ID}_idx"])
+    elif dataset.count_rows():
+        dataset.create_scalar_index(ID, "BTREE", name=f"{ID}_idx")
+
+
+def lacks_ids(dataset: lance.LanceDataset) -> bool:
+    """Whether the index on `id` doesn't cover all rows."""
+    if f"{ID}_idx" in [index.name for index in dataset.describe_indices()]:
+        return unindexed_rows(dataset, f"{ID}_idx") > 0
+    return dataset.count_rows() > 0
 
 
 def unindexed_rows(dataset: lance.LanceDataset, index: str) -> int:

@@ -157,7 +157,8 @@ def test_rows_that_replace_a_whole_fragment_leave_no_version_without_them(tmp_pa
 def test_the_id_index_survives_commits_and_still_finds_every_row(tmp_path):
     committer = new_committer(tmp_path)
     commit(committer, block({f"id{i}": "x" for i in range(100)}), tally(100))
-    committer.table = index_ids(committer.table)
+    index_ids(committer.table.uri)
+    committer.index_was_updated()
     commit(committer, block({"late": "y"}), tally(1))
     assert [index.name for index in committer.table.describe_indices()] == ["id_idx"]
     version = TableVersion(committer.table.uri, committer.table.version)

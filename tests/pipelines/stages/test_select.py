@@ -54,7 +54,8 @@ def holding(db, contents: dict[str, str]) -> TableVersion:
     """A table with these texts under these ids."""
     committer = new_committer(db)
     commit(committer, block(contents))
-    table = index_ids(committer.table)
+    index_ids(committer.table.uri)
+    table = lance.dataset(committer.table.uri)
     return TableVersion(table.uri, table.version)
 
 
