@@ -80,11 +80,15 @@ def rejected(ids: list[str], source_object: str = "a.parquet", reason: str = "im
 
 
 def tally(
-    read: int, unchanged: dict[int, int] | None = None, source_object: str = "a.parquet", ended: bool = False
+    read: int,
+    unchanged: dict[int, int] | None = None,
+    source_object: str = "a.parquet",
+    ended: bool = False,
+    digest: int = 0,
 ) -> pa.Table:
-    """What a unit counted; `unchanged` maps rows of the object to addresses in the table."""
+    """What a unit counted; `unchanged` maps rows of the object to addresses in the table, `digest` is theirs."""
     unchanged = unchanged or {}
-    share = {"object": source_object, "read": read, "claims": 0, "unchanged": len(unchanged), "digest": 0}
+    share = {"object": source_object, "read": read, "claims": 0, "unchanged": len(unchanged), "digest": digest}
     value = {
         "objects": [share],
         "unchanged_addresses": list(unchanged.values()),

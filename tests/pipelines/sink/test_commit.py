@@ -358,8 +358,60 @@ def test_rejects_of_earlier_runs_are_cleared_for_the_objects_read_again(tmp_path
     assert reject_reasons(second) == [("a", "image_undecodable"), ("b", "image_undecodable")]
 
 
+@pytest.mark.parametrize("alone", [True, False], ids=["alone in its fragment", "among others"])
+@pytest.mark.parametrize("kind", ["new", "unchanged", "rewritten"])
+def test_an_id_is_that_of_the_record_whose_object_comes_first_also_if_it_comes_late(tmp_path, kind, alone):
+    others = {} if alone else {"other": "z"}
+    if kind != "new":
+        commit(new_committer(tmp_path), block({"x": "of b"} | others, "b.parquet"), tally(1))
+    committer = new_committer(tmp_path, "run-2")
+    if kind == "new":
+        commit(committer, block({"x": "of b"} | others, "b.parquet"), tally(1 + len(others)))
+    elif kind == "unchanged":
+        commit(committer, tally(1, {3: address(committer.base, "x")}, "b.parquet"))
+    else:
+        commit(committer, with_other_columns_changed(block({"x": "of b"}, "b.parquet"), 7), tally(1))
+    commit(committer, block({"x": "of a"}, "a.parquet"), tally(1))
+    assert contents(committer) == {"x": "of a"} | others
+    [reject] = lance.dataset(committer.rejects.uri).to_table().to_pylist()
+    assert (reject["id"], reject["object"], reject["reason"]) == ("x", "b.parquet", "duplicate_id")
+    assert "in a.parquet" in reject["message"]
+    assert committer.counts.read == committer.counts.settled
+    commit(committer, block({"x": "again"}, "c.parquet"), tally(1))
+    assert contents(committer)["x"] == "of a"
+    assert committer.counts.read == committer.counts.settled
+
+
+def test_columns_that_only_the_table_has_stay_while_the_content_does(tmp_path):
+    commit(new_committer(tmp_path), block({"a": "one", "b": "two"}), tally(2))
+    dataset = lance.dataset(f"{tmp_path}/t.lance")
+    dataset.add_columns({"note": "concat('note on ', id)"})
+    second = new_committer(tmp_path, "run-2")
+    commit(second, block({"a": "one", "b": "TWO"}), tally(2))  # both with a new vector, as when it is replaced
+    notes = {row["id"]: row["note"] for row in lance.dataset(dataset.uri).to_table().to_pylist()}
+    assert notes == {"a": "note on a", "b": None}
+
+
 ids = st.sampled_from("abcdefgh")
 bundles = st.lists(st.lists(st.tuples(ids, st.sampled_from("xyz")), max_size=6), max_size=4)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.lists(st.tuples(ids, st.sampled_from(["a", "b", "c"])), max_size=6), max_size=5), st.randoms())
+def test_in_whatever_order_objects_arrive_an_id_is_that_of_the_first(tmp_path_factory, bundles, random):
+    db = tmp_path_factory.mktemp("db")
+    committer = new_committer(db)
+    first: dict[str, str] = {}
+    for rows in bundles:
+        rows = list(dict.fromkeys(rows))
+        random.shuffle(rows)
+        for name in "abc":
+            here = [(key, f"{key} of {name}") for key, of in rows if of == name]
+            commit(committer, block(here, name), tally(len(here), source_object=name))
+        for key, name in rows:
+            first[key] = min(name, first.get(key, name))
+    assert contents(committer) == {key: f"{key} of {name}" for key, name in first.items()}
+    assert committer.counts.read == committer.counts.settled
 
 
 @settings(max_examples=25, deadline=None)

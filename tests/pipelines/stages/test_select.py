@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.records import Reject, fingerprint, read_schema
-from pipelines.sink.table import LOOKUP_IDS, TableVersion, index_ids
+from pipelines.sink.reembed import begin_reembedding
+from pipelines.sink.table import LOOKUP_IDS, TableVersion, index_ids, new_table_schema
 from pipelines.stages.select import Against, names_digest, select
-from tests.tables import EXTRA, block, commit, new_committer
+from tests.tables import EXTRA, IDENTITY, block, commit, new_committer
 
 ODD_IDS = ["it's", "''", '"', "a\\b", "a\nb", "%_", "日本", "", " ", "null", "id", "\x00", "x') OR ('1'='1"]
 
@@ -182,6 +183,66 @@ def test_more_ids_than_one_query_takes(tmp_path):
     rows, tally = selected(as_read([{"id": key, "text": "x"} for key in ids]), base)
     assert [row["id"] for row in rows] == ids[1::2]
     assert tally["unchanged_rows"] == list(range(0, len(ids), 2))
+
+
+def owned(db) -> TableVersion:
+    """Rows of three files and of another source."""
+    for name in ("a.parquet", "m.parquet", "gone.parquet", "shop#a.parquet"):
+        commit(new_committer(db), block({f"id of {name}": "x"}, name))
+    return holding(db, {})
+
+
+@pytest.mark.parametrize(
+    ("owner", "mine", "skipped", "becomes"),
+    [
+        ("m.parquet", "m.parquet", [], "unchanged"),
+        ("a.parquet", "m.parquet", [], "claim"),
+        ("m.parquet", "a.parquet", [], "taken"),  # its object comes first in the listing
+        ("gone.parquet", "m.parquet", [], "taken"),
+        ("a.parquet", "m.parquet", ["a.parquet"], "duplicate_id"),
+        ("m.parquet", "a.parquet", ["m.parquet"], "taken"),
+        ("shop#a.parquet", "m.parquet", [], "duplicate_id"),
+        ("shop#a.parquet", "shop#b.parquet", [], "taken"),
+        ("a.parquet", "shop#b.parquet", [], "duplicate_id"),
+    ],
+)
+@pytest.mark.parametrize("text", ["x", "y"])
+def test_whose_an_id_is_that_the_table_has_from_elsewhere(tmp_path, owner, mine, skipped, becomes, text):
+    base, present = owned(tmp_path), ["a.parquet", "m.parquet", "shop#b.parquet"]
+    records = as_read([{"id": f"id of {owner}", "text": text, "_object": mine}])
+    rows, tally = selected(records, against(base, present, skipped))
+    again = list(select(records, {}, [None], True, against(base, present, skipped, claims=True)))
+    assert tally["read"] == 1
+    assert sum(share["claims"] for share in tally["objects"]) == len(again) == (becomes == "claim")
+    if becomes == "unchanged":
+        assert tally["unchanged_rows"] == ([0] if text == "x" else [])
+    elif becomes == "claim":
+        assert rows == tally["unchanged_rows"] == []
+        [row] = again[0].to_pylist()
+        assert (row["_reason"], row["_has_vector"]) == (None, text == "x")
+    else:
+        [row] = rows
+        assert row["_reason"] == (None if becomes == "taken" else "duplicate_id")
+        assert row["_has_vector"] == (becomes == "taken" and text == "x")
+
+
+def test_a_claim_is_handed_on_once_whatever_is_wrong_with_it(tmp_path):
+    base = owned(tmp_path)
+    records = as_read([{"id": "id of a.parquet", "_object": "m.parquet"}, {"id": "new", "_object": "m.parquet"}])
+    rows, _ = selected(records, against(base, ["a.parquet", "m.parquet"]))
+    assert reasons(rows) == {"new": "empty_record"}
+    [again] = select(records, {}, [None, None], True, against(base, ["a.parquet", "m.parquet"], claims=True))
+    assert reasons(again.to_pylist()) == {"id of a.parquet": "empty_record"}
+
+
+def test_rows_from_before_a_column_was_given_another_encoder_are_embedded_anew(tmp_path):
+    commit(new_committer(tmp_path, "run-1"), block({"old": "x"}))
+    schema = lance.dataset(f"{tmp_path}/t.lance").schema
+    begin_reembedding(lance.dataset(f"{tmp_path}/t.lance"), new_table_schema(schema, IDENTITY, {}), "run-2")
+    commit(new_committer(tmp_path, "run-2"), block({"new": "x"}))
+    rows, tally = selected(as_read([{"id": "old", "text": "x"}, {"id": "new", "text": "x"}]), holding(tmp_path, {}))
+    assert [(row["id"], row["_has_vector"]) for row in rows] == [("old", False)]
+    assert tally["unchanged_rows"] == [1]
 
 
 @pytest.fixture(scope="module")
