@@ -7,8 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from ray.exceptions import RayTaskError
-
+from pipelines.failures import explained
 from pipelines.run_config import parse
 from vista_core import VistaError
 
@@ -19,9 +18,9 @@ def run_job(kind: type, pipeline: Callable[[Any], object]) -> int:
     logging.getLogger("pipelines").setLevel(logging.INFO)
     try:
         print(pipeline(parse(kind)))
-    except VistaError as error:
-        # One that a worker raised comes in Ray's wrapping, whose text is a traceback.
-        cause = error.cause if isinstance(error, RayTaskError) else error
-        print(f"error: {cause}", file=sys.stderr)
-        return error.exit_code
+    except (VistaError, OSError, ValueError) as error:
+        if (message := explained(error)) is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        return error.exit_code if isinstance(error, VistaError) else 1
     return 0

@@ -58,7 +58,10 @@ def finish(job: Job, committer: Committer, verdicts: list[Verdict]) -> int:
     if before is None or not same_content(table, before):
         publish(table, committer.lease)
         before = table
-    tidy(job, committer)
+    try:
+        tidy(job, committer)
+    except (OSError, ValueError) as error:  # the next run does it, too
+        log.warning("%s: old versions could not be removed: %s", table.uri, error)
     return int(before.version)
 
 
@@ -67,8 +70,10 @@ def settle_missing(job: Job, committer: Committer) -> list[Verdict]:
     if not committer.base.open().count_rows():
         return []
     missing = find_missing(committer, job.owns)
-    committer.counts.missing = missing.rows
+    known = sum(row["missing"] for row in job.skipped.values())
+    committer.counts.missing = missing.rows + known
     if not job.config.deletes or not missing.rows:
+        committer.objects.record_missing(missing.by_object)
         return []
     refusal = missing.refusal(job.config.delete_at_most)
     if refusal is None:

@@ -259,7 +259,9 @@ def unchanged_objects(job: Job, existing: lance.LanceDataset) -> dict[str, dict]
     if not any(row["reading"] == digest for row in known.values()):
         return {}
     versions = {name: item.version for name, item in job.objects.items()}
-    return as_they_were(known, versions, digest, held(TableVersion(existing.uri, existing.version)))
+    found = as_they_were(known, versions, digest, held(TableVersion(existing.uri, existing.version)))
+    # Which of an object's rows are missing is found by reading it.
+    return {name: row for name, row in found.items() if not (job.config.deletes and row["missing"])}
 
 
 def reading_digest(job: Job, table: pa.Schema) -> str:

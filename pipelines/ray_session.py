@@ -30,6 +30,7 @@ def start_ray() -> None:
         with quiet_stderr():  # it would say that the level was set
             ray.init(logging_level=logging.ERROR, log_to_driver=False, runtime_env=worker_environment())
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data.exceptions").setLevel(logging.CRITICAL)  # a traceback of what the job says in words
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False

@@ -148,7 +148,7 @@ def hold(
     finally:
         try:
             lease.release(uri)
-        except OSError as error:  # the next run finds that this one ended, by itself
+        except (OSError, ValueError) as error:  # the next run finds by itself that this one ended
             log.warning("%s: the lease of run %s could not be released: %s", uri, run, error)
 
 

@@ -9,9 +9,10 @@ import numpy as np
 import pyarrow as pa
 from pyroaring import BitMap64
 
-from pipelines.records import ID, OBJECT, RUN
+from pipelines.records import FINGERPRINT, ID, OBJECT, RUN
 from pipelines.sink.commit import Committer
 from pipelines.sink.fragments import Bundle, Refill, Written, delete_rows
+from pipelines.sink.read_objects import Held, held_in
 from pipelines.sink.table import ADDRESS
 
 DELETE_ROWS = 100_000  # in a commit
@@ -22,9 +23,14 @@ SHARE = 0.1  # of the source's rows, beyond which --delete-missing wants to be t
 class Missing:
     """What of the source's rows in the table no record stands for any more."""
 
-    rows: int
     owned: int  # rows of this source that the table held when the run began
+    by_object: dict[str, Held]
     unread: tuple[str, ...]  # objects that could not be read in full, which keep their rows
+
+    @property
+    def rows(self) -> int:
+        """How many."""
+        return sum(each.rows for each in self.by_object.values())
 
     def refusal(self, at_most: int | None) -> str | None:
         """Why they are not to be removed, if that is so."""
@@ -75,9 +81,14 @@ def judge(name: str, committer: Committer, owns: Callable[[str], bool]) -> tuple
 
 def find_missing(committer: Committer, owns: Callable[[str], bool]) -> Missing:
     """Count them. Memory is that of the objects."""
-    counted = [(len(rows), owned) for rows, owned in missing_rows(committer, owns, [OBJECT])]
+    owned = 0
+    by_object: dict[str, Held] = {}
+    for rows, among in missing_rows(committer, owns, [OBJECT, FINGERPRINT, RUN]):
+        owned += among
+        for name, more in held_in(rows).items():
+            by_object[name] = by_object.get(name, Held()) + more
     unread = tuple(name for name, share in committer.objects.shares.items() if share.unreadable)
-    return Missing(sum(rows for rows, _ in counted), sum(owned for _, owned in counted), unread)
+    return Missing(owned, by_object, unread)
 
 
 def delete_missing(committer: Committer, owns: Callable[[str], bool]) -> None:

@@ -26,9 +26,22 @@ OBJECTS_SCHEMA = pa.schema(
         ("rejected", pa.int64()),
         ("rows", pa.int64()),  # of the table
         ("digest", pa.uint64()),  # sum of their `row_digests`
+        ("missing", pa.int64()),  # those of them without a record, which stayed
         ("run", pa.string()),
     ]
 )
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the table holds of an object."""
+
+    rows: int = 0
+    digest: int = 0
+
+    def __add__(self, other: Held) -> Held:
+        """Of both together."""
+        return Held(self.rows + other.rows, (self.digest + other.digest) % (1 << 64))
 
 
 @dataclass
@@ -88,15 +101,27 @@ class ReadObjects:
 
     def record(self) -> None:
         """Remember the objects that were read to the end by what was counted since the last time."""
-        done = [self.row(name) for name in sorted(self.changed) if self.was_read(name) and self.shares[name].lasting]
+        self.append([self.row(name, Held()) for name in sorted(self.changed) if self.is_done(name)])
         self.changed.clear()
-        if done:
-            lance.write_dataset(pa.Table.from_pylist(done, schema=OBJECTS_SCHEMA), self.uri, mode="append")
 
-    def row(self, name: str) -> dict:
+    def record_missing(self, missing: Mapping[str, Held]) -> None:
+        """Remember that the table has rows of some objects that no record stands for."""
+        self.append([self.row(name, rows) for name, rows in missing.items() if self.is_done(name)])
+
+    def is_done(self, name: str) -> bool:
+        """Whether an object needn't be read again unless it changes."""
+        return self.was_read(name) and self.shares[name].lasting
+
+    def append(self, rows: list[dict]) -> None:
+        """Of several rows that speak of an object the last one counts."""
+        if rows:
+            lance.write_dataset(pa.Table.from_pylist(rows, schema=OBJECTS_SCHEMA), self.uri, mode="append")
+
+    def row(self, name: str, missing: Held) -> dict:
         """What is remembered of an object."""
         share = self.shares[name]
-        figures = {"read": share.read, "rejected": share.rejected, "rows": share.rows, "digest": share.digest}
+        held = Held(share.rows, share.digest) + missing
+        figures = {"read": share.read, "rejected": share.rejected, "missing": missing.rows} | vars(held)
         here = {"object": name, "version": self.versions[name], "reading": self.reading, "run": self.run}
         return here | figures
 
@@ -116,41 +141,34 @@ def forget(uri: str, keep: Iterable[dict]) -> None:
     lance.write_dataset(pa.Table.from_pylist(list(keep), schema=OBJECTS_SCHEMA), uri, mode="overwrite")
 
 
-@dataclass(frozen=True)
-class Held:
-    """What the table holds of an object."""
-
-    rows: int
-    digest: int
-
-
 def held(base: TableVersion) -> dict[str, Held]:
     """What a version of the table holds of each object: one scan of 17 bytes a row. Memory is that of the objects."""
-    rows: dict[str, int] = {}
-    digests: dict[str, int] = {}
+    found: dict[str, Held] = {}
     for batch in base.open().scanner(columns=[OBJECT, FINGERPRINT, RUN]).to_batches():
-        table = pa.Table.from_batches([batch])
-        objects = table[OBJECT].combine_chunks().dictionary_encode()
-        at = objects.indices.to_numpy()
-        sums = np.zeros(len(objects.dictionary), np.uint64)
-        np.add.at(sums, at, row_digests(table[FINGERPRINT], table[RUN]))
-        counts = np.bincount(at, minlength=len(sums)).tolist()
-        for name, number, digest in zip(objects.dictionary.to_pylist(), counts, sums.tolist(), strict=True):
-            rows[name] = rows.get(name, 0) + number
-            digests[name] = (digests.get(name, 0) + digest) % (1 << 64)
-    return {name: Held(number, digests[name]) for name, number in rows.items()}
+        for name, more in held_in(pa.Table.from_batches([batch])).items():
+            found[name] = found.get(name, Held()) + more
+    return found
+
+
+def held_in(rows: pa.Table) -> dict[str, Held]:
+    """The same of some rows (object, fingerprint and run)."""
+    objects = rows[OBJECT].combine_chunks().dictionary_encode()
+    at = objects.indices.to_numpy()
+    digests = np.zeros(len(objects.dictionary), np.uint64)
+    np.add.at(digests, at, row_digests(rows[FINGERPRINT], rows[RUN]))
+    columns = (objects.dictionary.to_pylist(), np.bincount(at, minlength=len(digests)).tolist(), digests.tolist())
+    return {name: Held(number, digest) for name, number, digest in zip(*columns, strict=True)}
 
 
 def as_they_were(
     remembered: dict[str, dict], versions: dict[str, str], reading: str, held: dict[str, Held]
 ) -> dict[str, dict]:
     """Of the objects listed (name to version), what is remembered of those that needn't be read again."""
-    nothing = Held(0, 0)
     found = {}
     for name, version in versions.items():
         row = remembered.get(name)
         if row is None or (row["version"], row["reading"]) != (version, reading):
             continue
-        if Held(row["rows"], row["digest"]) == held.get(name, nothing):
+        if Held(row["rows"], row["digest"]) == held.get(name, Held()):
             found[name] = row
     return found

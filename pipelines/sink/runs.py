@@ -16,8 +16,8 @@ from typing import Any
 
 import lance
 import pyarrow as pa
-from ray.exceptions import RayTaskError
 
+from pipelines.failures import cause_of
 from pipelines.sink.commit import Counts
 from pipelines.sink.gates import Verdict
 from pipelines.sink.table import ensure_dataset, quoted
@@ -89,7 +89,7 @@ class RunRecord:
         while not self.ended.wait(HEARTBEAT_SECONDS):
             try:
                 self.put({"status": "running", "heartbeat": datetime.now(UTC)} | self.figures())
-            except OSError as error:  # made up for by the next
+            except (OSError, ValueError) as error:  # made up for by the next
                 log.warning("%s: no sign of life could be given: %s", self.uri, error)
 
     def last_heard(self, run: str) -> datetime | None:
@@ -110,8 +110,11 @@ class RunRecord:
 
     def fail(self, error: BaseException) -> None:
         """Say how far it came, and what ended it."""
-        cause = error.cause if isinstance(error, RayTaskError) else error
-        self.end({"status": "failed", "error": f"{type(cause).__name__}: {cause}"[:2000]})
+        cause, message = cause_of(error)
+        try:
+            self.end({"status": "failed", "error": f"{type(cause).__name__}: {message}"[:2000]})
+        except (OSError, ValueError) as unreachable:  # what ended the run is what matters
+            log.warning("%s: that the run failed could not be written down: %s", self.uri, unreachable)
 
     def end(self, outcome: dict[str, Any]) -> None:
         """The last word on the run."""
