@@ -15,8 +15,8 @@ from pipelines.canary import canary
 from pipelines.job import Job, is_partial
 from pipelines.ray_session import on_a_worker
 from pipelines.sink.commit import Committer, clear_stale_rejects
-from pipelines.sink.gates import Candidate, Verdict, conservation, one_encoder, sound_vectors, unique_ids
-from pipelines.sink.maintain import bring_indexes_up_to_date, clean_up, compact
+from pipelines.sink.gates import Candidate, Verdict, conservation, judge
+from pipelines.sink.maintain import bring_indexes_up_to_date, clean_up, compact, rewrite_one
 from pipelines.sink.missing import delete_missing, find_missing
 from pipelines.sink.publish import publish
 from pipelines.sink.read_objects import forget, remembered
@@ -42,9 +42,8 @@ def finish(job: Job, committer: Committer, verdicts: list[Verdict]) -> int:
         verdicts += settle_missing(job, committer)
         committer.rejects = clear_stale_rejects(committer.rejects, last_read(job, committer))
     committer.lease.check(committer.table)
-    compact(committer.table, functools.partial(rewrite, committer.table.uri))
-    on_a_worker(keep_up, committer.table.uri)
-    table = committer.table = lance.dataset(committer.table.uri)
+    compacted = compact(committer.table, functools.partial(rewrite, committer.table.uri))
+    table = committer.table = on_a_worker(bring_indexes_up_to_date, compacted)
     now = published(table)
     before = None if now is None else lance.dataset(table.uri, version=now)
     if before is None or not same_content(table, before):
@@ -98,21 +97,6 @@ def rewrite(uri: str, tasks: list[CompactionTask]) -> list[RewriteResult]:
     """Rewrite fragments, on as many workers as there are."""
     execute: Any = ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(rewrite_one)
     return ray.get([execute.remote(uri, task) for task in tasks])
-
-
-def rewrite_one(uri: str, task: CompactionTask) -> RewriteResult:
-    """One rewrite, on a worker."""
-    return task.execute(lance.dataset(uri, version=task.read_version))
-
-
-def keep_up(uri: str) -> None:
-    """Bring the indexes up to date."""
-    bring_indexes_up_to_date(lance.dataset(uri))
-
-
-def judge(candidate: Candidate) -> list[Verdict]:
-    """The gates that look at the table alone."""
-    return [unique_ids(candidate), sound_vectors(candidate), one_encoder(candidate)]
 
 
 def same_content(one: lance.LanceDataset, other: lance.LanceDataset) -> bool:

@@ -1,12 +1,18 @@
 """Visualized-BGE: texts, images and images with text as vectors of one space. No Ray, no Lance, no object storage."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from vista_core.batching import plan_batches
 from vista_core.config import MODELS, EncoderSettings, ModelConfig, display_name
-from vista_core.drop_in import Visualized_BGE
-from vista_core.encoder import Encoder, Preprocessor, Record
 from vista_core.errors import REJECT_REASONS, CheckpointError, DownloadError, RecordError, UsageError, VistaError
 from vista_core.identity import EncoderIdentity
+from vista_core.preprocessor import Preprocessor, Record
 from vista_core.tokenizer import Tokens
+
+if TYPE_CHECKING:
+    from vista_core.drop_in import Visualized_BGE
+    from vista_core.encoder import Encoder
 
 __all__ = [
     "MODELS",
@@ -27,3 +33,13 @@ __all__ = [
     "display_name",
     "plan_batches",
 ]
+
+# These import torch, which takes two seconds and 200 MB: of a job's many processes, only encoders should pay for it.
+_WITH_TORCH = {"Encoder": "vista_core.encoder", "Visualized_BGE": "vista_core.drop_in"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what holds the model when it is first asked for (PEP 562)."""
+    if name not in _WITH_TORCH:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_WITH_TORCH[name]), name)

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from vista_core.checkpoint import load_model, open_checkpoint
 from vista_core.config import MODELS, EncoderSettings
 from vista_core.device import DTYPES, resolve_device, resolve_dtype
-from vista_core.encoder import ImageSource, Preprocessor, encode_tensors
+from vista_core.encoder import encode_tensors
 from vista_core.errors import UsageError
-from vista_core.hub import weights_path
-from vista_core.identity import resolve_config
-from vista_core.image import normalise, square_pixels
+from vista_core.hub import resolve_config, weights_path
+from vista_core.image import square_pixels
 from vista_core.linear import pack_for_cpu
+from vista_core.preprocessor import ImageSource, Preprocessor
+from vista_core.vision import normalise
 
 _TEXT_MODELS = {"bge-base-en-v1.5": "bge-visualized-base-en-v1.5", "bge-m3": "bge-visualized-m3"}
 

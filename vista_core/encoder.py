@@ -1,71 +1,25 @@
-"""Records to vectors: the preprocessor that CPU workers build, and the encoder that holds the model."""
+"""Records to vectors: the encoder, which holds the model."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from vista_core.batching import plan_batches
-from vista_core.checkpoint import load_model, open_checkpoint
-from vista_core.config import EncoderSettings
-from vista_core.device import DTYPES, resolve_device
+from vista_core.checkpoint import Checkpoint, check_keys, load_model, open_checkpoint, weights_digest
+from vista_core.config import EncoderSettings, ModelConfig
+from vista_core.device import DTYPES, resolve_device, resolve_dtype
 from vista_core.errors import RecordError
-from vista_core.hub import text_folder, weights_path
-from vista_core.identity import EncoderIdentity, identify, resolve_config
-from vista_core.image import decode_image, normalise, square_pixels
+from vista_core.hub import resolve_config, text_folder, weights_path
+from vista_core.identity import EncoderIdentity
+from vista_core.image import PREPROCESSING_VERSION
 from vista_core.linear import pack_for_cpu
 from vista_core.model import VistaModel
-from vista_core.tokenizer import TextTokenizer, Tokens, build_tokenizer, read_tokenizer
+from vista_core.preprocessor import Preprocessor, Record
+from vista_core.tokenizer import read_tokenizer, tokenizer_digest
+from vista_core.vision import normalise
 
-ImageSource = bytes | str | Path | Image.Image
 TOKEN_BUDGETS = {"cpu": 2048, "cuda": 65536}  # padded tokens of a batch: where a larger one gains nothing more
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """Text, image, or both; an image is its encoded bytes, a path, or already open."""
-
-    text: str | None = None
-    image: ImageSource | None = None
-
-
-class Preprocessor:
-    """Tokenizer and image size of a model, without its weights."""
-
-    def __init__(self, tokenizer: TextTokenizer, image_size: int, alpha: str) -> None:
-        self.tokenizer = tokenizer
-        self.image_size = image_size
-        self.alpha = alpha
-
-    @staticmethod
-    def load(settings: EncoderSettings) -> "Preprocessor":
-        """Read the tokenizer that settings mean."""
-        config = resolve_config(settings)
-        serialised = read_tokenizer(text_folder(settings))
-        tokenizer = build_tokenizer(serialised, config.max_tokens(settings.max_tokens), config.text.vocab_size)
-        return Preprocessor(tokenizer, config.vision.image_size, settings.alpha)
-
-    def decode_image(self, data: bytes) -> np.ndarray:
-        """Encoded bytes to uint8 [S, S, 3]; RecordError where they are no good image."""
-        return decode_image(data, self.image_size, self.alpha)
-
-    def open_image(self, source: ImageSource) -> np.ndarray:
-        """Bytes, a path or an open image to uint8 [S, S, 3]."""
-        if isinstance(source, Image.Image):
-            return square_pixels(source, self.image_size, self.alpha)
-        if isinstance(source, bytes):
-            return self.decode_image(source)
-        try:
-            return self.decode_image(Path(source).read_bytes())
-        except OSError as error:
-            raise RecordError("image_unreadable", str(error)) from error
-
-    def tokenize(self, texts: Sequence[str | None], with_image: Sequence[bool]) -> list[Tokens]:
-        """Token ids of each text; `with_image` decides the limit. None and "" give [CLS, SEP]."""
-        return self.tokenizer.tokenize(texts, with_image)
 
 
 class Encoder:
@@ -179,3 +133,26 @@ def _stacked(images: list[np.ndarray], device: torch.device) -> torch.Tensor:
     stacked = torch.empty(shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
     np.stack(images, out=stacked.numpy())
     return stacked.to(device, non_blocking=True)
+
+
+def identity_of(settings: EncoderSettings) -> EncoderIdentity:
+    """The identity that `Encoder.load(settings)` would have, without building the model."""
+    config = resolve_config(settings)
+    checkpoint = open_checkpoint(weights_path(settings))
+    check_keys(config, checkpoint)
+    return identify(settings, config, checkpoint)
+
+
+def identify(settings: EncoderSettings, config: ModelConfig, checkpoint: Checkpoint) -> EncoderIdentity:
+    """The identity of an encoder whose files are open already."""
+    return EncoderIdentity(
+        model=settings.model,
+        weights=weights_digest(config, checkpoint),
+        tokenizer=tokenizer_digest(read_tokenizer(text_folder(settings))),
+        config=config.digest(),
+        dtype=resolve_dtype(settings.dtype, resolve_device(settings.device).type, config),
+        preprocessing=PREPROCESSING_VERSION,
+        alpha=settings.alpha,
+        max_tokens=config.max_tokens(settings.max_tokens),
+        dimension=config.dimension,
+    )

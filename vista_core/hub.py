@@ -1,6 +1,6 @@
 """Where a model's files come from: the repository (vista-tiny), the user, or the Hugging Face hub."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
@@ -10,7 +10,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
     OfflineModeIsEnabled,
 )
 
-from vista_core.config import EncoderSettings
+from vista_core.config import EncoderSettings, ModelConfig, read_text_config
 from vista_core.errors import DownloadError, UsageError
 
 BUILT_IN = Path(__file__).parent / "models"
@@ -79,3 +79,9 @@ def _fetch(repo: HubRepo, filename: str, option: str) -> Path:
             f"Where there is a network, download https://huggingface.co/{repo.name}/resolve/{repo.revision}/{filename}"
             f" ; bring it here and pass it with {option}"
         ) from error
+
+
+def resolve_config(settings: EncoderSettings) -> ModelConfig:
+    """The model's sizes, its text tower's as the `config.json` beside the tokenizer has them."""
+    text = read_text_config(text_folder(settings) / "config.json", settings.config.text)
+    return replace(settings.config, text=text)

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-import torch
 from PIL import Image, UnidentifiedImageError
 
 from vista_core.errors import RecordError, RejectReason
@@ -55,13 +54,6 @@ def _square_pixels(image: Image.Image, size: int, alpha: str) -> np.ndarray:
     left, top = round((width - size) / 2), round((height - size) / 2)
     resized = image.resize((width, height), Image.Resampling.BICUBIC)
     return np.array(resized.crop((left, top, left + size, top + size)).convert("RGB"), dtype=np.uint8)
-
-
-def normalise(pixels: torch.Tensor) -> torch.Tensor:
-    """Pixels uint8 [..., S, S, 3] to normalised float32 [..., 3, S, S], bit for bit as torchvision does."""
-    mean, std = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (MEAN, STD))
-    channels_first = pixels.movedim(-1, -3).to(torch.float32, memory_format=torch.contiguous_format)
-    return channels_first.div_(255).sub_(mean).div_(std)
 
 
 def _check_size(image: Image.Image) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vista_core.attention import attend
 from vista_core.config import VisionConfig
+from vista_core.image import MEAN, STD
 from vista_core.linear import Linear, QueryKeyValue
 
 ROPE_THETA = 10_000.0
@@ -131,3 +132,10 @@ class VisionTower(nn.Module):
         for block in self.blocks:
             x = block(x, self.rope)
         return x
+
+
+def normalise(pixels: Tensor) -> Tensor:
+    """Pixels uint8 [..., S, S, 3] to normalised float32 [..., 3, S, S], bit for bit as torchvision does."""
+    mean, std = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (MEAN, STD))
+    channels_first = pixels.movedim(-1, -3).to(torch.float32, memory_format=torch.contiguous_format)
+    return channels_first.div_(255).sub_(mean).div_(std)

@@ -129,3 +129,8 @@ def one_encoder(candidate: Candidate) -> Verdict:
             "no longer in the source (--delete-missing removes them), were rejected, or are another source's"
         )
     return Verdict("one encoder", not differences, "; ".join(differences) or f"{identity.model}, {identity.dtype}")
+
+
+def judge(candidate: Candidate) -> list[Verdict]:
+    """The gates that look at the table alone."""
+    return [unique_ids(candidate), sound_vectors(candidate), one_encoder(candidate)]

@@ -38,6 +38,11 @@ def compact(table: lance.LanceDataset, execute: Execute) -> lance.LanceDataset:
     return lance.dataset(table.uri)
 
 
+def rewrite_one(uri: str, task: CompactionTask) -> RewriteResult:
+    """One rewrite, on a worker."""
+    return task.execute(lance.dataset(uri, version=task.read_version))
+
+
 def plan(table: lance.LanceDataset) -> list[CompactionTask]:
     """What to rewrite: nothing unless there are many small fragments, or one with many deleted rows.
 

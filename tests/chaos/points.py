@@ -30,8 +30,9 @@ POINTS = {
     "after rejects": ("pipelines.sink.commit", "Committer.commit_rejects", "after"),
     "before objects": ("pipelines.sink.commit", "Committer.record_objects", "before"),
     "after objects": ("pipelines.sink.commit", "Committer.record_objects", "after"),
-    "before publish": ("pipelines.embed", "publish", "before"),
-    "after publish": ("pipelines.embed", "publish", "after"),
+    "before publish": ("pipelines.finish", "publish", "before"),
+    "before the tag moves": ("pipelines.sink.publish", "move", "before"),
+    "after publish": ("pipelines.finish", "publish", "after"),
 }
 
 

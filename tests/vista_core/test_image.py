@@ -9,7 +9,8 @@ from PIL import Image, ImageFile
 
 from tests.vista_core.conftest import IMAGES, Golden
 from vista_core import RecordError
-from vista_core.image import decode_image, normalise, square_pixels
+from vista_core.image import decode_image, square_pixels
+from vista_core.vision import normalise
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:

@@ -13,10 +13,11 @@ from vista_core import MODELS
 from vista_core.checkpoint import load_model
 from vista_core.config import ModelConfig, hugging_face_config
 from vista_core.encoder import encode_tensors
-from vista_core.image import decode_image, normalise
+from vista_core.image import decode_image
 from vista_core.linear import pack_for_cpu
 from vista_core.synthetic import synthetic_checkpoint
 from vista_core.text import token_mask
+from vista_core.vision import normalise
 
 PARITY = 5e-6  # largest absolute difference of any value
 KINDS = ("text", "image", "pair")
