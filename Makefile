@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: env demo test chaos lint bench clean
+.PHONY: env demo test chaos lint bench bench-scale clean
 .DEFAULT_GOAL := env
 
 env: .venv/.ready
@@ -33,6 +33,10 @@ lint: env
 bench: env
 	$(BIN)/python -m benchmarks.encoder
 	$(BIN)/python -m benchmarks.sources
+
+bench-scale: env
+	$(BIN)/python -m benchmarks.scale --rows 1000000
+	$(BIN)/python -m benchmarks.scale --rows 10000000
 
 clean:
 	rm -rf .venv .demo

@@ -41,7 +41,7 @@ pytestmark = pytest.mark.chaos
 
 KILLS = int(os.environ.get("VISTA_KILLS", "20"))
 SEED = int(os.environ.get("VISTA_SEED", "1"))
-ONCE = {"before reading", "before publish", "after publish"}  # in a run
+ONCE = {"before reading", "before publish", "before the tag moves", "after publish"}  # in a run
 MIDDLE = 3  # a bundle before which there are others, and after
 AFTER_SOME = 4  # version of a table that has got rows
 MANIFEST = r"/{name}\.lance/_versions/\d+\.manifest"
@@ -276,6 +276,26 @@ def test_an_object_replaced_during_the_run(undisturbed, s3, ray_address, point):
         assert f"part-{len(now.files) - 1}.parquet changed" in ended.output
     ended_well(run(command(source, db, name), environment(ray_address)))
     assert_same(db, name, expected(after, expected(now)))
+
+
+@pytest.mark.parametrize("point", ["after fragments are written", "after the commit", "before the tag moves"])
+def test_a_driver_that_slept_through_a_takeover_changes_nothing_when_it_wakes(undisturbed, ray_address, point):
+    source, db, name = undisturbed.source, undisturbed.db, table_name(f"zombie-{point}")
+    zombie = start(command_to(STOP + point, 1, source, db, name), environment(ray_address))
+    assert zombie.stopped(), zombie.end().output
+    refused = run(command(source, db, name), environment(ray_address))
+    failed_clearly(refused)
+    assert f"process {zombie.process.pid} on" in refused.output
+    ended_well(run([*command(source, db, name), "--take-over"], environment(ray_address)))
+    assert_same(db, name, undisturbed.expected)
+    after = lance.dataset(f"{db}/{name}.lance")
+    zombie.go_on()
+    ended = zombie.end()
+    failed_clearly(ended)
+    assert "was taken for dead" in ended.output
+    assert lance.dataset(after.uri).version == after.version, "it committed something"
+    assert published(lance.dataset(after.uri)) == published(after)
+    assert_same(db, name, undisturbed.expected)
 
 
 def test_a_node_is_taken_away(s3):
