@@ -20,7 +20,7 @@ from pipelines.sink.maintain import bring_indexes_up_to_date, clean_up, compact,
 from pipelines.sink.missing import delete_missing, find_missing
 from pipelines.sink.publish import publish
 from pipelines.sink.read_objects import forget, remembered
-from pipelines.sink.table import published
+from pipelines.sink.table import published, table_uri
 from vista_core import VistaError
 
 log = logging.getLogger(__name__)
@@ -114,7 +114,9 @@ def tidy(job: Job, committer: Committer) -> None:
     retention = timedelta(days=job.config.retention_days)
     if not is_partial(job.config):
         rows = remembered(committer.objects.uri)
-        kept = [row for name, row in rows.items() if name in job.objects or not job.owns(name)]
-        forget(committer.objects.uri, kept)
-    for uri in (committer.table.uri, committer.rejects.uri, committer.objects.uri):
+        forget(committer.objects.uri, [r for name, r in rows.items() if name in job.objects or not job.owns(name)])
+    runs = table_uri(job.config.db, f"{job.config.table}_runs")
+    for uri in (committer.rejects.uri, runs):
+        lance.dataset(uri).optimize.compact_files()
+    for uri in (committer.table.uri, committer.rejects.uri, committer.objects.uri, runs):
         clean_up(uri, retention)

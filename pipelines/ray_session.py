@@ -64,8 +64,11 @@ def worker_environment() -> dict[str, Any]:
 
 
 def on_a_worker(function: Callable[..., T], *arguments: Any) -> T:
-    """What reads a lot takes memory for it: not the driver's, nor that of the head node on which this may run."""
-    task: Any = ray.remote(num_cpus=1)(function)
+    """What reads a lot takes memory for it: not the driver's, nor that of the head node on which this may run.
+
+    Reserves nothing: amid a run, tasks under backpressure keep their CPUs and wait for what comes after this.
+    """
+    task: Any = ray.remote(num_cpus=0, scheduling_strategy="SPREAD")(function)
     return ray.get(task.remote(*arguments))
 
 

@@ -7,7 +7,7 @@ whatever becomes of the table, a row that is lost, stale or untrue costs reading
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import lance
@@ -136,9 +136,10 @@ def remembered(uri: str) -> dict[str, dict]:
     return latest
 
 
-def forget(uri: str, keep: Iterable[dict]) -> None:
-    """Replace what `NAME_objects` holds: one row an object, none of objects that are gone."""
-    lance.write_dataset(pa.Table.from_pylist(list(keep), schema=OBJECTS_SCHEMA), uri, mode="overwrite")
+def forget(uri: str, keep: list[dict]) -> None:
+    """Replace what `NAME_objects` holds, if it holds more: one row an object, none of objects that are gone."""
+    if lance.dataset(uri).count_rows() > len(keep):
+        lance.write_dataset(pa.Table.from_pylist(keep, schema=OBJECTS_SCHEMA), uri, mode="overwrite")
 
 
 def held(base: TableVersion) -> dict[str, Held]:

@@ -22,7 +22,7 @@ from pipelines.sink.commit import Counts
 from pipelines.sink.gates import Verdict
 from pipelines.sink.table import ensure_dataset, quoted
 
-HEARTBEAT_SECONDS = 30.0
+HEARTBEAT_SECONDS = 60.0
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class RunRecord:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Say that the run is under way and, each half minute, that it still is; and if it fails, by what."""
+        """Say that the run is under way and, each minute, that it still is; and if it fails, by what."""
         ensure_dataset(self.uri, RUN_SCHEMA)
         self.put({"status": "running", "heartbeat": datetime.now(UTC)})
         self.heart.start()
