@@ -21,6 +21,7 @@ from pipelines.records import IMAGE, REJECT_SCHEMA, RESERVED, table_schema
 from pipelines.resources import Resources, share_out
 from pipelines.run_config import EmbedConfig, ImageIdentity, encoder_settings
 from pipelines.sink.read_objects import as_they_were, held, remembered
+from pipelines.sink.reembed import is_under_way
 from pipelines.sink.table import (
     TableVersion,
     as_column,
@@ -28,6 +29,7 @@ from pipelines.sink.table import (
     made_from,
     new_table_schema,
     open_dataset,
+    since,
     stored_identity,
     table_uri,
 )
@@ -252,7 +254,8 @@ def survey(job: Job, existing: lance.LanceDataset | None) -> Job:
 def unchanged_objects(job: Job, existing: lance.LanceDataset) -> dict[str, dict]:
     """The objects that needn't be read, with what NAME_objects says of them."""
     images_may_change = job.source.elsewhere and job.catalog.image_identity != "uri"
-    if job.config.read_all or images_may_change:
+    begins_anew = job.config.reembed and not is_under_way(existing, job.schema)
+    if job.config.read_all or images_may_change or begins_anew:
         return {}
     known = remembered(table_uri(job.config.db, f"{job.config.table}_objects"))
     digest = reading_digest(job, existing.schema)
@@ -269,7 +272,7 @@ def reading_digest(job: Job, table: pa.Schema) -> str:
     config = job.config
     options = [config.source_kind, config.image_root, config.allow_prefix, config.max_image_mb, config.keep_stale]
     columns = [(field.name, str(field.type)) for field in table]
-    made_by = [READING, job.identity.to_json(), job.catalog.remembered(), options, columns]
+    made_by = [READING, job.identity.to_json(), since(table), job.catalog.remembered(), options, columns]
     return xxhash.xxh3_128_hexdigest(json.dumps(made_by).encode())
 
 

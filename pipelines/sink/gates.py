@@ -120,8 +120,8 @@ def one_encoder(candidate: Candidate) -> Verdict:
     kind, expected = table.schema.field(VECTOR).type, pa.list_(pa.float16(), identity.dimension)
     if kind != expected:
         differences.append(f"vectors are {kind}, not {expected}")
-    began = since(table)
-    published = None if candidate.published is None else since(candidate.published)
+    began = since(table.schema)
+    published = None if candidate.published is None else since(candidate.published.schema)
     left = table.count_rows(f"{RUN} < {quoted(began)}") if began and began != published else 0
     if left:
         differences.append(

@@ -31,9 +31,9 @@ def begin_reembedding(table: lance.LanceDataset, schema: pa.Schema, run: str) ->
 
 def is_under_way(table: lance.LanceDataset, schema: pa.Schema) -> bool:
     """Whether the column is being replaced by vectors of this very encoder, as a run before began to."""
-    if VECTOR not in table.schema.names or not since(table):
+    if not since(table.schema):
         return False
     now = published(table)
-    if now is not None and since(lance.dataset(table.uri, version=now)) == since(table):
+    if now is not None and since(lance.dataset(table.uri, version=now).schema) == since(table.schema):
         return False
     return not stored_identity(table).differences(identity_in(schema))

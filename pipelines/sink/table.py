@@ -136,9 +136,9 @@ def as_column(settings: EncoderSettings, column: EncoderIdentity) -> EncoderSett
     return dataclasses.replace(settings, dtype=column.dtype, alpha=column.alpha, max_tokens=max(column.max_tokens))
 
 
-def since(dataset: lance.LanceDataset) -> str:
+def since(schema: pa.Schema) -> str:
     """The first run whose vectors are all of the stored encoder; empty where no column was ever replaced."""
-    return (dataset.schema.field(VECTOR).metadata or {}).get(SINCE, b"").decode()
+    return (schema.field(VECTOR).metadata or {}).get(SINCE, b"").decode() if VECTOR in schema.names else ""
 
 
 def index_ids(uri: str) -> None:

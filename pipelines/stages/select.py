@@ -73,7 +73,9 @@ def select(
     claims, doubled = owned_by_others(records[OBJECT].to_pylist(), known[OBJECT].to_pylist(), against)
     records = with_rejects(records, doubled)
 
-    has_vector = pc.is_null(records[REASON]).to_numpy() & same_content(records, known, since(against.base.open()))
+    has_vector = pc.is_null(records[REASON]).to_numpy() & same_content(
+        records, known, since(against.base.open().schema)
+    )
     unchanged = has_vector & as_it_was(records, known)
     records = replace_column(records, HAS_VECTOR, pa.array(has_vector & ~unchanged))
     handed_on = claims if against.claims else ~(claims | unchanged)
