@@ -19,12 +19,11 @@ from pipelines.records import ID, RUN, VECTOR
 from pipelines.sink.commit import Counts
 from pipelines.sink.fragments import off_norm
 from pipelines.sink.lease import holder_of
-from pipelines.sink.table import quoted, since, stored_identity
+from pipelines.sink.table import SCAN, quoted, since, stored_identity
 from vista_core import EncoderIdentity
 
 MEMORY = "512MB"  # of the search for doubled ids; beyond it, it goes to disk
 EXAMPLES = 3
-SCAN: dict[str, Any] = {"batch_size": 16_384, "batch_readahead": 2, "io_buffer_size": 64 << 20}
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pipelines.records import FINGERPRINT, ID, OBJECT, RUN
 from pipelines.sink.commit import Committer
 from pipelines.sink.fragments import Bundle, Refill, Written, delete_rows
 from pipelines.sink.read_objects import Held, held_in
-from pipelines.sink.table import ADDRESS
+from pipelines.sink.table import ADDRESS, SCAN
 
 DELETE_ROWS = 100_000  # in a commit
 SHARE = 0.1  # of the source's rows, beyond which --delete-missing wants to be told how many
@@ -57,7 +57,7 @@ def missing_rows(
     """
     accounted = committer.matched | committer.named
     judged: dict[str, tuple[bool, bool]] = {}  # by object: whether its rows are owned, and can be missing
-    scanner = committer.base.open().scanner(columns=columns, with_row_address=True)
+    scanner = committer.base.open().scanner(columns=columns, with_row_address=True, **SCAN)
     for batch in scanner.to_batches():
         rows = pa.Table.from_batches([batch])
         objects = rows[OBJECT].combine_chunks().dictionary_encode()

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.records import FINGERPRINT, OBJECT, RUN, row_digests
-from pipelines.sink.table import TableVersion, ensure_dataset, open_dataset
+from pipelines.sink.table import SCAN, TableVersion, ensure_dataset, open_dataset
 
 OBJECTS_SCHEMA = pa.schema(
     [
@@ -145,7 +145,7 @@ def forget(uri: str, keep: list[dict]) -> None:
 def held(base: TableVersion) -> dict[str, Held]:
     """What a version of the table holds of each object: one scan of 17 bytes a row. Memory is that of the objects."""
     found: dict[str, Held] = {}
-    for batch in base.open().scanner(columns=[OBJECT, FINGERPRINT, RUN]).to_batches():
+    for batch in base.open().scanner(columns=[OBJECT, FINGERPRINT, RUN], **SCAN).to_batches():
         for name, more in held_in(pa.Table.from_batches([batch])).items():
             found[name] = found.get(name, Held()) + more
     return found

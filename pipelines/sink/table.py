@@ -24,6 +24,8 @@ MADE_FROM = b"vista.made_from"  # on the schema: the encoder's files and the sou
 PUBLISHED = "published"
 ADDRESS = "_rowaddr"
 LOOKUP_IDS = 10_000  # ids in one query
+# For scans of a whole table: Lance by itself reads ahead by 2 GB.
+SCAN: Final[dict[str, Any]] = {"batch_size": 16_384, "batch_readahead": 2, "io_buffer_size": 64 << 20}
 
 
 @dataclass(frozen=True)
