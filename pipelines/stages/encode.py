@@ -12,9 +12,10 @@ import numpy as np
 import pyarrow as pa
 from botocore.exceptions import BotoCoreError
 
+import vista_core
 from pipelines.records import INPUT_IDS, PIXELS, VECTOR, alive
 from pipelines.sources.objects import credentials_hint, filesystem, object_version
-from vista_core import Encoder, EncoderIdentity, EncoderSettings, UsageError, VistaError
+from vista_core import EncoderIdentity, EncoderSettings, UsageError, VistaError
 
 WEIGHTS_CACHE = Path.home() / ".cache" / "vista" / "weights"
 
@@ -52,7 +53,7 @@ class EncodeActor:
             # Ray sets OMP_NUM_THREADS to what the actor reserves, which here is less than what it may use.
             os.environ["OMP_NUM_THREADS"] = str(threads)
             torch.set_num_threads(threads)
-        self.encoder = Encoder.load(dataclasses.replace(settings, weights=local_file(settings.weights)))
+        self.encoder = vista_core.Encoder.load(dataclasses.replace(settings, weights=local_file(settings.weights)))
         if differences := self.encoder.identity.differences(identity, there="on the driver"):
             raise VistaError(f"this node's encoder is another than the driver's: {'; '.join(differences)}")
 
