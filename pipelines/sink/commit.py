@@ -95,6 +95,8 @@ class Committer:
                 log.warning("another writer committed to %s, resolving against it: %s", self.table.uri, conflict)
                 self.table = lance.dataset(self.table.uri)
                 continue
+            # Appends to the other tables are not fenced: who slept through a takeover must not speak of old rejects.
+            self.lease.check(lance.dataset(self.table.uri))
             self.commit_rejects(written)
             self.count(written)
             self.record_objects()

@@ -11,11 +11,13 @@ import pytest
 from lance.commit import CommitConflictError
 from lance.fragment import write_fragments
 
+import pipelines.sink.commit
 from pipelines.sink.commit import commit_table
 from pipelines.sink.fragments import Bundle, write_bundle
 from pipelines.sink.lease import Holder, Lease, LeaseHeldError, LeaseLostError, hold, holder_of, put, take
+from pipelines.sink.read_objects import remembered
 from pipelines.sink.table import TableVersion
-from tests.tables import block, commit, contents, new_committer, tally
+from tests.tables import block, commit, contents, new_committer, reject_reasons, rejected, tally
 
 NOW = datetime.now(UTC)
 
@@ -147,6 +149,24 @@ def test_a_zombie_stops_at_its_next_commit_and_changes_nothing(tmp_path, uri):
     assert commit_table(table, written) is table
     lease.release(uri)
     assert not holder_of(lance.dataset(uri)).ended, "what is not its own it doesn't release"
+
+
+def test_a_zombie_that_slept_after_its_commit_says_nothing_of_rejects(tmp_path, uri, monkeypatch):
+    table, lease = take(uri, "run-5", never)
+    zombie = new_committer(tmp_path, "run-5")
+    zombie.table, zombie.lease = table, lease
+
+    def then_sleeps(*arguments):
+        committed = commit_table(*arguments)
+        take(uri, "run-6", never, by_force=True)
+        return committed
+
+    monkeypatch.setattr(pipelines.sink.commit, "commit_table", then_sleeps)
+    with pytest.raises(LeaseLostError):
+        commit(zombie, block({"new": "z"}), rejected(["bad"]), tally(2, ended=True))
+    assert "new" in contents(zombie), "that was before the takeover"
+    assert reject_reasons(zombie) == []
+    assert remembered(zombie.objects.uri) == {}
 
 
 def test_a_lease_that_nobody_took_is_not_held(uri):
