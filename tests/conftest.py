@@ -37,13 +37,15 @@ def ray_cluster(s3: S3) -> Iterator[str]:
 
     context = ray.init(
         address="local",  # whatever other Ray runs on this machine
-        num_cpus=4,
+        num_cpus=2,
         include_dashboard=True,
         dashboard_host="127.0.0.1",
         dashboard_port=free_ports(1)[0],
         log_to_driver=False,
         logging_level=logging.ERROR,
         runtime_env={"env_vars": {"PYTHONPATH": str(REPOSITORY)}},
+        # Ray ends idle workers after a second; each new one takes seconds of imports, and each run wants some.
+        _system_config={"idle_worker_killing_time_threshold_ms": 3_600_000, "num_workers_soft_limit": 16},
     )
     yield f"http://{context.dashboard_url}"
     ray.shutdown()

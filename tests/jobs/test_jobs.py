@@ -88,10 +88,10 @@ def test_bad_usage_ends_with_2_and_one_line_that_names_the_option(ray_cluster, c
     assert not (tmp_path / "t.lance").exists()
 
 
-def test_a_failed_run_ends_with_1(ray_cluster, tmp_path):
+def test_a_run_that_failed_a_gate_ends_with_3(ray_cluster, tmp_path):
     (tmp_path / "a.png").write_bytes(b"no image")
     done = job("embed_corpus", "--source", tmp_path, "--db", tmp_path / "db", "--table", "t")
-    assert done.returncode == 1
+    assert done.returncode == 3
     assert "image_undecodable 1" in done.stderr
     assert "Traceback" not in done.stderr
 
