@@ -20,7 +20,7 @@ demo: env
 	$(BIN)/python jobs/search.py --db .demo/db --table shapes --text 'a red circle on a white background' --k 5
 
 test: env
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 chaos: env
 	$(BIN)/python -m pytest -m chaos
