@@ -9,7 +9,6 @@ from pathlib import Path
 import lance
 import pytest
 import ray
-from tenacity import Retrying, stop_after_delay, wait_fixed
 
 from pipelines.sample_catalog import draw
 
@@ -111,10 +110,7 @@ def test_ray_job_submit(ray_cluster, s3, catalog):
     command += ["--runtime-env-json", json.dumps({"env_vars": variables}), "--", sys.executable]
     command += ["jobs/embed_corpus.py", "--source", s3.url("submitted/*.parquet")]
     command += ["--db", s3.url("submitted-db"), "--table", "t"]
-    for attempt in Retrying(stop=stop_after_delay(90), wait=wait_fixed(1), reraise=True):
-        with attempt:  # Ray's agent for jobs may come up after Ray itself, and asks to try again
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-            assert "No available agent" not in done.stdout + done.stderr
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "written 335" in done.stdout
     assert lance.dataset(s3.url("submitted-db/t.lance"), version="published").count_rows() == 335
