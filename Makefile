@@ -24,7 +24,7 @@ test: env
 	$(BIN)/python -m pytest tests/jobs  # by itself: Ray's agent for submitted jobs has one port a machine
 
 chaos: env
-	$(BIN)/python -m pytest -m chaos
+	VISTA_CPUS=4 $(BIN)/python -m pytest -m chaos
 
 lint: env
 	$(BIN)/ruff check .

@@ -37,7 +37,7 @@ def ray_cluster(s3: S3) -> Iterator[str]:
 
     context = ray.init(
         address="local",  # whatever other Ray runs on this machine
-        num_cpus=2,
+        num_cpus=int(os.environ.get("VISTA_CPUS", "2")),  # two drivers at once want four
         include_dashboard=True,
         dashboard_host="127.0.0.1",
         dashboard_port=free_ports(1)[0],
