@@ -24,10 +24,6 @@ def never(run):
     return None
 
 
-def just_now(run):
-    return datetime.now(UTC)
-
-
 @pytest.fixture
 def uri(tmp_path) -> str:
     """A table of two rows in each of two fragments."""
