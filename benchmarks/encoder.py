@@ -20,7 +20,7 @@ import torch.nn.functional as F
 import tyro
 
 from vista_core import MODELS, display_name
-from vista_core.batching import plan_batches
+from vista_core.batching import TokenBudget, plan_batches
 from vista_core.checkpoint import load_model, open_checkpoint
 from vista_core.device import DTYPES, resolve_device, resolve_dtype
 from vista_core.encoder import TOKEN_BUDGETS, encode_tensors
@@ -96,7 +96,7 @@ def workloads(options: Options) -> dict[str, tuple[Inputs, int]]:
 def computing_all(model: VistaModel) -> VistaModel:
     """`model` without the shortcut in its last text layer."""
     last = model.text.layers[-1]
-    last.forward = lambda x, mask: TextLayer.forward(last, x, mask)[:, 0]  # type: ignore[arg-type, assignment]
+    last.forward = lambda x, packing: TextLayer.forward(last, x, packing)[packing.starts]  # type: ignore[arg-type, assignment]
     return model
 
 
@@ -146,7 +146,7 @@ def padding(model: VistaModel, repetitions: int) -> dict[str, float]:
 
     def encode_naive() -> None:
         for batch in naive:  # a budget without bounds keeps the batch whole, padded to its longest
-            encode_tensors(model, [ids[i] for i in batch], nothing[: len(batch)], 10**9)
+            encode_tensors(model, [ids[i] for i in batch], nothing[: len(batch)], TokenBudget(10**9))
 
     def share(batches: list[list[int]]) -> float:
         return 1 - lengths.sum() / sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)

@@ -27,7 +27,7 @@ from torch.overrides import TorchFunctionMode
 from vista_core.config import MODELS, ModelConfig
 from vista_core.errors import CheckpointError, UsageError, VistaError
 from vista_core.model import VistaModel
-from vista_core.vision import rope_tables
+from vista_core.vision import in_halves, rope_tables
 
 Shape = tuple[int, ...]
 
@@ -209,6 +209,7 @@ def load_model(config: ModelConfig, checkpoint: Checkpoint, dtype: torch.dtype =
     check_keys(config, checkpoint)
     model = empty_model(config)
     state = {own: _joined(checkpoint, released, dtype) for own, released in key_rows(config)}
+    _reorder_heads(state, config, in_halves)
     model.load_state_dict(state, assign=True)
     model.vision.rope.to(dtype)
     return model
@@ -219,10 +220,22 @@ def _joined(checkpoint: Checkpoint, released: Iterable[str], dtype: torch.dtype)
     return parts[0].clone() if len(parts) == 1 else torch.cat(parts)  # a copy: the file may change under its mapping
 
 
+def _reorder_heads(state: dict[str, Tensor], config: ModelConfig, order: Callable[[int], list[int]]) -> None:
+    """Put the values of each of the vision tower's query and key heads into the order that `order` says."""
+    width, heads = config.vision.width, config.vision.heads
+    head = order(width // heads)
+    rows = torch.tensor([start + place for start in range(0, 2 * width, width // heads) for place in head])
+    for i in range(config.vision.layers):
+        qkv = f"vision.blocks.{i}.attention.qkv"
+        weight, bias = state[f"{qkv}.weight"], state[f"{qkv}.q_bias"]
+        state[f"{qkv}.weight"] = torch.cat([weight[rows], weight[2 * width :]])
+        state[f"{qkv}.q_bias"] = bias[rows[:width]]
+
+
 def released_state(model: VistaModel) -> dict[str, Tensor]:
     """The reverse of `load_model`: a model's parameters under their released keys."""
-    state = model.state_dict()
-    rows = key_rows(model.config)
+    state, rows = model.state_dict(), key_rows(model.config)
+    _reorder_heads(state, model.config, lambda width: np.argsort(in_halves(width)).tolist())
     return {
         key: part for own, released in rows for key, part in zip(released, state[own].chunk(len(released)), strict=True)
     }

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -91,20 +92,27 @@ class Visualized_BGE(nn.Module):  # noqa: N801 - the reference's name
 
     def encode_text(self, texts: Mapping[str, Tensor]) -> Tensor:
         """Token ids padded on the right, `input_ids` and `attention_mask` [B, L], to vectors [B, D]."""
-        return self.model(texts["input_ids"], None, texts["attention_mask"].sum(1))
+        return self.model(*_packed(texts))
 
     def encode_mm(self, images: Tensor, prompts: Mapping[str, Tensor]) -> Tensor:
         """Normalised images [B, 3, S, S] with the token ids of their texts, to vectors [B, D]."""
-        return self.model(prompts["input_ids"], images, prompts["attention_mask"].sum(1))
+        return self.model(*_packed(prompts), images)
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Normalised images [B, 3, S, S] to vectors [B, D]; an image alone is an image with empty text."""
-        empty = torch.from_numpy(self.preprocessor.tokenize([""], [True])[0].input_ids)
-        return self.model(empty.to(images.device).expand(len(images), -1), images)
+        empty = self.preprocessor.tokenize([""], [True])[0].input_ids
+        ids = torch.from_numpy(np.tile(empty, len(images))).to(images.device)
+        return self.model(ids, np.full(len(images), len(empty)), images)
 
     def compute_similarity(self, q_reps: Tensor, p_reps: Tensor) -> Tensor:
         """Dot products [Q, P], cosines since vectors have norm 1."""
         return q_reps @ p_reps.transpose(-2, -1)
+
+
+def _packed(texts: Mapping[str, Tensor]) -> tuple[Tensor, np.ndarray]:
+    """Padded token ids as the model takes them: ids one behind the other, and their lengths."""
+    mask = texts["attention_mask"].bool()
+    return texts["input_ids"][mask], mask.sum(1).cpu().numpy()
 
 
 def _refuse_unsupported(normlized: bool, sentence_pooling_method: str, negatives_cross_device: bool) -> None:

@@ -1,11 +1,13 @@
 """Records to vectors: the encoder, which holds the model."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 
-from vista_core.batching import plan_batches
+from vista_core.attention import on_device
+from vista_core.batching import TokenBudget, plan_batches
 from vista_core.checkpoint import Checkpoint, check_keys, load_model, open_checkpoint, weights_digest
 from vista_core.config import EncoderSettings, ModelConfig
 from vista_core.device import DTYPES, resolve_device, resolve_dtype
@@ -19,7 +21,8 @@ from vista_core.preprocessor import Preprocessor, Record
 from vista_core.tokenizer import read_tokenizer, tokenizer_digest
 from vista_core.vision import normalise
 
-TOKEN_BUDGETS = {"cpu": 2048, "cuda": 65536}  # padded tokens of a batch: where a larger one gains nothing more
+Item = tuple[np.ndarray, np.ndarray | None]  # token ids, pixels
+TOKEN_BUDGETS = {"cpu": 2048, "cuda": 65536}  # tokens of a batch: where a larger one gains nothing more
 
 
 class Encoder:
@@ -29,6 +32,7 @@ class Encoder:
         self.model = model
         self.preprocessor = preprocessor
         self.identity = identity
+        self.budget = TokenBudget(TOKEN_BUDGETS[model.device.type])
 
     @staticmethod
     def load(settings: EncoderSettings) -> "Encoder":
@@ -71,7 +75,7 @@ class Encoder:
 
         `input_ids` int [L] each, `pixels` uint8 [S, S, 3] each or None.
         """
-        return encode_tensors(self.model, input_ids, pixels).cpu().numpy()
+        return encode_tensors(self.model, input_ids, pixels, self.budget).cpu().numpy()
 
     def _pixels(self, record: Record, index: int) -> np.ndarray | None:
         if not record.text and record.image is None:
@@ -87,44 +91,45 @@ def encode_tensors(
     model: VistaModel,
     input_ids: Sequence[np.ndarray],
     pixels: Sequence[np.ndarray | None],
-    token_budget: int | None = None,
+    budget: TokenBudget | None = None,
 ) -> torch.Tensor:
-    """Vectors float32 [N, D] on the model's device, in input order, computed in batches of similar length."""
-    device = model.device
-    budget = token_budget or TOKEN_BUDGETS[device.type]
-    vectors = torch.empty(len(input_ids), model.config.dimension, device=device)
-    with_image = [index for index, image in enumerate(pixels) if image is not None]
-    text_only = [index for index, image in enumerate(pixels) if image is None]
-    for group, extra in ((with_image, model.config.vision.tokens), (text_only, 0)):
-        for batch in plan_batches([len(input_ids[index]) + extra for index in group], budget):
-            indices = [group[place] for place in batch]
-            images = [image for index in indices if (image := pixels[index]) is not None]
-            vectors[indices] = _encode_batch(model, [input_ids[index] for index in indices], images)
-    return vectors
+    """Vectors float32 [N, D] on the model's device, in input order, computed in full batches of one kind each."""
+    items = list(zip(input_ids, pixels, strict=True))
+    encode = partial(_until_memory_ends, model, items, budget or TokenBudget(TOKEN_BUDGETS[model.device.type]))
+    vectors, order = [torch.empty(0, model.config.dimension, device=model.device)], []
+    for beside_image in (True, False):
+        left = [index for index, (_, image) in enumerate(items) if (image is not None) == beside_image]
+        while left:
+            for indices, encoded in encode(left):
+                vectors.append(encoded)
+                order += indices
+            left = sorted(set(left).difference(order))
+    return torch.cat(vectors)[on_device(np.argsort(order), model.device)]
 
 
-def _encode_batch(model: VistaModel, input_ids: list[np.ndarray], images: list[np.ndarray]) -> torch.Tensor:
-    """One batch; where it does not fit a GPU's memory, its halves."""
-    try:
-        return _forward(model, input_ids, images)
-    except torch.OutOfMemoryError:
-        if len(input_ids) == 1:
-            raise
-    torch.cuda.empty_cache()
-    half = len(input_ids) // 2
-    parts = (slice(half), slice(half, None))
-    return torch.cat([_encode_batch(model, input_ids[part], images[part]) for part in parts])
+def _until_memory_ends(
+    model: VistaModel, items: list[Item], budget: TokenBudget, left: list[int]
+) -> Iterator[tuple[list[int], torch.Tensor]]:
+    """Vectors of `left`, batch by batch, until one does not fit a GPU's memory, which halves the budget."""
+    lengths = [len(items[i][0]) + (0 if items[i][1] is None else model.config.vision.tokens) for i in left]
+    for batch in plan_batches(lengths, budget.tokens):
+        indices = [left[place] for place in batch]
+        try:
+            encoded = _forward(model, [items[index] for index in indices])
+        except torch.OutOfMemoryError:
+            if len(indices) == 1:
+                raise
+            budget.halve()
+            torch.cuda.empty_cache()
+            return
+        budget.fitted()
+        yield indices, encoded
 
 
-def _forward(model: VistaModel, input_ids: list[np.ndarray], images: list[np.ndarray]) -> torch.Tensor:
-    device, lengths = model.device, np.array([len(ids) for ids in input_ids])
-    padded = np.full((len(input_ids), lengths.max()), model.config.text.pad_id, dtype=np.int32)
-    for row, ids in zip(padded, input_ids, strict=True):
-        row[: len(ids)] = ids
-    pixel_values = normalise(_stacked(images, device)) if images else None
-    ragged = bool((lengths != lengths[0]).any())  # without padding, attention needs no mask and is faster
-    true_lengths = torch.from_numpy(lengths).to(device) if ragged else None
-    return model(torch.from_numpy(padded).to(device), pixel_values, true_lengths)
+def _forward(model: VistaModel, items: list[Item]) -> torch.Tensor:
+    texts, images = [ids for ids, _ in items], [image for _, image in items if image is not None]
+    packed, lengths = on_device(np.concatenate(texts), model.device), np.array([len(ids) for ids in texts])
+    return model(packed, lengths, normalise(_stacked(images, model.device)) if images else None)
 
 
 def _stacked(images: list[np.ndarray], device: torch.device) -> torch.Tensor:

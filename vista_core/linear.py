@@ -48,20 +48,36 @@ class QueryKeyValue(nn.Module):
         return F.linear(x, self.weight, self.bias)
 
 
-class PackedLinear(nn.Module):
+class GatedLinear(nn.Linear):
+    """SwiGLU's first half: a gate and a value as one matrix, silu(gate) * value."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, 2 * outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., inputs] to [..., outputs]."""
+        gate, value = F.linear(x, self.weight, self.bias).chunk(2, dim=-1)
+        return F.silu(gate) * value
+
+
+class Packed(nn.Module):
     """A layer whose weight lies in oneDNN's blocks: for inference, on this CPU, in this precision."""
 
     bias: Tensor
 
-    def __init__(self, layer: Linear | QueryKeyValue) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor, activation: str) -> None:
         super().__init__()
-        self.register_buffer("bias", layer.bias.detach())
-        self.blocks = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), None)
-        self.activation = "gelu" if layer.gelu else "none"
+        self.register_buffer("bias", bias.detach())
+        self.blocks = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), None)
+        self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., inputs] to [..., outputs]."""
         return torch.ops.mkldnn._linear_pointwise(x, self.blocks, self.bias, self.activation, [], "none")
+
+    def times(self, x: Tensor, factor: Tensor) -> Tensor:
+        """The layer of `x`, multiplied by `factor` [..., outputs] as it is computed."""
+        return torch.ops.mkldnn._linear_pointwise.binary(x, factor, self.blocks, self.bias, "mul")
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         moved = fn(self.bias)
@@ -72,12 +88,36 @@ class PackedLinear(nn.Module):
         return self
 
 
+class PackedGatedLinear(nn.Module):
+    """A GatedLinear as two packed products: the gate's with its silu, the value's with the multiplication."""
+
+    def __init__(self, layer: GatedLinear) -> None:
+        super().__init__()
+        weights, biases = layer.weight.chunk(2), layer.bias.chunk(2)
+        self.gate, self.value = (
+            Packed(weight, bias, activation)
+            for weight, bias, activation in zip(weights, biases, ("swish", "none"), strict=True)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., inputs] to [..., outputs]."""
+        return self.value.times(x, self.gate(x))
+
+
 def pack_for_cpu(model: nn.Module) -> None:
-    """Replace every linear layer of a CPU model by its packed form, where this torch has it; training is over then."""
+    """Replace every linear layer of a CPU model by its packed form, where this torch has it; training is over then.
+
+    float16 stays as it is: oneDNN has no such form for it on most CPUs.
+    """
     if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            # oneDNN has no such form for float16 on most CPUs
-            if isinstance(child, Linear | QueryKeyValue) and child.weight.dtype != torch.float16:
-                setattr(parent, name, PackedLinear(child))
+            if isinstance(child, Linear | QueryKeyValue | GatedLinear) and child.weight.dtype != torch.float16:
+                setattr(parent, name, _packed(child))
+
+
+def _packed(layer: Linear | QueryKeyValue | GatedLinear) -> nn.Module:
+    if isinstance(layer, GatedLinear):
+        return PackedGatedLinear(layer)
+    return Packed(layer.weight, layer.bias, "gelu" if layer.gelu else "none")

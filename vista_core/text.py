@@ -1,13 +1,13 @@
 """The text tower: BERT or XLM-RoBERTa over embeddings that may hold image tokens; only its CLS comes out.
 
-Shapes: B sequences, T tokens, H heads of D, width W = H*D.
+Shapes: B sequences of T tokens in all, packed one behind the other; H heads of D, width W = H*D.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vista_core.attention import attend
+from vista_core.attention import Packing
 from vista_core.config import TextConfig
 from vista_core.linear import Linear
 
@@ -23,9 +23,8 @@ class TextEmbeddings(nn.Module):
         self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
 
     def words(self, input_ids: Tensor, positions: Tensor) -> Tensor:
-        """[B, L] ids at [L] positions to [B, L, W]."""
-        constant = self.position(positions) + self.token_type.weight[0]
-        return self.norm(self.word(input_ids) + constant)
+        """Ids [T] at positions [T] to [T, W]."""
+        return self.norm(self.word(input_ids) + self.position(positions) + self.token_type.weight[0])
 
     def image(self, tokens: Tensor) -> Tensor:
         """[B, N, W] projected image tokens, at positions 1..N and without a token type, to [B, N, W]."""
@@ -45,10 +44,9 @@ class TextLayer(nn.Module):
         self.down = Linear(config.mlp_width, config.width)
         self.norm2 = nn.LayerNorm(config.width, eps=config.norm_eps)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """[B, T, W] with mask bool [B, T] or None to [B, T, W]."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)  # [B, H, T, D]
-        return self._after(x, attend(q, k, v, None if mask is None else mask[:, None, None]))
+    def forward(self, x: Tensor, packing: Packing) -> Tensor:
+        """[T, W] to [T, W]."""
+        return self._after(x, packing.attend(self.qkv(x).unflatten(-1, (3, self.heads, -1))))
 
     def _after(self, x: Tensor, attended: Tensor) -> Tensor:
         x = self.norm1(x + self.proj(attended))
@@ -66,20 +64,17 @@ class LastTextLayer(TextLayer):
         super().__init__(config)
         self.qkv = nn.Linear(config.width, 3 * config.width)  # used in its parts, so it is not to be packed
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """[B, T, W] with mask bool [B, T] or None to CLS, [B, W]."""
+    def forward(self, x: Tensor, packing: Packing) -> Tensor:
+        """[T, W] to each sequence's CLS, [B, W]."""
         weight: Tensor = self.qkv.weight
-        width, heads = x.shape[-1], self.heads
+        width, heads, cls = x.shape[-1], self.heads, x.index_select(0, packing.starts)
         query_bias, _, value_bias = self.qkv.bias.chunk(3)
         _, key, value = weight.view(3, heads, width // heads, width).unbind(0)  # [H, D, W] each
-        q = F.linear(x[:, 0], weight[:width], query_bias).view(-1, heads, width // heads).transpose(0, 1)
+        q = F.linear(cls, weight[:width], query_bias).view(-1, heads, width // heads).transpose(0, 1)
         readers = torch.bmm(q, key).transpose(0, 1)  # [B, H, W]
-        scores = torch.bmm(readers, x.transpose(1, 2)) * (width // heads) ** -0.5  # [B, H, T]
-        if mask is not None:
-            scores = scores.masked_fill(~mask[:, None], float("-inf"))
-        read = torch.bmm(scores.softmax(-1), x).transpose(0, 1)  # [H, B, W]
+        read = packing.read(readers * (width // heads) ** -0.5, x).transpose(0, 1)  # [H, B, W]
         attended = torch.bmm(read, value.transpose(1, 2)).transpose(0, 1).flatten(1) + value_bias
-        return self._after(x[:, 0], attended)
+        return self._after(cls, attended)
 
 
 class TextTower(nn.Module):
@@ -91,13 +86,8 @@ class TextTower(nn.Module):
         body = [TextLayer(config) for _ in range(config.layers - 1)]
         self.layers = nn.ModuleList([*body, LastTextLayer(config)])
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Embedded sequences [B, T, W], mask bool [B, T] or None where nothing is padded, to their CLS [B, W]."""
+    def forward(self, x: Tensor, packing: Packing) -> Tensor:
+        """Embedded sequences [T, W] to their CLS [B, W]."""
         for layer in self.layers:
-            x = layer(x, mask)
+            x = layer(x, packing)
         return x
-
-
-def token_mask(lengths: Tensor, width: int) -> Tensor:
-    """Bool [B, width], True for the first `lengths` [B] places of each row."""
-    return torch.arange(width, device=lengths.device) < lengths[:, None]

@@ -1,10 +1,11 @@
-from itertools import pairwise
+import math
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vista_core import plan_batches
-from vista_core.batching import PADDING_SHARE
+from vista_core.batching import GOOD_BATCHES, TokenBudget, places_within, plan_groups
 
 LENGTHS = st.lists(st.integers(1, 600), max_size=200)
 BUDGETS = st.integers(1, 5000)
@@ -18,20 +19,17 @@ def test_every_index_is_in_one_batch(lengths, budget):
 
 
 @given(LENGTHS, BUDGETS)
-def test_a_padded_batch_fits_the_budget_and_holds_little_padding(lengths, budget):
+def test_a_batch_fits_the_budget(lengths, budget):
     for batch in plan_batches(lengths, budget):
-        longest, tokens = max(lengths[i] for i in batch), sum(lengths[i] for i in batch)
-        assert len(batch) == 1 or longest * len(batch) <= budget
-        assert (longest * len(batch) - tokens) * PADDING_SHARE <= budget
+        assert len(batch) == 1 or sum(lengths[i] for i in batch) <= budget
 
 
-@given(LENGTHS, BUDGETS)
-def test_no_two_neighbours_could_be_one(lengths, budget):
-    batches = plan_batches(lengths, budget)
-    for batch, following in pairwise(batches):
-        grown = [*batch, following[0]]
-        longest, tokens = max(lengths[i] for i in grown), sum(lengths[i] for i in grown)
-        assert longest * len(grown) > budget or (longest * len(grown) - tokens) * PADDING_SHARE > budget
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=200), st.integers(240, 5000))
+def test_batches_are_few_and_even(lengths, budget):
+    batches, total = plan_batches(lengths, budget), sum(lengths)
+    assert len(batches) <= math.ceil(total / budget) * budget / (budget - 60) + 1
+    sizes = [sum(lengths[i] for i in batch) for batch in batches]
+    assert max(sizes) - min(sizes) <= 2 * 60 or len(batches) > math.ceil(total / budget)
 
 
 @given(LENGTHS, BUDGETS)
@@ -40,9 +38,41 @@ def test_lengths_rise_and_equal_ones_keep_their_order(lengths, budget):
     assert order == sorted(order, key=lambda index: (lengths[index], index))
 
 
-def test_equal_lengths_fill_the_budget():
-    assert [len(batch) for batch in plan_batches([32] * 100, 1024)] == [32, 32, 32, 4]
+def test_equal_lengths_share_the_budget_evenly():
+    assert [len(batch) for batch in plan_batches([32] * 100, 1024)] == [25, 25, 25, 25]
 
 
 def test_nothing_to_plan():
     assert plan_batches([], 100) == []
+
+
+@given(st.lists(st.integers(1, 600), max_size=200))
+def test_groups_are_neighbours_with_little_padding(lengths):
+    lengths.sort()
+    groups = plan_groups(lengths)
+    assert [place for group in groups for place in range(group.start, group.stop)] == list(range(len(lengths)))
+    for group in groups:
+        mine = lengths[group]
+        assert max(mine) * len(mine) - sum(mine) <= 64 + sum(mine) // 4
+
+
+def test_a_budget_halves_and_recovers():
+    budget = TokenBudget(1000)
+    budget.halve()
+    budget.halve()
+    assert budget.tokens == 250
+    for expected in (500, 1000, 1000):
+        for _ in range(GOOD_BATCHES):
+            budget.fitted()
+        assert budget.tokens == expected
+
+
+def test_a_budget_never_ends():
+    budget = TokenBudget(3)
+    for _ in range(5):
+        budget.halve()
+    assert budget.tokens == 1
+
+
+def test_places_count_from_each_start():
+    assert places_within(np.array([2, 3, 1])).tolist() == [0, 1, 0, 1, 2, 0]

@@ -9,6 +9,7 @@ from PIL import Image
 
 from tests.vista_core.conftest import IMAGES
 from vista_core import Encoder, EncoderSettings, Preprocessor, Record, RecordError, UsageError
+from vista_core.batching import TokenBudget
 from vista_core.encoder import encode_tensors
 
 SAME = 1e-5
@@ -92,15 +93,19 @@ def test_a_batch_too_large_for_the_device_is_halved(tiny_encoder: Encoder, monke
     whole = type(tiny_encoder.model).forward
     sizes = []
 
-    def cramped(model, input_ids, *rest):
-        sizes.append(len(input_ids))
-        if len(input_ids) > 2:
+    def cramped(model, input_ids, lengths, *rest):
+        sizes.append(len(lengths))
+        if len(lengths) > 2:
             raise torch.OutOfMemoryError("no more")
-        return whole(model, input_ids, *rest)
+        return whole(model, input_ids, lengths, *rest)
 
     monkeypatch.setattr(type(tiny_encoder.model), "forward", cramped)
+    monkeypatch.setattr(tiny_encoder, "budget", TokenBudget(10_000))
     np.testing.assert_allclose(tiny_encoder.encode(records), expected, atol=SAME)
-    assert max(sizes) > 2
+    assert sizes[0] == 9
+    tried = len(sizes)
+    np.testing.assert_allclose(tiny_encoder.encode(records), expected, atol=SAME)
+    assert max(sizes[tried:]) <= 2, "the smaller budget is kept"
 
 
 def test_one_item_too_large_for_the_device_is_an_error(tiny_encoder: Encoder, monkeypatch):
@@ -135,6 +140,8 @@ def test_a_gpu_gives_the_same_vectors(tiny_encoder: Encoder, photo: bytes, dtype
 
 def test_the_budget_does_not_change_vectors(tiny_encoder: Encoder):
     ids = [np.array([2, *range(10, 10 + length), 3]) for length in range(1, 60)]
-    vectors = [encode_tensors(tiny_encoder.model, ids, [None] * len(ids), budget) for budget in (1, 200, 10**9)]
+    vectors = [
+        encode_tensors(tiny_encoder.model, ids, [None] * len(ids), TokenBudget(budget)) for budget in (1, 200, 10**9)
+    ]
     for other in vectors[1:]:
         torch.testing.assert_close(vectors[0], other, rtol=0, atol=SAME)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from vista_core.linear import Linear, PackedLinear, QueryKeyValue, pack_for_cpu
+from vista_core.linear import GatedLinear, Linear, Packed, PackedGatedLinear, QueryKeyValue, pack_for_cpu
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
@@ -9,7 +9,7 @@ from vista_core.linear import Linear, PackedLinear, QueryKeyValue, pack_for_cpu
 @pytest.mark.parametrize("rows", [1, 33])
 def test_a_packed_layer_computes_the_same(dtype: torch.dtype, tolerance: float, gelu: bool, rows: int):
     torch.manual_seed(0)
-    model = torch.nn.Sequential(Linear(40, 72, gelu=gelu), QueryKeyValue(72)).to(dtype)
+    model = torch.nn.Sequential(Linear(40, 72, gelu=gelu), QueryKeyValue(72), GatedLinear(216, 30)).to(dtype)
     torch.nn.init.normal_(model[1].weight, std=0.1)
     torch.nn.init.normal_(model[1].q_bias)
     x = torch.randn(2, rows, 40, dtype=dtype)
@@ -17,7 +17,7 @@ def test_a_packed_layer_computes_the_same(dtype: torch.dtype, tolerance: float, 
         expected = model(x)
         pack_for_cpu(model)
         torch.testing.assert_close(model(x), expected, rtol=tolerance, atol=tolerance)
-    assert all(isinstance(layer, PackedLinear) for layer in model)
+    assert all(isinstance(layer, Packed | PackedGatedLinear) for layer in model)
 
 
 def test_the_keys_have_no_bias():

@@ -10,13 +10,13 @@ from transformers import BertConfig, BertModel, XLMRobertaConfig, XLMRobertaMode
 
 from tests.vista_core.conftest import BASE, M3, TINY_CONFIGS, Golden
 from vista_core import MODELS
+from vista_core.batching import TokenBudget
 from vista_core.checkpoint import load_model
 from vista_core.config import ModelConfig, hugging_face_config
 from vista_core.encoder import encode_tensors
 from vista_core.image import decode_image
 from vista_core.linear import pack_for_cpu
 from vista_core.synthetic import synthetic_checkpoint
-from vista_core.text import token_mask
 from vista_core.vision import normalise
 
 PARITY = 5e-6  # largest absolute difference of any value
@@ -32,7 +32,7 @@ def test_float32_matches_the_reference_one_by_one(golden: Golden, kind: str):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_float32_matches_the_reference_in_a_batch(golden: Golden, kind: str):
-    vectors = encode_tensors(golden.model, *golden.inputs(kind), token_budget=10**9)
+    vectors = encode_tensors(golden.model, *golden.inputs(kind), TokenBudget(10**9))
     np.testing.assert_allclose(vectors.numpy(), golden.arrays[kind], rtol=0, atol=PARITY)
 
 
@@ -141,8 +141,9 @@ def test_transformers_has_the_same_text_tower(name: str):
     theirs = make_model(make_config(**hugging_face_config(config.text)), add_pooling_layer=False).eval()
     keys = [key for key in checkpoint.shapes if key.startswith(("bge_encoder", "bge_embeddings"))]
     theirs.load_state_dict({key.removeprefix("bge_"): checkpoint.read(key) for key in keys}, strict=True)
-    input_ids, lengths = torch.tensor([[5, 6, 7, 8], [9, 10, *[config.text.pad_id] * 2]]), torch.tensor([4, 2])
+    padded, mask = torch.tensor([[9, 10, *[config.text.pad_id] * 2], [5, 6, 7, 8]]), torch.ones(2, 4, dtype=torch.long)
+    mask[0, 2:] = 0
     with torch.inference_mode():
-        hidden = theirs(input_ids, attention_mask=token_mask(lengths, 4).long()).last_hidden_state[:, 0]
-        ours = load_model(config, checkpoint)(input_ids, None, lengths)
+        hidden = theirs(padded, attention_mask=mask).last_hidden_state[:, 0]
+        ours = load_model(config, checkpoint)(padded[mask.bool()], np.array([2, 4]))
     torch.testing.assert_close(ours, torch.nn.functional.normalize(hidden, dim=-1), rtol=0, atol=PARITY)
