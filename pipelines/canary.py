@@ -6,6 +6,7 @@ it sees a vector that is another record's as well as one that the fast path got 
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -64,19 +65,20 @@ def plain_vectors(job: Job, rows: pa.Table) -> dict[str, np.ndarray]:
     """By id what the plain path gives for `rows`, as far as their records can be read as they were."""
     read: Any = ray.remote(num_cpus=1)(read_again)
     encode: Any = ray.remote(num_cpus=1)(encode_plainly)
+    settings = dataclasses.replace(job.settings, resize="exact")
     tables = []
     for name in pc.unique(rows[OBJECT]).to_pylist():
         wanted = rows.filter(pc.equal(rows[OBJECT], name)).select([ID, FINGERPRINT])
         uri = name.removeprefix(job.name(""))
         units = job.source.only({uri}).units()
-        tables.append(read.remote(units, wanted, job.source.without_listing(), job.rules, job.settings))
+        tables.append(read.remote(units, wanted, job.source.without_listing(), job.rules, settings))
     found = []
     for table in tables:
         try:
             found.append(ray.get(table))
         except (SourceError, SourceChangedError):  # gone, or another since: the next run will see to that
             continue
-    return ray.get(encode.remote(found, job.settings)) if found else {}
+    return ray.get(encode.remote(found, settings)) if found else {}
 
 
 def cosine(one: np.ndarray, other: np.ndarray) -> float:

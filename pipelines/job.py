@@ -285,6 +285,7 @@ def settle_encoder(config: EmbedConfig, uses: Resources, column: EncoderIdentity
             inherited,
             dtype=inherited.dtype if config.dtype == "auto" else config.dtype,
             alpha=config.alpha or inherited.alpha,
+            resize=config.resize or inherited.resize,
             max_tokens=config.max_tokens or inherited.max_tokens,
         )
     if uses.device == "cuda" and settings.dtype == "auto":

@@ -81,6 +81,9 @@ class EmbedConfig:
     """Only this share of the records, always the same ones, for a first try."""
     alpha: Literal["drop", "white"] | None = None
     """Transparent images: `drop` the alpha channel as the reference does, or composite on `white` first."""
+    resize: Literal["fast", "exact"] | None = None
+    """Resize images `fast` (some values differ from the reference's by 1 in 255) or `exact`, bit for bit as it does,
+    which decodes half as many; default: as the column has it, else fast."""
     max_tokens: int | None = None
     """Cut texts to this many tokens; default: what the model can take."""
     dtype: Dtype = "auto"
@@ -197,6 +200,7 @@ def encoder_settings(config: EmbedConfig) -> EncoderSettings:
         device=config.device,
         dtype=config.dtype,
         alpha=config.alpha or "drop",
+        resize=config.resize or "fast",
         max_tokens=config.max_tokens,
     )
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vista_core.batching import places_within, plan_groups
+from vista_core.batching import plan_groups
 
 # Up to here the whole score matrix is faster on a CPU in bfloat16 than torch's flash kernel, 2.2 to 2.4 times at 32
 # to 512 tokens, the same at 2048; beyond, its memory counts too.

@@ -12,6 +12,7 @@ from vista_core.errors import UsageError
 
 TextFamily = Literal["bert", "xlm-roberta"]
 ALPHAS = ("drop", "white")
+RESIZES = ("fast", "exact")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -149,12 +150,14 @@ class EncoderSettings:
     device: str = "auto"
     dtype: str = "auto"
     alpha: str = "drop"
+    resize: str = "fast"
     max_tokens: int | None = None
 
     def __post_init__(self) -> None:
         _check("--model", self.model, tuple(MODELS))
         _check("--dtype", self.dtype, DTYPES)
         _check("--alpha", self.alpha, ALPHAS)
+        _check("--resize", self.resize, RESIZES)
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise UsageError(f"--device {self.device!r} is none of auto, cpu, cuda, cuda:N")
         if self.max_tokens is not None and self.max_tokens < 3:

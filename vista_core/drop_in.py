@@ -52,6 +52,7 @@ class Visualized_BGE(nn.Module):  # noqa: N801 - the reference's name
             from_pretrained=_folder(model_name_bge, from_pretrained),
             device=device,
             dtype=dtype,
+            resize="exact",
         )
         place, config = resolve_device(device), resolve_config(settings)
         compute = DTYPES[resolve_dtype(dtype, place.type, config)]

@@ -14,7 +14,7 @@ from vista_core.device import DTYPES, resolve_device, resolve_dtype
 from vista_core.errors import RecordError
 from vista_core.hub import resolve_config, text_folder, weights_path
 from vista_core.identity import EncoderIdentity
-from vista_core.image import PREPROCESSING_VERSION
+from vista_core.image import PREPROCESSING_VERSIONS
 from vista_core.linear import pack_for_cpu
 from vista_core.model import VistaModel
 from vista_core.preprocessor import Preprocessor, Record
@@ -156,7 +156,7 @@ def identify(settings: EncoderSettings, config: ModelConfig, checkpoint: Checkpo
         tokenizer=tokenizer_digest(read_tokenizer(text_folder(settings))),
         config=config.digest(),
         dtype=resolve_dtype(settings.dtype, resolve_device(settings.device).type, config),
-        preprocessing=PREPROCESSING_VERSION,
+        preprocessing=PREPROCESSING_VERSIONS[settings.resize],
         alpha=settings.alpha,
         max_tokens=config.max_tokens(settings.max_tokens),
         dimension=config.dimension,

@@ -39,8 +39,8 @@ class VistaModel(nn.Module):
     def forward(self, input_ids: Tensor, lengths: np.ndarray, pixel_values: Tensor | None = None) -> Tensor:
         """One batch to float32 vectors of norm 1, [B, dimension].
 
-        `input_ids` int [T] of B texts, one behind the other, and the `lengths` int [B] of these; what follows is fastest
-        where they rise. `pixel_values` [B, 3, S, S], normalised, or None for texts alone.
+        `input_ids` int [T] of B texts, one behind the other, and the `lengths` int [B] of these; rising is fastest.
+        `pixel_values` [B, 3, S, S], normalised, or None for texts alone.
         """
         if pixel_values is None:
             embedded = self._text_alone(input_ids, lengths)

@@ -27,10 +27,11 @@ class Record:
 class Preprocessor:
     """Tokenizer and image size of a model, without its weights."""
 
-    def __init__(self, tokenizer: TextTokenizer, image_size: int, alpha: str) -> None:
+    def __init__(self, tokenizer: TextTokenizer, image_size: int, alpha: str, resize: str) -> None:
         self.tokenizer = tokenizer
         self.image_size = image_size
         self.alpha = alpha
+        self.resize = resize
 
     @staticmethod
     def load(settings: EncoderSettings) -> "Preprocessor":
@@ -38,16 +39,16 @@ class Preprocessor:
         config = resolve_config(settings)
         serialised = read_tokenizer(text_folder(settings))
         tokenizer = build_tokenizer(serialised, config.max_tokens(settings.max_tokens), config.text.vocab_size)
-        return Preprocessor(tokenizer, config.vision.image_size, settings.alpha)
+        return Preprocessor(tokenizer, config.vision.image_size, settings.alpha, settings.resize)
 
     def decode_image(self, data: bytes) -> np.ndarray:
         """Encoded bytes to uint8 [S, S, 3]; RecordError where they are no good image."""
-        return decode_image(data, self.image_size, self.alpha)
+        return decode_image(data, self.image_size, self.alpha, self.resize)
 
     def open_image(self, source: ImageSource) -> np.ndarray:
         """Bytes, a path or an open image to uint8 [S, S, 3]."""
         if isinstance(source, Image.Image):
-            return square_pixels(source, self.image_size, self.alpha)
+            return square_pixels(source, self.image_size, self.alpha, self.resize)
         if isinstance(source, bytes):
             return self.decode_image(source)
         try:

@@ -15,6 +15,7 @@ import pyarrow as pa
 from pipelines.records import ID, VECTOR
 from pipelines.sources.objects import credentials_hint
 from vista_core import EncoderIdentity, EncoderSettings, UsageError
+from vista_core.image import PREPROCESSING_VERSIONS
 
 STORAGE_VERSION: Final = "2.1"  # writes float16 vectors at four times the speed of 2.0
 MARKER = b"vista.table"
@@ -134,8 +135,11 @@ def made_from(dataset: lance.LanceDataset) -> dict[str, Any]:
 
 
 def as_column(settings: EncoderSettings, column: EncoderIdentity) -> EncoderSettings:
-    """`settings` computing in the way the column was filled: its precision, its alpha, its limits on length."""
-    return dataclasses.replace(settings, dtype=column.dtype, alpha=column.alpha, max_tokens=max(column.max_tokens))
+    """`settings` computing in the way the column was filled: its precision, pixels, and limits on length."""
+    resize = next((name for name, version in PREPROCESSING_VERSIONS.items() if version == column.preprocessing), "fast")
+    return dataclasses.replace(
+        settings, dtype=column.dtype, alpha=column.alpha, resize=resize, max_tokens=max(column.max_tokens)
+    )
 
 
 def since(schema: pa.Schema) -> str:

@@ -57,6 +57,16 @@ def test_the_hot_path_gives_the_same_vectors(tiny_encoder: Encoder, photo: bytes
     np.testing.assert_allclose(vectors, expected, atol=SAME)
 
 
+def test_fast_pixels_give_the_vectors_of_exact_ones(tiny_encoder: Encoder):
+    checker = io.BytesIO()  # the worst there is
+    Image.open(IMAGES / "02_checker_300x900.png").save(checker, "JPEG", quality=95)
+    records = [Record("something", image) for image in (*sorted(IMAGES.iterdir()), checker.getvalue())]
+    exact = Encoder.load(EncoderSettings(device="cpu", resize="exact"))
+    cosines = (exact.encode(records) * tiny_encoder.encode(records)).sum(1)
+    assert cosines[:-1].min() >= 0.9999
+    assert cosines[-1] >= 0.9995
+
+
 def test_no_records_no_vectors(tiny_encoder: Encoder):
     assert tiny_encoder.encode([]).shape == (0, tiny_encoder.dimension)
 
@@ -141,7 +151,7 @@ def test_a_gpu_gives_the_same_vectors(tiny_encoder: Encoder, photo: bytes, dtype
 def test_the_budget_does_not_change_vectors(tiny_encoder: Encoder):
     ids = [np.array([2, *range(10, 10 + length), 3]) for length in range(1, 60)]
     vectors = [
-        encode_tensors(tiny_encoder.model, ids, [None] * len(ids), TokenBudget(budget)) for budget in (1, 200, 10**9)
+        encode_tensors(tiny_encoder.model, ids, [None] * len(ids), TokenBudget(most)) for most in (1, 200, 10**9)
     ]
     for other in vectors[1:]:
         torch.testing.assert_close(vectors[0], other, rtol=0, atol=SAME)

@@ -46,7 +46,12 @@ def test_differences_name_field_and_both_sides(tiny_encoder: Encoder):
 
 @pytest.mark.parametrize(
     ("change", "field"),
-    [({"alpha": "white"}, "alpha"), ({"max_tokens": 50}, "max_tokens"), ({"dtype": "bfloat16"}, "dtype")],
+    [
+        ({"alpha": "white"}, "alpha"),
+        ({"max_tokens": 50}, "max_tokens"),
+        ({"dtype": "bfloat16"}, "dtype"),
+        ({"resize": "exact"}, "preprocessing"),
+    ],
 )
 def test_what_moves_a_vector_moves_the_identity(change: dict, field: str):
     plain, other = EncoderIdentity.of(EncoderSettings()), EncoderIdentity.of(EncoderSettings(**change))

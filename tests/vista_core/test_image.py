@@ -5,6 +5,8 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from tests.vista_core.conftest import IMAGES, Golden
@@ -34,16 +36,39 @@ def test_every_golden_image_is_bit_identical(golden: Golden):
         np.testing.assert_array_equal(pixels, golden.arrays["pixels_u8"][index])
 
 
+@pytest.mark.parametrize("name", sorted(path.name for path in IMAGES.iterdir()))
+def test_fast_pixels_are_nearly_the_exact_ones(name: str):
+    data = (IMAGES / name).read_bytes()
+    exact, fast = (decode_image(data, 224, resize=resize).astype(int) for resize in ("exact", "fast"))
+    assert np.abs(fast - exact).max() <= 2
+    image = Image.open(io.BytesIO(data))
+    assert (image.format == "JPEG" and image.mode in ("RGB", "L")) or np.array_equal(fast, exact)
+
+
+@given(st.sampled_from(["RGB", "L"]), st.integers(1, 400), st.integers(1, 400))
+def test_fast_pixels_are_nearly_the_exact_ones_at_any_size(mode: str, width: int, height: int):
+    data = encoded(noise(mode, (width, height)), "JPEG")
+    exact, fast = (decode_image(data, 64, resize=resize) for resize in ("exact", "fast"))
+    assert exact.shape == fast.shape == (64, 64, 3)
+    assert (
+        np.abs(fast.astype(int) - exact.astype(int)).mean() <= 0.6
+    )  # a value is an integer: half of them may round over
+
+
 def test_normalising_a_batch_is_normalising_each():
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8))
     torch.testing.assert_close(normalise(pixels), torch.stack([normalise(image) for image in pixels]), rtol=0, atol=0)
 
 
 def rejected(data: bytes) -> str:
-    with pytest.raises(RecordError) as caught:
-        decode_image(data, 64)
-    assert "0x" not in caught.value.message  # addresses in memory differ from run to run
-    return caught.value.reason
+    reasons = []
+    for resize in ("exact", "fast"):
+        with pytest.raises(RecordError) as caught:
+            decode_image(data, 64, resize=resize)
+        assert "0x" not in caught.value.message  # addresses in memory differ from run to run
+        reasons.append(caught.value.reason)
+    assert len(set(reasons)) == 1
+    return reasons[0]
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF"])
