@@ -6,8 +6,8 @@ order matters. EXIF orientation is not applied.
 
 Half of that time and more goes into Pillow's resizing, for which torch has a kernel eight times as fast. It computes
 the same sums in other roundings: some 0.4 % of a photo's values differ, by 1. `fast` takes it for JPEGs; other
-formats hold drawings, whose edges may come out 4 % brighter or darker, and stay with Pillow. `exact` is the reference bit
-for bit.
+formats hold drawings, whose edges may come out 4 % brighter or darker, and stay with Pillow. `exact` is the reference
+bit for bit.
 """
 
 import io
