@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: env demo test chaos lint bench bench-scale clean
+.PHONY: env demo test chaos lint bench bench-sources bench-scale clean
 .DEFAULT_GOAL := env
 
 env: .venv/.ready
@@ -32,7 +32,14 @@ lint: env
 	$(BIN)/mypy
 
 bench: env
-	$(BIN)/python -m benchmarks.encoder
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
+	mkdir -p .bench
+	$(BIN)/python -m benchmarks.encoder --output .bench/encoder.json
+	$(BIN)/python -m benchmarks.decoding --output .bench/decoding.json
+	$(BIN)/python -m benchmarks.job --output .bench/job.json
+	$(BIN)/python -m benchmarks.plot .bench docs/bench.png
+
+bench-sources: env
 	$(BIN)/python -m benchmarks.sources
 
 bench-scale: env
@@ -40,4 +47,4 @@ bench-scale: env
 	$(BIN)/python -m benchmarks.scale --rows 10000000
 
 clean:
-	rm -rf .venv .demo
+	rm -rf .venv .demo .bench

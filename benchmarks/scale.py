@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import resource
@@ -21,6 +20,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import tyro
+
+from vista_core import EncoderIdentity
 
 FILE_ROWS = 100_000
 GROUP_ROWS = 25_000
@@ -44,14 +45,14 @@ class Options:
 class NoEncoder:
     """Stands for an encode actor: any vectors of norm 1, at once."""
 
-    def __init__(self, settings: object, identity: object, threads: int | None) -> None:
-        random = np.random.default_rng(0).standard_normal((1024, 128)).astype(np.float32)
+    def __init__(self, settings: object, identity: EncoderIdentity, actors_per_node: int) -> None:
+        random = np.random.default_rng(0).standard_normal((1024, identity.dimension)).astype(np.float32)
         self.vectors = (random / np.linalg.norm(random, axis=1, keepdims=True)).astype(np.float16)
 
     def __call__(self, records: pa.Table) -> pa.Table:
         """As the encode actor does."""
         vectors = self.vectors[np.arange(len(records)) % len(self.vectors)]
-        column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), 128)
+        column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
         return records.drop_columns(["_input_ids", "_pixels"]).append_column("vector", column)
 
 
@@ -102,16 +103,14 @@ def night(source: str, db: str) -> None:
     import pipelines.finish
     import pipelines.job
     from benchmarks.scale import NoEncoder as Imported  # by a name that workers can import, too
-    from pipelines.resources import share_out
     from pipelines.run_config import EmbedConfig
     from pipelines.sink.gates import Verdict
 
     pipelines.embed.EncodeActor = Imported  # type: ignore[attr-defined, assignment, misc]
-    pipelines.job.share_out = lambda *asked: dataclasses.replace(share_out(*asked), transport_rows=GPU_BATCH)  # type: ignore[attr-defined]
     no_canary = Verdict("canary", True, "left out: there is no encoder")
     pipelines.finish.canary = lambda job, candidate: no_canary  # type: ignore[attr-defined]
     started = time.monotonic()
-    summary = pipelines.embed.embed(EmbedConfig(source, db, "t"))
+    summary = pipelines.embed.embed(EmbedConfig(source, db, "t", transport_rows=GPU_BATCH))
     assert isinstance(summary, pipelines.embed.Summary)
     counts = {name: value for name, value in vars(summary.counts).items() if isinstance(value, int)}
     table = lance.dataset(f"{db}/t.lance")

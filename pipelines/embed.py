@@ -60,6 +60,15 @@ class TooManyRejectsError(GateError):
     """More of the source was rejected than --max-reject-rate allows."""
 
 
+@dataclass
+class Stream:
+    """When rows came out of the flow, in seconds since the run began."""
+
+    startup: float = 0.0  # until the first did
+    first_rows: int = 0  # and how many those were
+    ended: float = 0.0  # the last ones are committed
+
+
 @dataclass(frozen=True)
 class Summary:
     """How a run ended."""
@@ -68,8 +77,7 @@ class Summary:
     counts: Counts
     version: int
     seconds: float
-    startup_seconds: float
-    first_rows: int
+    stream: Stream
 
     def __str__(self) -> str:
         """The lines that end a run."""
@@ -77,8 +85,9 @@ class Summary:
         lines = [
             f"{config.table}: read {counts.read:,}: written {counts.written:,}, rewritten {counts.rewritten:,}, "
             f"unchanged {counts.unchanged:,}, rejected {counts.rejected:,}",
-            f"{name_encoder(self.job)}: {duration(self.seconds)}, of which start-up {duration(self.startup_seconds)}"
-            + (f", then {self.rows_per_second:,.1f} rows/s encoded" if self.rows_per_second else ""),
+            f"{name_encoder(self.job)}: {duration(self.seconds)}, of which start-up {duration(self.stream.startup)}, "
+            f"gates and upkeep {duration(self.closing_seconds)}"
+            + (f"; {self.rows_per_second:,.1f} rows/s encoded" if self.rows_per_second else ""),
         ]
         if counts.skipped or self.job.skipped:
             lines.append(f"not read, being as they were: {len(self.job.skipped):,} objects, {counts.skipped:,} rows")
@@ -96,12 +105,17 @@ class Summary:
 
     @property
     def rows_per_second(self) -> float | None:
-        """Rows encoded after start-up, which ends with the first batch; None where too little is left to judge by.
+        """Rows encoded between start-up, which ends with the first batch, and the last commit; None for too few.
 
         Unchanged rows are not among them: on a night that resumes they would make any encoder look fast.
         """
-        seconds, rows = self.seconds - self.startup_seconds, self.counts.written - self.first_rows
+        seconds, rows = self.stream.ended - self.stream.startup, self.counts.written - self.stream.first_rows
         return rows / seconds if seconds > 1 and rows > 0 else None
+
+    @property
+    def closing_seconds(self) -> float:
+        """What came after the last commit: missing rows, upkeep, gates."""
+        return self.seconds - self.stream.ended
 
 
 @dataclass(frozen=True)
@@ -150,10 +164,10 @@ def embed(config: EmbedConfig) -> Summary | Plan | RolledBack:
             table = lance.dataset(table.uri)
         committer = Committer(table, rejects, objects, lease, config.keep_stale)
         record.counts = committer.counts
-        startup, first_rows = run(job, committer, began)
+        timing = run(job, committer, began)
         check_reject_rate(committer, job.config, 1)
         version = finish(job, committer, record.verdicts)
-        summary = Summary(job, committer.counts, version, time.monotonic() - began, startup, first_rows)
+        summary = Summary(job, committer.counts, version, time.monotonic() - began, timing)
         record.succeed(version, summary.rows_per_second)
     return summary
 
@@ -173,6 +187,7 @@ def rollback(config: EmbedConfig, started: datetime) -> RolledBack:
 def build(job: Job, units: list[dict], against: Against) -> Dataset:
     """The flow, from units to encoded records."""
     uses, settings = job.resources, job.settings
+    readers = min(uses.readers, len(units))
     read = functools.partial(
         read_and_select,
         source=job.source.without_listing(),
@@ -184,7 +199,7 @@ def build(job: Job, units: list[dict], against: Against) -> Dataset:
         {"task": json.dumps({"unit": unit, "ended": job.objects_of(unit), "mark": job.name("")})} for unit in units
     ]
     records = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
-        read, batch_size=1, num_cpus=uses.read_cpus
+        read, batch_size=1, num_cpus=uses.read_cpus, concurrency=readers
     )
     if job.source.elsewhere:
         records = records.map_batches(
@@ -192,6 +207,7 @@ def build(job: Job, units: list[dict], against: Against) -> Dataset:
             batch_format="pyarrow",
             batch_size=FETCH_ROWS,
             num_cpus=uses.fetch_cpus,
+            concurrency=readers,
         )
     return (
         records.map_batches(
@@ -209,30 +225,30 @@ def build(job: Job, units: list[dict], against: Against) -> Dataset:
             compute=ActorPoolStrategy(size=uses.actors),
             num_cpus=uses.actor_cpus or None,  # Ray Data wants one of the two, not both
             num_gpus=uses.actor_gpus or None,
-            fn_constructor_args=(settings, job.identity, uses.threads),
+            fn_constructor_args=(settings, job.identity, uses.actors_per_node),
         )
     )
 
 
-def run(job: Job, committer: Committer, began: float) -> tuple[float, int]:
-    """Stream the source through the flow and commit what arrives; then, once more, what could not be decided at once.
-
-    Returns the seconds since `began` until the first rows came, and how many those were.
-    """
+def run(job: Job, committer: Committer, began: float) -> Stream:
+    """Stream the source through the flow, commit what arrives; then, once more, what could not be decided at once."""
     counts = committer.counts
     counts.skipped = sum(row["rows"] for row in job.skipped.values())
     counts.skipped_rejected = sum(row["rejected"] for row in job.skipped.values())
     against = Against(committer.base, names_digest(job.objects), names_digest(job.skipped))
-    startup, first_rows = 0.0, 0
+    timing = Stream()
     if not job.units:
-        return 0.0, 0
+        timing.startup = timing.ended = time.monotonic() - began
+        return timing
     with RunProgress(job.rows, job.exact) as progress:
-        startup, first_rows = stream(job, job.units, against, committer, progress)
+        startup, timing.first_rows = stream(job, job.units, against, committer, progress)
         claimed = {name for name, share in committer.objects.shares.items() if share.claims}
         if again := [unit for unit in job.units if not claimed.isdisjoint(job.objects_of(unit))]:
             stream(job, again, dataclasses.replace(against, claims=True), committer, progress)
         progress.update(counts, 0, ended=True)
-    return startup and startup - began, first_rows
+    timing.ended = time.monotonic() - began
+    timing.startup = startup - began if startup else timing.ended
+    return timing
 
 
 def stream(

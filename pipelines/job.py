@@ -217,6 +217,8 @@ def fetch_rules(config: EmbedConfig, catalog: Catalog) -> FetchRules:
 def resolve(config: EmbedConfig, catalog: Catalog) -> Job:
     """Settle everything that can be settled before the start. Raises UsageError for what can't work."""
     resources = share_out(cluster_now(), config.device, config.num_actors)
+    if config.transport_rows is not None:
+        resources = dataclasses.replace(resources, transport_rows=config.transport_rows)
     existing = open_dataset(table_uri(config.db, config.table))
     column = stored_identity(existing) if existing is not None and not config.reembed else None
     settings = settle_encoder(config, resources, column)

@@ -153,7 +153,7 @@ def measured_speed(job: Job, records: list[pa.Table]) -> float:
     """Rows per second of decoding and encoding some records in this process, times the actors."""
     settings = dataclasses.replace(job.settings, device="auto")
     few = fetch(pa.concat_tables(records).slice(0, ENCODED_ROWS), job.rules)
-    actor = EncodeActor(settings, job.identity, None)
+    actor = EncodeActor(settings, job.identity, job.resources.actors_per_node)
     actor(decode(few.slice(0, 1), settings, False))  # what is done once
     started = time.monotonic()
     actor(decode(few, settings, False))

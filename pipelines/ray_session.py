@@ -27,8 +27,11 @@ def start_ray() -> None:
         warnings.filterwarnings("ignore", message="lance is not fork-safe")
         # Ray Data's actors always draw a complaint from the core worker about their arguments (ray#53727).
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        # Ray ends idle workers after a second; each new one imports for seconds what the last one had.
+        os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "3600000")
+        os.environ.setdefault("RAY_num_workers_soft_limit", str(2 * cores() + 4))
         with quiet_stderr():  # it would say that the level was set
-            ray.init(logging_level=logging.ERROR, log_to_driver=False, runtime_env=worker_environment())
+            join_or_start()
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data.exceptions").setLevel(logging.CRITICAL)  # a traceback of what the job says in words
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
@@ -39,6 +42,25 @@ def start_ray() -> None:
     context.issue_detectors_config.high_memory_detector_config.detection_time_interval_s = -1
     # Encoders that can't start must end the run with their error; and decoding needn't start before they did.
     context.wait_for_min_actors_s = ACTOR_START_SECONDS
+
+
+def join_or_start() -> None:
+    """A Ray that is there already, or one with two CPUs more than this machine has.
+
+    CPUs are what tasks may reserve. An encoder, and readers, reserve a part of one, and Ray Data loses what is left of
+    it: on two cores, two CPUs would never let two images be decoded at once.
+    """
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    options["runtime_env"] = worker_environment()
+    try:
+        ray.init(num_cpus=cores() + 2, **options)
+    except ValueError:  # of one that is there already the CPUs can't be chosen
+        ray.init(**options)
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

@@ -19,7 +19,8 @@ class Resources:
     read_cpus: float
     fetch_cpus: float
     decode_cpus: float
-    threads: int | None  # of a CPU encoder's matrix products
+    readers: int  # read tasks at once, and fetch tasks, at most
+    actors_per_node: int
     transport_rows: int  # rows handed to an encode actor at once
 
     @property
@@ -43,19 +44,23 @@ def share_out(cluster: Cluster, device: str, num_actors: int | None) -> Resource
     An actor on a GPU reserves no CPU, though copies and launches take most of one. On CPUs it uses all cores, but
     reserves less than one, since otherwise nothing would be left to decode for it (a stage that can't start hangs the
     job without an error). The operating system shares out the cores between encoder and decoders.
+
+    Ray Data keeps an equal part of all CPUs for each stage, used or not, unless the stage has an upper bound: with one
+    for reading and fetching, which take little, decoding gets what is left, else not even half.
     """
+    readers = max(2, int(cluster.cpus))
+    nodes = max(1, cluster.nodes)
     if device == "cuda" and cluster.gpus < 1:
         raise UsageError(f"--device cuda: the Ray cluster has no GPU (it has {cluster.cpus:g} CPUs). Use --device cpu")
     if device == "cuda" or (device == "auto" and cluster.gpus >= 1):
         actors = int(cluster.gpus) if num_actors is None else num_actors
         if actors > cluster.gpus:
             raise UsageError(f"--num-actors {actors}: each takes a GPU and the Ray cluster has {cluster.gpus:g}")
-        wanted = Resources("cuda", actors, 0, 1, 0.5, 0.2, 1, None, transport_rows=1024)
+        wanted = Resources("cuda", actors, 0, 1, 0.1, 0.05, 1, readers, -(-actors // nodes), transport_rows=1024)
     else:
-        actors = max(1, cluster.nodes) if num_actors is None else num_actors
-        threads = max(1, int(cluster.cpus // max(actors, cluster.nodes)))
+        actors = nodes if num_actors is None else num_actors
         # Ray Data fuses stages with equal reservations: with decode's the actor would decode by itself.
-        wanted = Resources("cpu", actors, 0.5, 0, 0.25, 0.2, 1, threads, transport_rows=64)
+        wanted = Resources("cpu", actors, 0.5, 0, 0.1, 0.05, 1, readers, -(-actors // nodes), transport_rows=64)
     if wanted.cpus > cluster.cpus:
         raise UsageError(
             f"{actors} encode actors and the stages that feed them need {wanted.cpus:g} CPUs, the Ray cluster has "

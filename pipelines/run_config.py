@@ -92,6 +92,11 @@ class EmbedConfig:
     """Where the model runs; `cuda` where no GPU is there is an error, never silently the CPU."""
     num_actors: int | None = None
     """Encoders side by side; default: one a GPU, or one a node where there are no GPUs."""
+    transport_rows: int | None = None
+    """Rows handed to an encoder at once; default: 1,024 for a GPU, 64 for a CPU."""
+    inference_tokens: int | None = None
+    """Tokens that go through the model at once, image tokens included; default: 65,536 on a GPU, 2,048 on a CPU.
+    Where a GPU's memory doesn't do, they are halved and later raised again."""
     max_reject_rate: float = 0.05
     """Fail when more than this share of the rows read is rejected: at the end, and on the way from 1,000 rows on."""
     keep_stale: bool = False
@@ -119,6 +124,8 @@ class EmbedConfig:
             raise UsageError(f"--max-reject-rate is a share between 0 and 1, not {self.max_reject_rate}")
         if self.num_actors is not None and self.num_actors < 1:
             raise UsageError(f"--num-actors must be 1 or more, not {self.num_actors}")
+        if self.transport_rows is not None and self.transport_rows < 1:
+            raise UsageError(f"--transport-rows must be 1 or more, not {self.transport_rows}")
         if not 0 < self.sample <= 1:
             raise UsageError(f"--sample is a share above 0 and up to 1, not {self.sample}")
         if self.limit is not None and self.limit < 1:
@@ -202,6 +209,7 @@ def encoder_settings(config: EmbedConfig) -> EncoderSettings:
         alpha=config.alpha or "drop",
         resize=config.resize or "fast",
         max_tokens=config.max_tokens,
+        inference_tokens=config.inference_tokens,
     )
 
 

@@ -142,7 +142,10 @@ def hugging_face_config(text: TextConfig) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class EncoderSettings:
-    """What a user chooses about an encoder; wrong values raise UsageError, which names the option."""
+    """What a user chooses about an encoder; wrong values raise UsageError, which names the option.
+
+    `inference_tokens` go through the model at once, image tokens included (default: TOKEN_BUDGETS); no vector moves.
+    """
 
     model: str = "vista-tiny"
     weights: str | None = None
@@ -152,6 +155,7 @@ class EncoderSettings:
     alpha: str = "drop"
     resize: str = "fast"
     max_tokens: int | None = None
+    inference_tokens: int | None = None
 
     def __post_init__(self) -> None:
         _check("--model", self.model, tuple(MODELS))
@@ -162,6 +166,8 @@ class EncoderSettings:
             raise UsageError(f"--device {self.device!r} is none of auto, cpu, cuda, cuda:N")
         if self.max_tokens is not None and self.max_tokens < 3:
             raise UsageError(f"--max-tokens {self.max_tokens} leaves no room for text; give 3 or more")
+        if self.inference_tokens is not None and self.inference_tokens < 1:
+            raise UsageError(f"--inference-tokens must be 1 or more, not {self.inference_tokens}")
 
     @property
     def config(self) -> ModelConfig:

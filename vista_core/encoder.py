@@ -28,11 +28,13 @@ TOKEN_BUDGETS = {"cpu": 2048, "cuda": 65536}  # tokens of a batch: where a large
 class Encoder:
     """A loaded model with its preprocessor; vectors do not depend on what else is in a call."""
 
-    def __init__(self, model: VistaModel, preprocessor: Preprocessor, identity: EncoderIdentity) -> None:
+    def __init__(
+        self, model: VistaModel, preprocessor: Preprocessor, identity: EncoderIdentity, budget: TokenBudget
+    ) -> None:
         self.model = model
         self.preprocessor = preprocessor
         self.identity = identity
-        self.budget = TokenBudget(TOKEN_BUDGETS[model.device.type])
+        self.budget = budget
 
     @staticmethod
     def load(settings: EncoderSettings) -> "Encoder":
@@ -45,7 +47,8 @@ class Encoder:
         model = load_model(config, checkpoint, DTYPES[identity.dtype]).requires_grad_(False).to(device)
         if device.type == "cpu":
             pack_for_cpu(model)
-        return Encoder(model, preprocessor, identity)
+        budget = TokenBudget(settings.inference_tokens or TOKEN_BUDGETS[device.type])
+        return Encoder(model, preprocessor, identity, budget)
 
     @property
     def dimension(self) -> int:

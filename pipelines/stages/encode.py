@@ -13,6 +13,7 @@ import pyarrow as pa
 from botocore.exceptions import BotoCoreError
 
 import vista_core
+from pipelines.ray_session import cores
 from pipelines.records import INPUT_IDS, PIXELS, VECTOR, alive
 from pipelines.sources.objects import credentials_hint, filesystem, object_version
 from vista_core import EncoderIdentity, EncoderSettings, UsageError, VistaError
@@ -45,12 +46,13 @@ def local_file(uri: str | None) -> str | None:
 class EncodeActor:
     """Loads the model once; each call turns a batch of decoded records into one with vectors."""
 
-    def __init__(self, settings: EncoderSettings, identity: EncoderIdentity, threads: int | None) -> None:
-        """`threads` for the CPU's matrix products, None on a GPU. Raises VistaError if the weights differ here."""
-        if threads is not None:
+    def __init__(self, settings: EncoderSettings, identity: EncoderIdentity, actors_per_node: int) -> None:
+        """On a CPU the actors of a node share its cores. Raises VistaError if the weights differ here."""
+        if settings.device == "cpu":
             import torch
 
             # Ray sets OMP_NUM_THREADS to what the actor reserves, which here is less than what it may use.
+            threads = max(1, cores() // actors_per_node)
             os.environ["OMP_NUM_THREADS"] = str(threads)
             torch.set_num_threads(threads)
         self.encoder = vista_core.Encoder.load(dataclasses.replace(settings, weights=local_file(settings.weights)))

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import pipelines.embed
-from pipelines.embed import GateError, TooManyRejectsError, embed
+from pipelines.embed import GateError, Stream, TooManyRejectsError, embed
 from pipelines.run_config import EmbedConfig
 from pipelines.sample_catalog import draw, records
 from pipelines.sink.commit import Counts
@@ -73,7 +73,7 @@ def test_every_record_ends_in_the_table_or_the_rejects_once(embedded):
 def test_rows_that_did_not_change_make_no_encoder_look_fast(embedded):
     _, summary = embedded
     counts = Counts(read=4442, written=3442, unchanged=1000)
-    resumed = dataclasses.replace(summary, counts=counts, seconds=551, startup_seconds=100, first_rows=64)
+    resumed = dataclasses.replace(summary, counts=counts, seconds=560, stream=Stream(100, 64, 551))
     assert resumed.rows_per_second == (3442 - 64) / 451
     assert "7.5 rows/s encoded" in str(resumed)
     quiet = dataclasses.replace(resumed, counts=Counts(read=4442, unchanged=4442))

@@ -32,11 +32,17 @@ def test_reservations_never_exceed_the_cluster(cluster, device, num_actors):
     assert len(reserved) == 4, "Ray Data fuses stages with equal reservations"
     assert uses.actors == num_actors or num_actors is None
     assert uses.transport_rows > 0
-    if uses.device == "cpu":
-        assert uses.threads is not None
-        assert uses.threads * uses.actors <= max(cluster.cpus, uses.actors), "threads beyond the cores"
-    else:
-        assert uses.actor_gpus >= 1, "a GPU that two encoders share"
+    assert uses.actors_per_node * max(1, cluster.nodes) >= uses.actors
+    assert uses.device == "cpu" or uses.actor_gpus >= 1, "a GPU that two encoders share"
+
+
+@given(CLUSTERS, DEVICES)
+def test_reading_leaves_the_cores_to_decoding(cluster, device):
+    try:
+        uses = share_out(cluster, device, None)
+    except UsageError:
+        return
+    assert uses.readers * (uses.read_cpus + uses.fetch_cpus) <= max(0.301, 0.151 * cluster.cpus)
 
 
 @given(CLUSTERS)
@@ -55,17 +61,17 @@ def test_a_gpu_is_used_where_there_is_one_and_never_pretended(cluster):
 @pytest.mark.parametrize("cpus", [2, 4, 64])
 def test_one_machine_without_gpus_gets_an_encoder_that_uses_all_of_it(cpus):
     uses = share_out(Cluster(cpus, 0, 1), "auto", None)
-    assert (uses.actors, uses.threads, uses.actor_gpus) == (1, cpus, 0)
+    assert (uses.actors, uses.actors_per_node, uses.actor_gpus) == (1, 1, 0)
 
 
 def test_each_node_without_gpus_gets_an_encoder_with_its_cores():
     uses = share_out(Cluster(cpus=32, gpus=0, nodes=4), "auto", None)
-    assert (uses.actors, uses.threads) == (4, 8)
+    assert (uses.actors, uses.actors_per_node) == (4, 1)
 
 
 def test_each_gpu_gets_an_encoder():
     uses = share_out(Cluster(cpus=64, gpus=8, nodes=2), "auto", None)
-    assert (uses.device, uses.actors, uses.actor_gpus, uses.threads) == ("cuda", 8, 1, None)
+    assert (uses.device, uses.actors, uses.actor_gpus, uses.actors_per_node) == ("cuda", 8, 1, 4)
 
 
 def test_more_actors_than_gpus_are_refused_with_both_numbers():

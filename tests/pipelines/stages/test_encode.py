@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pipelines.ray_session import cores
 from pipelines.records import FLOW_FIELDS, TALLY_TYPE, Reject, read_schema, replace_column, with_rejects
 from pipelines.stages import encode
 from pipelines.stages.decode import decode
@@ -45,7 +46,7 @@ def as_decoded(records: list[Record]) -> pa.Table:
 
 @pytest.fixture(scope="module")
 def actor() -> EncodeActor:
-    return EncodeActor(SETTINGS, EncoderIdentity.of(SETTINGS), None)
+    return EncodeActor(SETTINGS, EncoderIdentity.of(SETTINGS), 1)
 
 
 def vectors(table: pa.Table) -> np.ndarray:
@@ -86,15 +87,16 @@ def test_a_batch_without_a_living_record(actor, rows):
 def test_an_encoder_that_is_not_the_drivers_is_refused():
     other = dataclasses.replace(EncoderIdentity.of(SETTINGS), weights="0" * 64)
     with pytest.raises(VistaError, match=r"another than the driver's: weights: .* here, 0+\.\.\. on the driver"):
-        EncodeActor(SETTINGS, other, None)
+        EncodeActor(SETTINGS, other, 1)
 
 
-def test_the_actor_uses_the_threads_it_is_told_to(monkeypatch):
+@pytest.mark.parametrize("actors", [1, 2, 1000])
+def test_the_actors_of_a_node_share_its_cores(monkeypatch, actors: int):
     before = torch.get_num_threads()
-    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")  # what Ray says
     try:
-        EncodeActor(SETTINGS, EncoderIdentity.of(SETTINGS), 1)
-        assert torch.get_num_threads() == 1
+        EncodeActor(SETTINGS, EncoderIdentity.of(SETTINGS), actors)
+        assert torch.get_num_threads() == max(1, cores() // actors)
     finally:
         torch.set_num_threads(before)
 
@@ -122,7 +124,7 @@ def test_local_weights_are_taken_where_they_are(cache):
 
 def test_weights_in_a_bucket_are_read_as_the_local_file_is(cache, s3, actor):
     uri = s3.put("models/tiny.safetensors", WEIGHTS.read_bytes())
-    remote = EncodeActor(dataclasses.replace(SETTINGS, weights=uri), actor.encoder.identity, None)
+    remote = EncodeActor(dataclasses.replace(SETTINGS, weights=uri), actor.encoder.identity, 1)
     np.testing.assert_array_equal(vectors(remote(as_decoded(RECORDS))), vectors(actor(as_decoded(RECORDS))))
 
 
