@@ -13,7 +13,7 @@ from typing import Any
 
 import lance
 import ray
-from ray.data import ActorPoolStrategy, Dataset
+from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
 
 from pipelines.finish import GateError, finish
 from pipelines.job import (
@@ -187,7 +187,7 @@ def rollback(config: EmbedConfig, started: datetime) -> RolledBack:
 def build(job: Job, units: list[dict], against: Against) -> Dataset:
     """The flow, from units to encoded records."""
     uses, settings = job.resources, job.settings
-    readers = min(uses.readers, len(units))
+    readers = TaskPoolStrategy(size=min(uses.readers, len(units)))
     read = functools.partial(
         read_and_select,
         source=job.source.without_listing(),
@@ -199,7 +199,7 @@ def build(job: Job, units: list[dict], against: Against) -> Dataset:
         {"task": json.dumps({"unit": unit, "ended": job.objects_of(unit), "mark": job.name("")})} for unit in units
     ]
     records = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
-        read, batch_size=1, num_cpus=uses.read_cpus, concurrency=readers
+        read, batch_size=1, num_cpus=uses.read_cpus, compute=readers
     )
     if job.source.elsewhere:
         records = records.map_batches(
@@ -207,7 +207,7 @@ def build(job: Job, units: list[dict], against: Against) -> Dataset:
             batch_format="pyarrow",
             batch_size=FETCH_ROWS,
             num_cpus=uses.fetch_cpus,
-            concurrency=readers,
+            compute=readers,
         )
     return (
         records.map_batches(

@@ -53,7 +53,7 @@ def join_or_start() -> None:
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     options["runtime_env"] = worker_environment()
     try:
-        ray.init(num_cpus=cores() + 2, **options)
+        ray.init(num_cpus=cores() + 2, include_dashboard=False, **options)  # the dashboard computes all the time
     except ValueError:  # of one that is there already the CPUs can't be chosen
         ray.init(**options)
 
