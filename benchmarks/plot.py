@@ -23,7 +23,7 @@ def bars(axis: Any, names: list[str], ratios: list[np.ndarray], goals: list[floa
     spreads.append([r.max() - m for m, r in zip(middles, ratios, strict=True)])
     places = np.arange(len(names))[::-1]
     axis.barh(places, middles, xerr=spreads, color=OURS, height=0.6, ecolor="#333333", capsize=3)
-    for place, middle, ratio, goal in zip(places, middles, ratios, goals, strict=True):
+    for place, middle, goal in zip(places, middles, goals, strict=True):
         axis.annotate(f"{middle:.2g}", (0, place), (6, 0), textcoords="offset points", va="center", color="white")
         if goal:
             axis.plot([goal, goal], [place - 0.38, place + 0.38], color=GOAL, linewidth=2)
