@@ -231,11 +231,13 @@ def test_a_run_whose_figures_do_not_add_up_is_not_published(tmp_path, monkeypatc
 
 def test_another_encoder_is_refused_with_both_named(tmp_path):
     source = write_texts(tmp_path / "a.parquet", {"a": "one"})
-    embed(EmbedConfig(source, str(tmp_path), "t", alpha="white", max_tokens=20))
+    how = {"alpha": "white", "max_tokens": 20, "resize": "exact"}
+    first = embed(EmbedConfig(source, str(tmp_path), "t", **how, transport_rows=7, inference_tokens=99))
+    assert (first.job.resources.transport_rows, first.job.settings.inference_tokens) == (7, 99)
     with pytest.raises(UsageError, match=r"another encoder.*alpha: drop here, white in the table"):
         embed(EmbedConfig(source, str(tmp_path), "t", alpha="drop"))
     same = embed(EmbedConfig(source, str(tmp_path), "t"))  # what isn't said is as in the column
-    assert (same.job.identity.alpha, same.counts.skipped) == ("white", 1)
+    assert (same.job.identity.alpha, same.job.settings.resize, same.counts.skipped) == ("white", "exact", 1)
 
 
 def test_a_table_of_somebody_else_is_not_embedded_into(tmp_path):

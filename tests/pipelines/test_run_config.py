@@ -106,6 +106,8 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, content):
         (["--max-reject-rate", "-0.1"], "--max-reject-rate"),
         (["--max-reject-rate", "nan"], "--max-reject-rate"),
         (["--num-actors", "0"], "--num-actors"),
+        (["--transport-rows", "0"], "--transport-rows"),
+        (["--inference-tokens", "0"], "--inference-tokens"),
         (["--commit-seconds", "-1"], "--commit-seconds"),
         (["--model", "clip"], "--model"),
         (["--max-tokens", "0"], "--max-tokens"),

@@ -148,6 +148,10 @@ def test_a_gpu_gives_the_same_vectors(tiny_encoder: Encoder, photo: bytes, dtype
     assert ((encoder.encode(records) * tiny_encoder.encode(records)).sum(1) >= cosine).all()
 
 
+def test_settings_say_how_many_tokens_go_through_at_once():
+    assert Encoder.load(EncoderSettings(device="cpu", inference_tokens=77)).budget.tokens == 77
+
+
 def test_the_budget_does_not_change_vectors(tiny_encoder: Encoder):
     ids = [np.array([2, *range(10, 10 + length), 3]) for length in range(1, 60)]
     vectors = [
