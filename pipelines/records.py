@@ -134,7 +134,7 @@ def table_schema(extra: pa.Schema, dimension: int, *, image_uri: bool, store_ima
     return pa.schema(fields)
 
 
-def fingerprint(text: str | None, image: bytes | None, elsewhere: str | None = None) -> bytes:
+def fingerprint(text: str | None, image: bytes | pa.Buffer | None, elsewhere: str | None = None) -> bytes:
     """16 bytes that change when, and only when, what the encoder sees of a record changes (XXH3, 128 bits).
 
     No text and an empty text are the same to the encoder, and so have one fingerprint. `elsewhere` stands for an image
@@ -146,7 +146,8 @@ def fingerprint(text: str | None, image: bytes | None, elsewhere: str | None = N
     if elsewhere is not None:
         digest.update(b"\x02" + elsewhere.encode("utf-8", "surrogatepass"))
     else:
-        digest.update(b"\x00" if image is None else b"\x01" + image)
+        digest.update(b"\x00" if image is None else b"\x01")
+        digest.update(image or b"")
     return digest.digest()
 
 

@@ -58,19 +58,34 @@ def _square_pixels(image: Image.Image, size: int, alpha: str, resize: str) -> np
         width, height = int(size * width / height), size
     left, top = round((width - size) / 2), round((height - size) / 2)
     if resize == "fast" and image.format == "JPEG" and image.mode in ("RGB", "L"):
-        return _resized(image, width, height)[top : top + size, left : left + size]
+        return _rgb(_resized(image, width, height)[top : top + size, left : left + size])
     resized = image.resize((width, height), Image.Resampling.BICUBIC)
     return np.array(resized.crop((left, top, left + size, top + size)).convert("RGB"), dtype=np.uint8)
 
 
 def _resized(image: Image.Image, width: int, height: int) -> np.ndarray:
-    """An RGB or L image to uint8 [height, width, 3], by the filter that Pillow's BICUBIC is."""
+    """An RGB or L image to uint8 [height, width, C], by the filter that Pillow's BICUBIC is; C is 1, 3 or 4."""
+    import pyarrow as pa
     import torch  # a second and 280 MB, which only processes that meet images should take
     import torch.nn.functional as F
+    from torch.utils.dlpack import from_dlpack
 
-    pixels = torch.from_numpy(np.array(image)).view(1, image.height, image.width, -1).permute(0, 3, 1, 2)
+    try:  # the pixels where they lie; RGB ones have a fourth value that means nothing
+        arrow = pa.array(image)
+        values = from_dlpack(arrow.values if image.mode == "RGB" else arrow)
+    except ValueError:  # those of a large image lie in several places
+        values = torch.from_numpy(np.array(image))
+    pixels = values.view(1, image.height, image.width, -1).permute(0, 3, 1, 2)
     resized = F.interpolate(pixels, (height, width), mode="bicubic", antialias=True)
-    return resized[0].permute(1, 2, 0).expand(-1, -1, 3).numpy()
+    return resized[0].permute(1, 2, 0).numpy()
+
+
+def _rgb(values: np.ndarray) -> np.ndarray:
+    """[H, W, 3] of [H, W, C], as `_resized` returns it."""
+    pixels = np.empty((*values.shape[:2], 3), np.uint8)
+    for channel in range(3):  # numpy needs four times as long for all three at once
+        pixels[..., channel] = values[..., channel % values.shape[-1]]
+    return pixels
 
 
 def _check_size(image: Image.Image) -> None:

@@ -6,6 +6,7 @@ import functools
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.records import (
     DECODED_FIELDS,
@@ -34,23 +35,24 @@ def decode(records: pa.Table, settings: EncoderSettings, store_images: bool) -> 
     prepare = preprocessor(settings)
     live = alive(records)
     texts, images = records[TEXT].to_pylist(), records[IMAGE]
-    pixels: list[bytes | None] = [None] * len(records)
+    wanted = np.logical_and(live, pc.is_valid(images))
+    pixels = np.empty((wanted.sum(), prepare.image_size, prepare.image_size, 3), np.uint8)
+    decoded = np.zeros(len(records), bool)
     rejects: dict[int, Reject] = {}
-    for row in range(len(records)):
-        if live[row] and images[row].is_valid:
-            try:
-                pixels[row] = prepare.decode_image(images[row].as_py()).tobytes()
-            except RecordError as error:
-                rejects[row] = Reject("decode", error.reason, error.message)
+    for row in np.flatnonzero(wanted).tolist():
+        try:
+            pixels[np.count_nonzero(decoded)] = prepare.decode_image(images[row].as_py())
+            decoded[row] = True
+        except RecordError as error:
+            rejects[row] = Reject("decode", error.reason, error.message)
 
     rows = [row for row in range(len(records)) if live[row] and row not in rejects]
-    with_image = [pixels[row] is not None for row in rows]
-    tokens = dict(zip(rows, prepare.tokenize([texts[row] for row in rows], with_image), strict=True))
-    values: dict[str, list] = {
-        MODALITY: [modality(texts[row], pixels[row]) if row in tokens else None for row in range(len(records))],
+    tokens = dict(zip(rows, prepare.tokenize([texts[row] for row in rows], decoded[rows].tolist()), strict=True))
+    values = {
+        MODALITY: [modality(texts[row], decoded[row]) if row in tokens else None for row in range(len(records))],
         TRUNCATED: [tokens[row].truncated if row in tokens else None for row in range(len(records))],
         INPUT_IDS: [np.asarray(tokens[row].input_ids) if row in tokens else None for row in range(len(records))],
-        PIXELS: pixels,
+        PIXELS: pixel_column(pixels, decoded),
     }
     records = with_rejects(records, rejects)
     for field in DECODED_FIELDS:
@@ -59,6 +61,15 @@ def decode(records: pa.Table, settings: EncoderSettings, store_images: bool) -> 
     return replace_column(records, IMAGE, kept)
 
 
-def modality(text: str | None, pixels: bytes | None) -> str:
+def modality(text: str | None, has_image: bool) -> str:
     """`text`, `image` or `image_text`."""
-    return "text" if pixels is None else "image_text" if text else "image"
+    return "text" if not has_image else "image_text" if text else "image"
+
+
+def pixel_column(pixels: np.ndarray, decoded: np.ndarray) -> pa.LargeBinaryArray:
+    """The first of `pixels`, [N, S, S, 3], for the rows that are `decoded`, as they lie: they are most of all bytes."""
+    offsets = np.append(0, np.cumsum(decoded * np.int64(pixels[:1].nbytes)))
+    valid = np.packbits(decoded, bitorder="little")
+    return pa.LargeBinaryArray.from_buffers(
+        pa.large_binary(), len(decoded), [pa.py_buffer(valid), pa.py_buffer(offsets), pa.py_buffer(pixels)]
+    )

@@ -80,14 +80,15 @@ def select(
     records = replace_column(records, HAS_VECTOR, pa.array(has_vector & ~unchanged))
     handed_on = claims if against.claims else ~(claims | unchanged)
     if handed_on.any():
-        yield records.filter(pa.array(handed_on))
+        yield records if handed_on.all() else records.filter(pa.array(handed_on))  # it would copy all images
     if not against.claims:
         yield tally_row(records.schema, tally(records, known.filter(pa.array(unchanged)), unchanged, claims))
 
 
 def with_content(records: pa.Table, rejects: dict[int, Reject], elsewhere: list[str | None], has_ids: bool) -> pa.Table:
     """`records` with their fingerprints and, where they have no id, its; what can't be embedded is rejected."""
-    contents = list(zip(records[TEXT].to_pylist(), records[IMAGE].to_pylist(), elsewhere, strict=True))
+    images = [image.as_buffer() for chunk in records[IMAGE].chunks for image in chunk]  # to_pylist would copy them
+    contents = list(zip(records[TEXT].to_pylist(), images, elsewhere, strict=True))
     prints = [fingerprint(*content) for content in contents]
     if not has_ids:
         ids = [None if row in rejects else digest.hex() for row, digest in enumerate(prints)]
@@ -135,7 +136,7 @@ def nameless(records: pa.Table) -> dict[int, Reject]:
     return {int(row): Reject("select", "missing_id", "the id is null") for row in rows}
 
 
-def empty(contents: list[tuple[str | None, bytes | None, str | None]]) -> dict[int, Reject]:
+def empty(contents: list[tuple[str | None, pa.Buffer | None, str | None]]) -> dict[int, Reject]:
     """Records in which there is nothing to embed."""
     return {
         row: Reject("select", "empty_record", "neither text nor image")

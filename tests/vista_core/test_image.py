@@ -3,6 +3,7 @@ import io
 import pickle
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given
@@ -53,6 +54,15 @@ def test_fast_pixels_are_nearly_the_exact_ones_at_any_size(mode: str, width: int
     assert (
         np.abs(fast.astype(int) - exact.astype(int)).mean() <= 0.6
     )  # a value is an integer: half of them may round over
+
+
+def test_fast_pixels_of_an_image_that_pillow_keeps_in_several_places():
+    data = encoded(Image.linear_gradient("L").convert("RGB").resize((2200, 2000)), "JPEG")
+    with Image.open(io.BytesIO(data)) as image, pytest.raises(ValueError, match="contiguous|blocks"):
+        image.load()
+        pa.array(image)
+    exact, fast = (decode_image(data, 224, resize=resize).astype(int) for resize in ("exact", "fast"))
+    assert np.abs(fast - exact).max() <= 2
 
 
 def test_normalising_a_batch_is_normalising_each():
