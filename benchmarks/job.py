@@ -1,10 +1,11 @@
 """What the job keeps of the encoder's speed, and of the decoders': `python -m benchmarks.job` (`make bench`).
 
-Decoding: Parquet with 640x480 JPEGs inline; a job whose encoder does nothing beside one process a core that read and
-decode the same file. Encoding: a mixed catalog; a job beside the encoder alone, which gets all of it decoded at once.
-Each side of each repetition is a process of its own, so both start cold. What is compared is rows/s from the first
-third of the rows to the last one, since a run is shorter here than any night and its worker processes start one after
-the other; the seconds until the first rows, and those after the last (gates, upkeep), stand beside it.
+Decoding: Parquet with 640x480 JPEGs inline; a job whose encoder does nothing, as a GPU nearly does, and gets 256 rows
+at once, beside one process a core that read and decode the same file. Encoding: a mixed catalog; a job beside the
+encoder alone, which gets all of it decoded at once. Each side of each repetition is a process of its own, so both start
+cold. What is compared is rows/s from the first third of the rows to the last one, since a run is shorter here than any
+night and its worker processes start one after the other; the seconds until the first rows, and those after the last
+(gates, upkeep), stand beside it.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ MODEL = "bge-visualized-base-en-v1.5"
 class Options:
     """What to measure."""
 
-    photos: int = 16_384
+    photos: int = 32_768
     """records with a photograph, for decoding"""
     records: int = 400
     """records of mixed kinds, half of them with an image, for encoding"""
@@ -156,14 +157,22 @@ def job(catalog: str, folder: str, encoder: str) -> None:
     from pipelines.sink.gates import Verdict
 
     pipelines.embed.RunProgress = Watched  # type: ignore[attr-defined, misc]
+    transport_rows = None
     if encoder == "none":
+        transport_rows = 256
         pipelines.embed.EncodeActor = NoEncoder  # type: ignore[attr-defined, assignment, misc]
         no_canary = Verdict("canary", True, "left out: there is no encoder")
         pipelines.finish.canary = lambda job, candidate: no_canary  # type: ignore[attr-defined]
     chosen = settings(Path(folder))
     with tempfile.TemporaryDirectory(dir=folder) as db:
         config = EmbedConfig(
-            catalog, db, "t", model=chosen.model, weights=chosen.weights, from_pretrained=chosen.from_pretrained
+            catalog,
+            db,
+            "t",
+            model=chosen.model,
+            weights=chosen.weights,
+            from_pretrained=chosen.from_pretrained,
+            transport_rows=transport_rows,
         )
         summary = pipelines.embed.embed(config)
         assert isinstance(summary, pipelines.embed.Summary)

@@ -58,7 +58,7 @@ def test_fast_pixels_are_nearly_the_exact_ones_at_any_size(mode: str, width: int
 
 def test_fast_pixels_of_an_image_that_pillow_keeps_in_several_places():
     data = encoded(Image.linear_gradient("L").convert("RGB").resize((2200, 2000)), "JPEG")
-    with Image.open(io.BytesIO(data)) as image, pytest.raises(ValueError, match="contiguous|blocks"):
+    with Image.open(io.BytesIO(data)) as image, pytest.raises(ValueError, match=r"contiguous|blocks"):
         image.load()
         pa.array(image)
     exact, fast = (decode_image(data, 224, resize=resize).astype(int) for resize in ("exact", "fast"))
