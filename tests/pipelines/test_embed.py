@@ -22,6 +22,7 @@ from pipelines.run_config import EmbedConfig
 from pipelines.sample_catalog import draw, records
 from pipelines.sink.commit import Counts
 from pipelines.sink.table import open_dataset, published, stored_identity
+from pipelines.stages.decode import decode
 from vista_core import Encoder, EncoderSettings, Record, UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -367,6 +368,29 @@ def test_a_killed_encoder_costs_no_restart(tmp_path, monkeypatch):
     assert marker.exists()
     assert (summary.counts.read, summary.counts.written) == (500, 500)
     assert {key: row["text"] for key, row in rows(tmp_path).items()} == texts
+
+
+def test_nothing_is_decoded_before_the_encoder_is_there(tmp_path, monkeypatch):
+    """Weights may come from afar; the object store would be full of pixels until they are loaded."""
+    decoded = tmp_path / "decoded"
+
+    class Slow(pipelines.embed.EncodeActor):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            deadline = time.monotonic() + 5  # long enough to read and decode, had that begun
+            while time.monotonic() < deadline:
+                assert not decoded.exists()
+                time.sleep(0.05)
+
+    def watched(records, **options):
+        decoded.touch()
+        return decode(records, **options)
+
+    monkeypatch.setattr(pipelines.embed, "EncodeActor", Slow)
+    monkeypatch.setattr(pipelines.embed, "decode", watched)
+    summary = embed(EmbedConfig(write_texts(tmp_path / "a.parquet", {"a": "a red star"}), str(tmp_path), "t"))
+    assert decoded.exists()
+    assert summary.counts.written == 1
 
 
 def test_one_large_unit_is_committed_in_parts(tmp_path):
