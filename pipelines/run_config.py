@@ -91,7 +91,8 @@ class EmbedConfig:
     device: Device = "auto"
     """Where the model runs; `cuda` where no GPU is there is an error, never silently the CPU."""
     num_actors: int | None = None
-    """Encoders side by side; default: one a GPU, or one a node where there are no GPUs."""
+    """Encoders side by side; default: one a GPU, or one a node where there are no GPUs. On a
+    CPU with few cores, one a core is faster, if memory holds the model as often."""
     transport_rows: int | None = None
     """Rows handed to an encoder at once; default: 1,024 for a GPU, 64 for a CPU."""
     inference_tokens: int | None = None
