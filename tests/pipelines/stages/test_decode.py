@@ -18,8 +18,9 @@ JPEG = (GOLDEN / "00_rgb_640x480.jpg").read_bytes()
 
 
 def png(width: int, height: int) -> bytes:
+    """Of a colour that depends on its width."""
     file = io.BytesIO()
-    Image.new("RGB", (width, height), "red").save(file, "PNG")
+    Image.new("RGB", (width, height), (width % 256, 0, 0)).save(file, "PNG")
     return file.getvalue()
 
 
@@ -71,6 +72,16 @@ def test_a_bad_image_costs_its_own_record_and_says_why():
         assert row["_stage"] == "decode"
         assert row["_message"]
         assert [row[field.name] for field in DECODED_FIELDS] == [None] * len(DECODED_FIELDS)
+
+
+def test_each_record_has_the_pixels_of_its_own_image(preprocessor):
+    """Whatever is between them: pixels of a neighbour would be a wrong vector that nothing notices."""
+    images = [JPEG, b"this is no image", png(30, 20), None, JPEG[: len(JPEG) // 2], png(300, 20), JPEG]
+    rows = decoded(*({"id": str(n), "text": "x", "image": image} for n, image in enumerate(images)))
+    good = {row: images[row] for row in (0, 2, 5, 6)}
+    assert {row for row in range(len(images)) if rows[row]["_pixels"] is not None} == good.keys()
+    for row, image in good.items():
+        assert rows[row]["_pixels"] == preprocessor.decode_image(image).tobytes()
 
 
 def test_a_text_that_does_not_fit_is_cut_and_said():
