@@ -105,16 +105,21 @@ class PackedGatedLinear(nn.Module):
 
 
 def pack_for_cpu(model: nn.Module) -> None:
-    """Replace every linear layer of a CPU model by its packed form, where this torch has it; training is over then.
+    """Replace every linear layer of a CPU model by its packed form, where oneDNN supports its precision.
 
-    float16 stays as it is: oneDNN has no such form for it on most CPUs.
+    The model can't be trained or moved afterwards.
     """
-    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        return
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, Linear | QueryKeyValue | GatedLinear) and child.weight.dtype != torch.float16:
+            if isinstance(child, Linear | QueryKeyValue | GatedLinear) and can_pack(child.weight.dtype):
                 setattr(parent, name, _packed(child))
+
+
+def can_pack(dtype: torch.dtype) -> bool:
+    """True if oneDNN packs weights of this precision on this CPU: bfloat16 needs AVX-512 or the like, float16 never."""
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _packed(layer: Linear | QueryKeyValue | GatedLinear) -> nn.Module:
