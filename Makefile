@@ -15,13 +15,13 @@ env: .venv/.ready
 
 demo: env
 	$(BIN)/python -m pipelines.sample_catalog .demo/catalog
-	$(BIN)/python jobs/embed_corpus.py --source .demo/catalog/catalog.parquet --db .demo/db --table shapes
-	$(BIN)/python jobs/search.py --db .demo/db --table shapes --image .demo/catalog/query.png --k 5
-	$(BIN)/python jobs/search.py --db .demo/db --table shapes --text 'a red circle on a white background' --k 5
+	$(BIN)/vista embed --source .demo/catalog/catalog.parquet --db .demo/db --table shapes
+	$(BIN)/vista search --db .demo/db --table shapes --image .demo/catalog/query.png --k 5
+	$(BIN)/vista search --db .demo/db --table shapes --text 'a red circle on a white background' --k 5
 
 test: env
 	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/jobs
-	$(BIN)/python -m pytest tests/jobs  # by itself: Ray's agent for submitted jobs has one port a machine
+	$(BIN)/python -m pytest tests/jobs  # separately: a machine has only one port for Ray's job agent
 
 chaos: env
 	VISTA_CPUS=4 $(BIN)/python -m pytest -m chaos

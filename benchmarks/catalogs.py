@@ -1,7 +1,7 @@
-"""One catalog in each form that catalogs come in: what tests compare, and what the reading of sources is measured on.
+"""Write one catalog in every supported format, for tests and for the benchmark of reading sources.
 
-A catalog is a table with `id`, an image column of bytes or of Hugging Face's {bytes, path}, and others, of which the
-first string column that is not the id is the text.
+A catalog is a table with the columns `id`, `text` or `title`, `image` (bytes, or Hugging Face's struct of bytes and
+path), and others.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-ROWS = 128  # in a row group, shard, fragment or record batch
+ROWS = 128  # rows in each row group, shard, fragment or record batch
 
 Rows = list[dict[str, Any]]
 
 
 def rows_of(catalog: pa.Table) -> Rows:
-    """Records with `id`, `text` and `image` (bytes or None), and the other columns."""
+    """The records of a catalog as dicts with `id`, `text`, `image` (bytes or None) and the other columns."""
     texts = [name for name in ("text", "title") if name in catalog.column_names]
     rows = []
     for row in catalog.to_pylist():
@@ -36,46 +36,46 @@ def rows_of(catalog: pa.Table) -> Rows:
 
 
 def put(destination: str, name: str, content: bytes) -> str:
-    """Store a file, and return its URI."""
+    """Write a file to a local folder or object storage; returns its URI."""
     fs, path = fsspec.url_to_fs(f"{destination}/{name}", **({} if "://" in destination else {"auto_mkdir": True}))
     fs.pipe_file(path, content)
     return f"{destination}/{name}"
 
 
 def image_name(row: dict[str, Any]) -> str:
-    """Where a record's image lies, relative to the catalog."""
+    """Path of a record's image file, relative to the catalog."""
     return f"images/{row['id']}.png"
 
 
 def put_images(rows: Rows, destination: str) -> None:
-    """Store the records' images in files of their own."""
+    """Write each image to a file of its own."""
     for row in rows:
         if row["image"] is not None:
             put(destination, image_name(row), row["image"])
 
 
 def with_names(rows: Rows) -> pa.Table:
-    """The records with the paths of their images instead of the bytes."""
+    """The records as a table with the paths of the images instead of their bytes."""
     paths = [image_name(row) if row["image"] is not None else None for row in rows]
     named = [row | {"image_path": path} for row, path in zip(rows, paths, strict=True)]
     return pa.Table.from_pylist(named).drop_columns(["image"])
 
 
 def parts(table: pa.Table) -> Iterator[pa.Table]:
-    """The table in pieces of a few rows."""
+    """Slices of the table with at most ROWS rows each."""
     for start in range(0, len(table), ROWS):
         yield table.slice(start, ROWS)
 
 
 def parquet(rows: Rows, destination: str) -> str:
-    """Images inline."""
+    """Parquet with inline images."""
     file = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows), file, row_group_size=ROWS)
     return put(destination, "catalog.parquet", file.getvalue())
 
 
 def parquet_uris(rows: Rows, destination: str) -> str:
-    """Images in files of their own."""
+    """Parquet with paths of image files."""
     put_images(rows, destination)
     file = io.BytesIO()
     pq.write_table(with_names(rows), file, row_group_size=ROWS)
@@ -83,14 +83,14 @@ def parquet_uris(rows: Rows, destination: str) -> str:
 
 
 def jsonl(rows: Rows, destination: str) -> str:
-    """Paths of images in JSON lines."""
+    """JSON lines with paths of image files."""
     put_images(rows, destination)
     lines = [json.dumps(row, ensure_ascii=False) for row in with_names(rows).to_pylist()]
     return put(destination, "catalog.jsonl", "\n".join(lines).encode())
 
 
 def csv(rows: Rows, destination: str) -> str:
-    """Paths of images in CSV."""
+    """CSV with paths of image files; nested columns are left out."""
     put_images(rows, destination)
     table = with_names(rows)
     flat = [name for name in table.column_names if not pa.types.is_nested(table.schema.field(name).type)]
@@ -100,7 +100,7 @@ def csv(rows: Rows, destination: str) -> str:
 
 
 def webdataset(rows: Rows, destination: str) -> str:
-    """Tar shards."""
+    """WebDataset: tar shards with one .png, .txt and .json file for each record."""
     for start in range(0, len(rows), ROWS):
         file = io.BytesIO()
         with tarfile.open(fileobj=file, mode="w") as tar:
@@ -121,7 +121,7 @@ def webdataset(rows: Rows, destination: str) -> str:
 
 
 def folder(rows: Rows, destination: str) -> str:
-    """Image files with text files beside them."""
+    """A folder of image files, with texts in .txt files of the same names; records without an image are left out."""
     for row in rows:
         if row["image"] is not None:
             put(destination, f"{row['id']}.png", row["image"])
@@ -131,14 +131,14 @@ def folder(rows: Rows, destination: str) -> str:
 
 
 def lance_table(rows: Rows, destination: str) -> str:
-    """A Lance table with images inline."""
+    """A Lance table with inline images."""
     uri = f"{destination}/catalog.lance"
     lance.write_dataset(pa.Table.from_pylist(rows), uri, max_rows_per_file=ROWS)
     return uri
 
 
 def arrow(rows: Rows, destination: str) -> str:
-    """What `datasets.save_to_disk` writes."""
+    """An Arrow folder as written by `save_to_disk` of Hugging Face datasets."""
     structs = [row | {"image": row["image"] and {"bytes": row["image"], "path": None}} for row in rows]
     table = pa.Table.from_pylist(structs)
     file = io.BytesIO()
@@ -165,10 +165,10 @@ FORMS = tuple(WRITERS)
 
 
 def write(catalog: pa.Table, form: str, destination: str) -> str:
-    """Write the catalog at `destination` in a form; returns what to give as --source."""
+    """Write the catalog to `destination` in one of FORMS; returns the value for --source."""
     return WRITERS[form](rows_of(catalog), destination)
 
 
 def catalog_id(form: str, key: str, number: int) -> str:
-    """The id that the job gives to the record `key`, the `number`th of the catalog, in a form."""
+    """The id that the job gives to the catalog's record `number` (from 0) with id `key`, read from this form."""
     return {"webdataset": f"{number // ROWS:05}/{key}", "folder": f"{key}.png"}.get(form, key)

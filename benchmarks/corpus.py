@@ -1,4 +1,4 @@
-"""Generated catalogs that cost what real ones do: photographs as large as photographs, texts of very mixed length."""
+"""Generated catalogs that take as long as real ones: photographs of realistic size, texts of very different lengths."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 ROW_GROUP = 256
-PHOTOS = 64  # different ones in a catalog
+PHOTOS = 64  # different photographs in a catalog; they repeat
 WORDS = (
     "a",
     "red",
@@ -33,7 +33,7 @@ WORDS = (
 
 
 def photo(number: int, width: int = 640, height: int = 480) -> bytes:
-    """A JPEG of smooth shapes, texture and grain, some 70 KB."""
+    """A JPEG of smooth shapes, texture and grain, about 70 KB at the default size in pixels."""
     draw = np.random.default_rng(number)
     pixels = np.zeros((height, width, 3), np.float32)
     for cells, strength in ((4, 90), (16, 45), (64, 25), (160, 14)):
@@ -47,14 +47,14 @@ def photo(number: int, width: int = 640, height: int = 480) -> bytes:
 
 
 def texts(count: int) -> Iterator[str]:
-    """Descriptions of very mixed length: 40 tokens in the mean, up to some 340."""
+    """Descriptions of very different lengths: 40 tokens on average, at most about 340."""
     draw = np.random.default_rng(1)
     for length in np.clip(draw.lognormal(3.4, 0.8, count), 2, 338).astype(int):
         yield " ".join(draw.choice(WORDS, length))
 
 
 def mixed(count: int, images: float) -> pa.Table:
-    """Records of which a share `images` has one, every other of these without a text; the others are texts."""
+    """A catalog in which the fraction `images` of the records has an image, and about half of these have no text."""
     photos = [photo(number) for number in range(min(count, PHOTOS))]
     with_image = np.random.default_rng(2).random(count) < images
     rows = [
@@ -69,6 +69,6 @@ def mixed(count: int, images: float) -> pa.Table:
 
 
 def write(table: pa.Table, path: Path) -> Path:
-    """As Parquet with images inline."""
+    """Write a catalog as Parquet with inline images; returns the path."""
     pq.write_table(table, path, row_group_size=ROW_GROUP, compression="none", use_dictionary=False)
     return path

@@ -1,6 +1,7 @@
-"""Decoding of photographs, `--resize fast` against `exact`, which is Pillow's: `python -m benchmarks.decoding`.
+"""Decoding of photographs with `--resize fast` and with `exact` (Pillow): `python -m benchmarks.decoding`.
 
-One core, JPEGs to the model's pixels, in turns; the cosine is that of the base model's vectors in float32.
+JPEGs are decoded to the model's pixels on one core, by both in turn. The cosine compares the vectors of the base model
+in float32.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from vista_core.linear import pack_for_cpu
 from vista_core.synthetic import synthetic_checkpoint
 
 SIZES = ((640, 480), (1280, 960))
-PHOTOS = 8  # whose vectors are compared
+PHOTOS = 8  # different ones of each size
 
 
 @dataclass(frozen=True)
@@ -32,15 +33,16 @@ class Options:
     """What to measure."""
 
     images: int = 100
-    """in each turn"""
+    """images to decode in each turn"""
     repetitions: int = 5
+    """turns, in each of which both are measured once"""
     output: Path | None = None
-    """also write the figures to this file, as JSON"""
+    """JSON file to write the results to as well"""
 
 
 @dataclass(frozen=True)
 class Result:
-    """Images/s on one core in each turn."""
+    """Results for one size of photograph in pixels: images/s on one core, one value for each turn."""
 
     width: int
     height: int
@@ -49,7 +51,7 @@ class Result:
     cosine_min: float
 
     def __str__(self) -> str:
-        """A line of the table."""
+        """One line for people."""
         ratios = np.divide(self.fast, self.exact)
         return (
             f"{self.width}x{self.height}: Pillow {np.median(self.exact):,.0f}/s, fast {np.median(self.fast):,.0f}/s, "
@@ -58,7 +60,7 @@ class Result:
 
 
 def rate(images: list[bytes], count: int, resize: str) -> float:
-    """Images/s."""
+    """Images/s when `count` images are decoded."""
     started = time.perf_counter()
     for number in range(count):
         decode_image(images[number % len(images)], 224, resize=resize)
@@ -66,7 +68,7 @@ def rate(images: list[bytes], count: int, resize: str) -> float:
 
 
 def main(options: Options) -> None:
-    """Measure, print, write JSON."""
+    """Measure, print one line for each size, and write the results as JSON."""
     config = MODELS["bge-visualized-base-en-v1.5"]
     model = load_model(config, synthetic_checkpoint(config)).requires_grad_(False)
     pack_for_cpu(model)

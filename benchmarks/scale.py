@@ -1,4 +1,4 @@
-"""Nights over a large catalog, with an encoder that does nothing: what the job itself takes. See --help."""
+"""Nightly runs over a large catalog with a no-op encoder: the cost of the job without encoding. See --help."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import lance
 import numpy as np
@@ -21,43 +22,48 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import tyro
 
+from pipelines.records import INPUT_IDS, PIXELS, VECTOR
 from vista_core import EncoderIdentity
+
+if TYPE_CHECKING:
+    from pipelines.embed.run import Setup
 
 FILE_ROWS = 100_000
 GROUP_ROWS = 25_000
-CHANGED, NEW, GONE, MOVED = 0.01, 0.005, 0.001, 0.001  # shares of a night, scattered over all files
-GPU_BATCH = 1024  # rows handed to an encoder at once, as to one on a GPU
+# Shares of the records in a night; changes are scattered over all files.
+CHANGED, NEW, GONE, MOVED = 0.01, 0.005, 0.001, 0.001
+GPU_BATCH = 1024  # rows per batch, as for an encoder on a GPU
 SAMPLE_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
 class Options:
-    """First load of a generated catalog of texts, a night without changes, and one with 1 % of them, in all files."""
+    """Measure a first load of a generated catalog, a night without changes, and one with 1 % changes in all files."""
 
     rows: int = 10_000_000
-    """How many records."""
+    """The number of records."""
     folder: Path | None = None
-    """Where catalog and table go; default: a temporary folder."""
+    """The folder for catalog and table; default: a temporary folder."""
     output: Path | None = None
-    """Where the figures go, as JSON."""
+    """Write the figures to this file, as JSON."""
 
 
 class NoEncoder:
-    """Stands for an encode actor: any vectors of norm 1, at once."""
+    """Replaces the encode actor: returns random vectors of norm 1 immediately."""
 
     def __init__(self, settings: object, identity: EncoderIdentity, actors_per_node: int) -> None:
         random = np.random.default_rng(0).standard_normal((1024, identity.dimension)).astype(np.float32)
         self.vectors = (random / np.linalg.norm(random, axis=1, keepdims=True)).astype(np.float16)
 
     def __call__(self, records: pa.Table) -> pa.Table:
-        """As the encode actor does."""
+        """Replace the encoder's input columns by a vector column, like the encode actor."""
         vectors = self.vectors[np.arange(len(records)) % len(self.vectors)]
         column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
-        return records.drop_columns(["_input_ids", "_pixels"]).append_column("vector", column)
+        return records.drop_columns([INPUT_IDS, PIXELS]).append_column(VECTOR, column)
 
 
 def records(numbers: np.ndarray) -> pa.Table:
-    """A product for each number, some 60 bytes of text."""
+    """A product for each number, with about 60 bytes of text."""
     text = pa.array(numbers).cast(pa.string())
     ids = pc.binary_join_element_wise("item-", pc.utf8_lpad(text, 12, "0"), "")
     texts = pc.binary_join_element_wise("a lamp for the desk, made of oak and brass, number ", text, "")
@@ -65,14 +71,14 @@ def records(numbers: np.ndarray) -> pa.Table:
 
 
 def write_catalog(folder: Path, rows: int) -> None:
-    """The first night's files."""
+    """Write the files of the first load."""
     for number, start in enumerate(range(0, rows, FILE_ROWS)):
         table = records(np.arange(start, min(start + FILE_ROWS, rows)))
         pq.write_table(table, folder / f"part-{number:05d}.parquet", row_group_size=GROUP_ROWS)
 
 
 def next_night(folder: Path, rows: int) -> dict[str, int]:
-    """Change, add, drop and move records in every file; returns how many of each."""
+    """Change, add, remove and move records in every file; return the number of each."""
     random, done = np.random.default_rng(1), dict.fromkeys(("changed", "new", "gone", "moved"), 0)
     moving, added = None, rows
     for path in sorted(folder.glob("*.parquet")):
@@ -93,25 +99,31 @@ def next_night(folder: Path, rows: int) -> dict[str, int]:
         ):
             done[name] += number
         moving, added = leaving, added + len(new)
-    done["gone"] += 0 if moving is None else len(moving)  # those of the last file have nowhere to go
+    done["gone"] += 0 if moving is None else len(moving)  # records leaving the last file have no file to move to
     return done
 
 
-def night(source: str, db: str) -> None:
-    """One run, in a process of its own; prints its figures."""
-    import pipelines.embed
-    import pipelines.finish
-    import pipelines.job
-    from benchmarks.scale import NoEncoder as Imported  # by a name that workers can import, too
-    from pipelines.run_config import EmbedConfig
-    from pipelines.sink.gates import Verdict
+def without_encoder() -> Setup:
+    """A run with a no-op encoder and without the canary gate, which would reject its vectors."""
+    from benchmarks.scale import NoEncoder as Imported  # under a module name that workers can import
+    from pipelines.embed.finish import Gates
+    from pipelines.embed.flow import Stages
+    from pipelines.embed.run import Setup
+    from pipelines.gates.judge import OF_THE_RUN, OF_THE_TABLE
 
-    pipelines.embed.EncodeActor = Imported  # type: ignore[attr-defined, assignment, misc]
-    no_canary = Verdict("canary", True, "left out: there is no encoder")
-    pipelines.finish.canary = lambda job, candidate: no_canary  # type: ignore[attr-defined]
+    of_the_table = tuple(gate for gate in OF_THE_TABLE if gate.__name__ != "canary")
+    return Setup(stages=Stages(encoder=Imported), gates=Gates(OF_THE_RUN, of_the_table))
+
+
+def night(source: str, db: str) -> None:
+    """Run the job once in this process and print its figures."""
+    from pipelines.embed.config import EmbedConfig
+    from pipelines.embed.run import embed
+    from pipelines.embed.summary import Summary
+
     started = time.monotonic()
-    summary = pipelines.embed.embed(EmbedConfig(source, db, "t", transport_rows=GPU_BATCH))
-    assert isinstance(summary, pipelines.embed.Summary)
+    summary = embed(EmbedConfig(source, db, "t", transport_rows=GPU_BATCH), without_encoder())
+    assert isinstance(summary, Summary)
     counts = {name: value for name, value in vars(summary.counts).items() if isinstance(value, int)}
     table = lance.dataset(f"{db}/t.lance")
     figures = {
@@ -125,9 +137,9 @@ def night(source: str, db: str) -> None:
 
 
 def watched(source: Path, db: Path) -> dict[str, float]:
-    """A night, with the largest memory that a worker had to itself."""
+    """Run a night in a separate process; add the peak memory that a single worker did not share."""
     command = [sys.executable, "-m", "benchmarks.scale", "--night", str(source), str(db)]
-    environment = os.environ | {"RAY_ADDRESS": "local"}  # not with others on one Ray
+    environment = os.environ | {"RAY_ADDRESS": "local"}  # not on a Ray shared with others
     process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
     peak = 0.0
     ended = threading.Event()
@@ -153,7 +165,7 @@ def watched(source: Path, db: Path) -> dict[str, float]:
 
 
 def main(options: Options) -> None:
-    """Print the figures of each night as they come."""
+    """Print the figures of each night when it ends."""
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         source, db = Path(folder, "source"), Path(folder, "db")
         source.mkdir()

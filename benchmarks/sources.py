@@ -1,7 +1,8 @@
-"""Reading speed of each kind of source against the library that reads its format: `python -m benchmarks.sources`.
+"""Compares the reading speed of each source with that of the library for its format: `python -m benchmarks.sources`.
 
-Records with small JPEGs are written in each form to a local folder, then read to the end, by turns, by the source and
-by a plain loop over pyarrow, tarfile or Lance that yields the same bytes and checks nothing. One thread each.
+Records with small images are written in each form to a local folder. They are read in turns by the source, and by a
+plain loop over pyarrow, tarfile or Lance that reads the same bytes without any checks. Both use one thread, except for
+folders, of which the source fetches 16 files at a time.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import tyro
 
 from benchmarks import catalogs
 from pipelines.sources.columns import Columns
-from pipelines.sources.kinds import open_source
+from pipelines.sources.detect import open_source
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,15 @@ class Options:
     """What to measure."""
 
     rows: int = 2000
-    """records with an image inside; text formats get a hundred times as many without"""
+    """records with an image; text formats get a hundred times as many, without images"""
     image_bytes: int = 50_000
+    """size of an image"""
     repetitions: int = 5
+    """how often each form is read"""
 
 
 def catalog(rows: int, image_bytes: int) -> pa.Table:
-    """Records with random bytes for images, which cost as much to read as real ones."""
+    """Records with random bytes as images, which are as expensive to read as real ones."""
     draw = np.random.default_rng(0)
     texts = [" ".join(f"word{n}" for n in draw.integers(0, 5000, 12)) for _ in range(rows)]
     columns = {"id": [f"item-{n:08}" for n in range(rows)], "text": texts, "price": draw.random(rows).round(2)}
@@ -111,7 +114,7 @@ def timed(call: Callable[[str], int], uri: str, rows: int) -> float:
 
 
 def measure(form: str, options: Options, folder: Path) -> None:
-    """Print a line for one form."""
+    """Measure one form, and print a line."""
     many = form in TEXT_FORMS
     rows = options.rows * (100 if many else 1)
     uri = catalogs.write(catalog(rows, 0 if many else options.image_bytes), form, str(folder / form))

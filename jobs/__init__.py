@@ -1,26 +1,36 @@
-"""Entry points: parse the command line, call one pipeline, print its summary, return the exit code."""
+"""Commands: parse the options, call one function, print its summary, return the exit code."""
 
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
-from pipelines.failures import explained
-from pipelines.run_config import parse
+from jobs.output import logging_to_stderr
+from pipelines.options import parse
+from pipelines.storage.errors import explained
 from vista_core import VistaError
 
+Config = TypeVar("Config")
+log = logging.getLogger(__name__)
 
-def run_job(kind: type, pipeline: Callable[[Any], object]) -> int:
-    """Run `pipeline` on a `kind` from the command line, print what it returns, and return the exit code."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("pipelines").setLevel(logging.INFO)
-    try:
-        print(pipeline(parse(kind)))
-    except (VistaError, OSError, ValueError) as error:
-        if (message := explained(error)) is None:
-            raise
-        print(f"error: {message}", file=sys.stderr)
-        return error.exit_code if isinstance(error, VistaError) else 1
+
+def run_job(
+    kind: type[Config],
+    function: Callable[[Config], object],
+    arguments: list[str] | None = None,
+    program: str | None = None,
+) -> int:
+    """Call `function` with its options, a `kind` that is read from `arguments` (default: the command line).
+
+    Prints what it returns to standard output, and errors to standard error. Returns the exit code.
+    """
+    with logging_to_stderr():
+        try:
+            print(function(parse(kind, arguments, program)))
+        except (VistaError, OSError, ValueError) as error:
+            if (message := explained(error)) is None:
+                raise
+            log.error("%s", message)
+            return error.exit_code if isinstance(error, VistaError) else 1
     return 0

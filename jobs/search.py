@@ -1,15 +1,13 @@
-"""Search a published table exactly, by text, image, or both. See --help."""
+"""Search a published table by text, image, or both. See --help."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it also runs where vista isn't installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `ray job submit` runs the file, not the package
 
-from jobs import run_job
-from pipelines.run_config import SearchConfig
-from pipelines.search import search
+from jobs.vista import run_command
 
 if __name__ == "__main__":
-    sys.exit(run_job(SearchConfig, search))
+    sys.exit(run_command("search"))

@@ -1,9 +1,9 @@
-"""A small catalog that the repository draws itself: for `make demo`, and for tests.
+"""A small generated catalog, for `make demo` and for tests.
 
     python -m pipelines.sample_catalog FOLDER
 
-writes FOLDER/catalog.parquet: shapes in two colours with a caption and a price; some records are text only, some
-image only, and one image is damaged, as in real catalogs.
+writes FOLDER/catalog.parquet and FOLDER/query.png. Each record is a shape in two colours with a caption and a price.
+As in real catalogs, some records have only a text, some only an image, and one image is damaged.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ SCHEMA = pa.schema(
 
 
 def draw(shape: str, colour: str, background: str) -> bytes:
-    """A PNG of one shape."""
+    """A PNG of one shape, SIZE x SIZE pixels."""
     image = Image.new("RGB", (SIZE, SIZE), COLOURS[background])
     pen = ImageDraw.Draw(image)
     box = (12, 12, SIZE - 12, SIZE - 12)
@@ -69,7 +69,7 @@ def draw(shape: str, colour: str, background: str) -> bytes:
 
 
 def records() -> Iterator[dict[str, Any]]:
-    """336 records, always the same: six shapes in eight colours on seven backgrounds."""
+    """The 336 records, always the same: six shapes in eight colours on seven backgrounds each."""
     pairs = itertools.permutations(COLOURS, 2)
     for number, (shape, (colour, background)) in enumerate(itertools.product(SHAPES, pairs)):
         yield {
@@ -82,7 +82,7 @@ def records() -> Iterator[dict[str, Any]]:
 
 
 def write_catalog(folder: Path, row_group_size: int = 64) -> Path:
-    """Write the catalog, one of its images damaged, and return its path."""
+    """Write the catalog, with one image truncated, and the image `query.png`; returns the catalog's path."""
     rows = list(records())
     rows[10] |= {"image": rows[10]["image"][:200]}
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Search the published version of a table by text, image, or both: exact, so that it judges the vectors alone."""
+"""Search the published version of a table by text, image, or both. Exact: no index is used. Needs no Ray."""
 
 from __future__ import annotations
 
@@ -6,20 +6,56 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import lance
 import lancedb
 import pyarrow as pa
 
-from pipelines.records import FINGERPRINT, ID, IMAGE, MODALITY, OBJECT, RUN, TEXT, VECTOR
-from pipelines.run_config import SearchConfig
-from pipelines.sink.table import PUBLISHED, as_column, made_from, open_dataset, stored_identity, table_uri
-from pipelines.sources.objects import absolute
-from pipelines.stages.encode import local_file
+from pipelines.options import AT_LEAST_1, NAME, Device, check_options
+from pipelines.records import ID, IMAGE, MODALITY, OBJECT, RUN, TEXT
+from pipelines.storage.uris import absolute
+from pipelines.storage.weights import local_file
+from pipelines.tables.dataset import PUBLISHED, open_dataset, table_uri
+from pipelines.tables.origin import Origin, vista_column
+from pipelines.tables.vector_column import VectorColumn
 from vista_core import Encoder, EncoderSettings, Record, RecordError, UsageError, display_name
 
-DISTANCE = "_distance"
+DISTANCE = "_distance"  # the name that LanceDB gives the column
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """Search the published version of --db/--table by text, image, or both. Exact: no index is used."""
+
+    db: str
+    """Where the LanceDB tables are: a folder or an s3:// URI."""
+    table: Annotated[str, NAME]
+    """Name of the table."""
+    text: str | None = None
+    """The text to search with."""
+    image: str | None = None
+    """The image file to search with."""
+    k: Annotated[int, AT_LEAST_1] = 10
+    """Number of results."""
+    where: str | None = None
+    """Search only the rows that pass this SQL filter on the table's columns."""
+    json: bool = False
+    """Print JSON lines: id, score and the row's other columns."""
+    model: str | None = None
+    """The model that the column was embedded with; default: the one that is stored with the table."""
+    weights: str | None = None
+    """The model's weights, if they are no longer where the table says."""
+    from_pretrained: str | None = None
+    """The folder with config.json and tokenizer, if it is no longer where the table says."""
+    device: Device = "auto"
+    """Where the model runs."""
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for values that can't work."""
+        check_options(self)
+        if self.text is None and self.image is None:
+            raise UsageError("nothing to search with: give --text, --image, or both")
 
 
 @dataclass(frozen=True)
@@ -41,47 +77,35 @@ class Results:
 
 
 def shortened(text: str, width: int = 80) -> str:
-    """One line of `text`, however long it is."""
+    """`text` on one line of at most `width` characters."""
     line = " ".join(text.split())
     return line if len(line) <= width else f"{line[: width - 1]}…"
 
 
 def search(config: SearchConfig) -> Results:
-    """The `k` nearest rows by cosine. Raises UsageError for a table that isn't there or a query that can't be read."""
+    """The `k` nearest rows by cosine. Raises UsageError if there is no such table, or the query can't be encoded."""
     db = absolute(config.db)
     dataset = open_published(db, config.table)
-    encoder = Encoder.load(query_settings(config, dataset))
-    column = dataclasses.replace(stored_identity(dataset), dtype="float32")
-    if differences := encoder.identity.differences(column):
-        raise UsageError(
-            f"{config.table} was embedded with another encoder: {'; '.join(differences)}. "
-            "Name the files it was embedded with: --weights, --from-pretrained"
-        )
-    try:
-        image = Path(config.image) if config.image else None
-        [vector] = encoder.encode([Record(text=config.text, image=image)])
-    except RecordError as error:
-        raise UsageError(
-            f"--image {config.image}: {error.message}" if config.image else f"--text: {error.message}"
-        ) from error
+    column = vista_column(dataset)
+    encoder = load_encoder(config, Origin.of(dataset), column)
     table = lancedb.connect(db).open_table(config.table)
     table.checkout(PUBLISHED)
-    query: Any = table.search(vector, vector_column_name=VECTOR)
+    query: Any = table.search(encode_query(config, encoder), vector_column_name=column.name)
     query = query.distance_type("cosine").bypass_vector_index()
     if config.where:
         query = query.where(config.where, prefilter=True)
-    columns = [name for name in dataset.schema.names if name not in (VECTOR, IMAGE, FINGERPRINT, OBJECT, RUN)]
+    hidden = (column.name, column.fingerprint, IMAGE, OBJECT, RUN)
+    columns = [name for name in dataset.schema.names if name not in hidden]
     try:
         found = query.select([*columns, DISTANCE]).limit(config.k).to_arrow()
     except (ValueError, OSError, RuntimeError, pa.ArrowException) as error:
         raise UsageError(f"--where {config.where!r}: {error}" if config.where else str(error)) from error
-    return Results(
-        [scored(row) for row in found.to_pylist()], config.json, display_name(encoder.identity.model, config.weights)
-    )
+    model = display_name(encoder.identity.model, config.weights)
+    return Results([scored(row) for row in found.to_pylist()], config.json, model)
 
 
 def scored(row: dict[str, Any]) -> dict[str, Any]:
-    """A row with its cosine; a column of its own that is named `score` gives way."""
+    """`row` with its cosine as `score`, which replaces a column of that name."""
     score = 1 - row.pop(DISTANCE)
     return {ID: row.pop(ID)} | row | {"score": score}
 
@@ -93,17 +117,38 @@ def open_published(db: str, name: str) -> lance.LanceDataset:
     if dataset is None:
         raise UsageError(f"there is no table {name} in {db}")
     if PUBLISHED not in dataset.tags.list():
-        raise UsageError(f"{uri} was never published: no run ended well yet, {name}_runs says why")
+        raise UsageError(f"{uri} was never published: no run has succeeded yet, {name}_runs says why")
     return lance.dataset(uri, version=PUBLISHED)
 
 
-def query_settings(config: SearchConfig, dataset: lance.LanceDataset) -> EncoderSettings:
-    """The encoder that the column was filled by; options say where its files are now."""
-    given = {"model": config.model, "weights": config.weights, "from_pretrained": config.from_pretrained}
-    files = {name: made_from(dataset)[name] for name in given} | {
-        name: value for name, value in given.items() if value is not None
-    }
-    files["weights"] = local_file(files["weights"])
-    settings = as_column(EncoderSettings(device=config.device, **files), stored_identity(dataset))
-    # A single query has time for the most exact vector; the column's precision was for the many.
-    return dataclasses.replace(settings, dtype="float32")
+def load_encoder(config: SearchConfig, origin: Origin, column: VectorColumn) -> Encoder:
+    """The encoder of the column, in float32. Raises UsageError if the files in use now make another encoder."""
+    encoder = Encoder.load(query_settings(config, origin, column))
+    if differences := encoder.identity.differences(dataclasses.replace(column.identity, dtype="float32")):
+        raise UsageError(
+            f"{config.table} was embedded with another encoder: {'; '.join(differences)}. "
+            "Name the files it was embedded with: --weights, --from-pretrained"
+        )
+    return encoder
+
+
+def query_settings(config: SearchConfig, origin: Origin, column: VectorColumn) -> EncoderSettings:
+    """The settings that the column was filled with; options override where the encoder's files are."""
+    settings = EncoderSettings(
+        model=origin.model if config.model is None else config.model,
+        weights=local_file(origin.weights if config.weights is None else config.weights),
+        from_pretrained=origin.from_pretrained if config.from_pretrained is None else config.from_pretrained,
+        device=config.device,
+    )
+    # The column's precision was chosen for speed; one query can have the most exact vector.
+    return dataclasses.replace(column.settings(settings), dtype="float32")
+
+
+def encode_query(config: SearchConfig, encoder: Encoder) -> Any:
+    """The vector of the query, float32 [D]. Raises UsageError, which names the option, if it can't be encoded."""
+    try:
+        [vector] = encoder.encode([Record(text=config.text, image=Path(config.image) if config.image else None)])
+    except RecordError as error:
+        option = f"--image {config.image}" if config.image else "--text"
+        raise UsageError(f"{option}: {error.message}") from error
+    return vector

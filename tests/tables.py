@@ -1,4 +1,4 @@
-"""Blocks as they arrive at the sink, without a source or a model: what tests of the sink are made of."""
+"""Encoded records in the form in which they reach the write step, made without a source or a model."""
 
 import hashlib
 
@@ -6,12 +6,19 @@ import lance
 import numpy as np
 import pyarrow as pa
 
-from pipelines.records import FLOW_FIELDS, READ_FIELDS, REJECT_SCHEMA, TALLY_TYPE, Reject, fingerprint, table_schema
-from pipelines.sink.commit import Committer
-from pipelines.sink.fragments import Bundle, Refill, Written, write_bundle
-from pipelines.sink.lease import Holder, Lease
-from pipelines.sink.read_objects import ReadObjects
-from pipelines.sink.table import TableVersion, ensure_dataset, new_table_schema, table_uri
+from pipelines.batch_stats import BatchStats, FileCounts
+from pipelines.events import Events, Listener
+from pipelines.fingerprint import fingerprint
+from pipelines.ingest.commit import Committer, Target
+from pipelines.ingest.fragments import Bundle, Replacement, Written, write_bundle
+from pipelines.ingest.manifest import MANIFEST_SCHEMA, Manifest, Reading
+from pipelines.reasons import REASONS
+from pipelines.records import DECODED_FIELDS, FINGERPRINT, FLOW_FIELDS, READ_FIELDS, REJECT_SCHEMA, VECTOR
+from pipelines.tables.dataset import TableVersion, ensure_dataset, table_uri
+from pipelines.tables.lease import Holder, Lease
+from pipelines.tables.origin import Origin
+from pipelines.tables.schema import table_schema
+from pipelines.tables.vector_column import VectorColumn
 from vista_core import EncoderIdentity
 
 DIMENSION = 8
@@ -26,29 +33,30 @@ IDENTITY = EncoderIdentity(
     max_tokens=(128, 112),
     dimension=DIMENSION,
 )
+COLUMN = VectorColumn("vector", IDENTITY)
 EXTRA = pa.schema([("price", pa.int64())])
 
 
 def vector_of(text: str) -> np.ndarray:
-    """A unit vector that depends on the text alone, as an encoder's does."""
+    """A unit vector that depends only on the text, like the vector of an encoder."""
     seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
     vector = np.random.default_rng(seed).standard_normal(DIMENSION)
     return (vector / np.linalg.norm(vector)).astype(np.float16)
 
 
-def block(contents: dict[str, str] | list[tuple[str, str]], source_object: str = "a.parquet") -> pa.Table:
-    """Encoded records, (id, text) each."""
+def block(contents: dict[str, str] | list[tuple[str, str]], file: str = "a.parquet") -> pa.Table:
+    """Encoded records with these ids and texts."""
     rows = list(contents.items()) if isinstance(contents, dict) else contents
     values = {
         "id": pa.array([key for key, _ in rows], pa.string()),
         "text": pa.array([text for _, text in rows], pa.string()),
-        "_object": pa.repeat(source_object, len(rows)),
+        "_object": pa.repeat(file, len(rows)),
         "_row": pa.array(range(len(rows)), pa.int64()),
         "price": pa.array([1] * len(rows), pa.int64()),
         "modality": pa.repeat("text", len(rows)),
         "truncated": pa.array([False] * len(rows)),
-        "vector_fingerprint": pa.array([fingerprint(text, None) for _, text in rows], pa.binary(16)),
-        "vector": pa.FixedSizeListArray.from_arrays(
+        FINGERPRINT: pa.array([fingerprint(text, None) for _, text in rows], pa.binary(16)),
+        VECTOR: pa.FixedSizeListArray.from_arrays(
             pa.array(np.array([vector_of(text) for _, text in rows], np.float16).reshape(-1)), DIMENSION
         ),
     }
@@ -56,12 +64,12 @@ def block(contents: dict[str, str] | list[tuple[str, str]], source_object: str =
 
 
 def with_other_columns_changed(table: pa.Table, price: int) -> pa.Table:
-    """Records as `select` marks them whose content is that of the table: no stage gave them a vector."""
+    """The records as `select` marks them if only other columns changed: without a vector of their own."""
     nothing = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(len(table) * DIMENSION, np.float16)), DIMENSION)
     values = {
         "_has_vector": pa.repeat(True, len(table)),
         "price": pa.repeat(price, len(table)),
-        "vector": nothing,
+        VECTOR: nothing,
         "modality": pa.nulls(len(table), pa.string()),
         "truncated": pa.nulls(len(table), pa.bool_()),
     }
@@ -70,51 +78,50 @@ def with_other_columns_changed(table: pa.Table, price: int) -> pa.Table:
     return table
 
 
-def rejected(ids: list[str], source_object: str = "a.parquet", reason: str = "image_undecodable") -> pa.Table:
-    """Records that an earlier stage rejected."""
-    reject = Reject("decode", reason, "not an image")
-    table = block(dict.fromkeys(ids, ""), source_object)
+def rejected(ids: list[str], file: str = "a.parquet", reason: str = "image_undecodable") -> pa.Table:
+    """Records with these ids that an earlier stage rejected."""
+    reject = REASONS[reason].reject("not an image")
+    table = block(dict.fromkeys(ids, ""), file)
     for name, value in (("_reason", reject.reason), ("_stage", reject.stage), ("_message", reject.message)):
         table = table.set_column(table.schema.get_field_index(name), name, pa.repeat(value, len(ids)))
     return table
 
 
-def tally(
+def stats(
     read: int,
     unchanged: dict[int, int] | None = None,
-    source_object: str = "a.parquet",
+    file: str = "a.parquet",
     ended: bool = False,
-    digest: int = 0,
+    checksum: int = 0,
 ) -> pa.Table:
-    """What a unit counted; `unchanged` maps rows of the object to addresses in the table, `digest` is theirs."""
+    """The batch statistics of a unit. `unchanged` maps rows of the file to table addresses; `checksum` is theirs."""
     unchanged = unchanged or {}
-    share = {"object": source_object, "read": read, "claims": 0, "unchanged": len(unchanged), "digest": digest}
-    value = {
-        "objects": [share],
-        "unchanged_addresses": list(unchanged.values()),
-        "unchanged_rows": list(unchanged),
-        "unchanged_objects": [0] * len(unchanged),
-        "ended": [source_object] if ended else [],
-    }
-    vector = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(DIMENSION, np.float16)), DIMENSION)
-    return _table({"_tally": pa.array([value], TALLY_TYPE), "vector": vector}, 1)
+    value = BatchStats(
+        files=[FileCounts(file, read, 0, len(unchanged), checksum)],
+        unchanged_addresses=list(unchanged.values()),
+        unchanged_rows=list(unchanged),
+        unchanged_files=[0] * len(unchanged),
+        ended=[file] if ended else [],
+    )
+    return value.row(SCHEMA)
+
+
+def schema_of(extra: pa.Schema) -> pa.Schema:
+    """The schema of encoded records at the end of the flow."""
+    decoded = [field for field in DECODED_FIELDS if field.name in ("modality", "truncated")]
+    vector = pa.field(VECTOR, pa.list_(pa.float16(), DIMENSION))
+    return pa.schema([*READ_FIELDS, *extra, *FLOW_FIELDS, *decoded, vector])
+
+
+SCHEMA = schema_of(EXTRA)
 
 
 def _table(values: dict, rows: int) -> pa.Table:
-    fields = [
-        *READ_FIELDS,
-        *EXTRA,
-        *FLOW_FIELDS,
-        pa.field("modality", pa.string()),
-        pa.field("truncated", pa.bool_()),
-        pa.field("vector", pa.list_(pa.float16(), DIMENSION)),
-    ]
-    schema = pa.schema(fields)
-    return pa.table([values.get(f.name, pa.nulls(rows, f.type)) for f in schema], schema=schema)
+    return pa.table([values.get(f.name, pa.nulls(rows, f.type)) for f in SCHEMA], schema=SCHEMA)
 
 
 class Unfenced(Lease):
-    """The lease of a writer that shares the table with others: what those of another make do."""
+    """A lease that is never checked, so that a test can have several writers of one table."""
 
     def __init__(self, run: str) -> None:
         super().__init__(Holder.this_process(run))
@@ -123,19 +130,33 @@ class Unfenced(Lease):
         pass
 
 
-def new_committer(db: object, run: str = "run-1", extra: pa.Schema = EXTRA, keep_stale: bool = False) -> Committer:
-    """A committer on the table `db`/t, created where it is missing."""
-    schema = new_table_schema(
-        table_schema(extra, DIMENSION, image_uri=False, store_images=False), IDENTITY, {"model": "vista-tiny"}
-    )
-    table = ensure_dataset(table_uri(str(db), "t"), schema)
+def new_target(
+    db: object, run: str, extra: pa.Schema = EXTRA, reading: Reading | None = None, keep_stale: bool = False
+) -> Target:
+    """The table `db`/t with its rejects and manifest, created if they are missing."""
+    table = ensure_dataset(table_uri(str(db), "t"), table_schema(extra, COLUMN, Origin("vista-tiny")))
     rejects = ensure_dataset(table_uri(str(db), "t_rejects"), REJECT_SCHEMA)
-    objects = ReadObjects(table_uri(str(db), "t_objects"), "reading", run, {}, {})
-    return Committer(table, rejects, objects, Unfenced(run), keep_stale)
+    manifest = ensure_dataset(table_uri(str(db), "t_objects"), MANIFEST_SCHEMA)
+    reading = reading or Reading("reading", run, {}, {})
+    return Target(table, COLUMN, rejects, Manifest(manifest.uri, reading), keep_stale)
+
+
+def new_committer(
+    db: object,
+    run: str = "run-1",
+    extra: pa.Schema = EXTRA,
+    reading: Reading | None = None,
+    keep_stale: bool = False,
+    listener: Listener | None = None,
+    lease: Lease | None = None,
+) -> Committer:
+    """A committer on the table `db`/t, which is created if it is missing. `listener` receives each event."""
+    events = Events([listener] if listener else [])
+    return Committer(new_target(db, run, extra, reading, keep_stale), lease or Unfenced(run), events)
 
 
 def address(version: TableVersion | Committer, key: str) -> int:
-    """Where a version of the table, by default the one that a committer stands on, has an id."""
+    """The address of an id in a version of the table; for a committer, in the version that it builds on."""
     if isinstance(version, Committer):
         version = TableVersion(version.table.uri, version.table.version)
     [found] = version.find([key])["_rowaddr"].to_pylist()
@@ -143,16 +164,16 @@ def address(version: TableVersion | Committer, key: str) -> int:
 
 
 def commit(committer: Committer, *blocks: pa.Table) -> None:
-    """What the driver does with blocks that arrived, less Ray."""
+    """Commit blocks as the driver does, without Ray."""
 
-    def write(bundle: Bundle) -> Written | Refill:
+    def write(bundle: Bundle) -> Written | Replacement:
         return write_bundle(bundle, *blocks)
 
     committer.commit(write)
 
 
 def contents(committer: Committer) -> dict[str, str]:
-    """id to text at the latest version; fails if an id is there twice."""
+    """The text of each id in the latest version; fails if an id occurs twice."""
     rows = lance.dataset(committer.table.uri).to_table(columns=["id", "text"]).to_pylist()
     found = {row["id"]: row["text"] for row in rows}
     assert len(found) == len(rows), "an id is in the table twice"
@@ -160,6 +181,6 @@ def contents(committer: Committer) -> dict[str, str]:
 
 
 def reject_reasons(committer: Committer) -> list[tuple[str, str]]:
-    """(id, reason) of every reject."""
+    """The id and reason of every reject."""
     rows = lance.dataset(committer.rejects.uri).to_table().to_pylist()
     return sorted((row["id"], row["reason"]) for row in rows)

@@ -1,4 +1,4 @@
-"""Each form that benchmarks write a catalog in is read back as the catalog, without a column being named."""
+"""A catalog is read back unchanged from each form in which benchmarks write it, without naming columns."""
 
 import uuid
 
@@ -10,14 +10,14 @@ import pytest
 
 from benchmarks.catalogs import FORMS, ROWS, catalog_id, write
 from pipelines.sources.columns import Columns
-from pipelines.sources.kinds import open_source
+from pipelines.sources.detect import open_source
 
 FLAT = ("price", "shape")  # which any form but a folder has room for
 
 
 @pytest.fixture(params=["local", "s3"])
 def destination(request) -> str:
-    """A new folder, of this machine or of a bucket."""
+    """A new local folder, and a new folder of the bucket."""
     if request.param == "local":
         return str(request.getfixturevalue("tmp_path") / "catalog")
     return request.getfixturevalue("s3").url(f"catalogs/{uuid.uuid4().hex}")
@@ -25,14 +25,14 @@ def destination(request) -> str:
 
 @pytest.fixture(scope="module")
 def some(catalog) -> pa.Table:
-    """Records with and without text or image, more than a part of any form takes."""
+    """Records with and without text or image, more than one file, shard or fragment holds."""
     table = pq.read_table(catalog)
     assert len(table) > 2 * ROWS
     return table
 
 
 def records(uri: str) -> dict[str, dict]:
-    """What a worker reads, by id; an image that is named only is fetched."""
+    """The records by id, as a worker reads them."""
     source = open_source(uri, Columns())
     found = {}
     for unit in source.units():
@@ -52,7 +52,7 @@ def image_of(row: dict, folder: str) -> bytes | None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_what_is_read_is_the_catalog(some, destination, form):
+def test_each_form_is_read_back_as_the_catalog(some, destination, form):
     found = records(write(some, form, destination))
     expected = {
         catalog_id(form, row["id"], at): row
@@ -68,8 +68,8 @@ def test_what_is_read_is_the_catalog(some, destination, form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_names_of_other_catalogs_do_as_well(some, tmp_path, form):
-    """A title for the text, and images as Hugging Face keeps them."""
+def test_other_usual_names_of_columns_are_found(some, tmp_path, form):
+    """The text is called `title`, and images are structs like those of Hugging Face datasets."""
     images = pa.array([{"bytes": image, "path": None} for image in some["image"].to_pylist()])
     other = some.rename_columns({"text": "title"}).set_column(2, "image", images).slice(0, 5)
     other = other.filter(pc.is_valid(other["title"]))
@@ -80,8 +80,8 @@ def test_the_names_of_other_catalogs_do_as_well(some, tmp_path, form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_same_catalog_is_written_in_the_same_way(some, tmp_path, form):
-    """But for Lance, which names its files at random."""
+def test_a_catalog_is_written_the_same_each_time(some, tmp_path, form):
+    """Lance is the exception, since it gives files random names."""
     for name in ("1", "2"):
         write(some.slice(0, 40), form, str(tmp_path / name))
     first, second = (

@@ -1,4 +1,4 @@
-"""cluster.yaml is what `ray up` takes, and fits this project. Nothing of AWS is asked."""
+"""cluster.yaml is valid for `ray up`, and fits this project. No request goes to AWS."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from jsonschema import ValidationError
 from packaging.specifiers import SpecifierSet
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from pipelines.resources import Cluster, share_out
+from pipelines.cluster.resources import Cluster, share_out
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "cluster.yaml").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-CORES_PER_GPU = 40  # of an H100, in docs/performance.md
+CORES_PER_GPU = 40  # for an H100, as docs/performance.md says
 
 
 @pytest.fixture
 def config() -> dict[str, Any]:
-    """As `ray up` makes of the file what it takes to AWS."""
+    """The file as `ray up` prepares it."""
     return prepare_config(yaml.safe_load(TEXT))
 
 
@@ -38,7 +38,7 @@ def resources(config: dict[str, Any], count: str, resource: str) -> int:
     return sum(kind[count] * kind["resources"].get(resource, 0) for kind in workers(config).values())
 
 
-def test_ray_takes_it(config):
+def test_ray_accepts_it(config):
     validate_config(config)
 
 
@@ -54,30 +54,30 @@ def test_ray_takes_it(config):
         lambda config: config.update(max_workers=0),
     ],
 )
-def test_ray_would_not_take_a_mistake(config, mistake):
+def test_ray_refuses_a_mistake(config, mistake):
     wrong = copy.deepcopy(config)
     mistake(wrong)
     with pytest.raises((ValidationError, ValueError)):
         validate_config(wrong)
 
 
-def test_the_head_has_no_work_and_is_not_taken_away(config):
+def test_the_head_runs_no_tasks_and_is_no_spot_node(config):
     head = config["available_node_types"][config["head_node_type"]]
     assert head["resources"] == {"CPU": 0}
     assert head["max_workers"] == 0
     assert "InstanceMarketOptions" not in head["node_config"]
 
 
-def test_resources_are_those_of_the_machines(config):
-    """Of these families Nxlarge has 4 N virtual cores."""
+def test_resources_agree_with_the_instance_types(config):
+    """In these families, Nxlarge has 4 N virtual cores."""
     for kind in workers(config).values():
         family, size = re.fullmatch(r"(\w+)\.(\d*)xlarge", kind["node_config"]["InstanceType"]).groups()
         assert kind["resources"]["CPU"] == 4 * int(size or 1)
         assert ("GPU" in kind["resources"]) == family.startswith(("g", "p"))
 
 
-def test_a_job_that_is_submitted_finds_an_encoder(config):
-    """It shares out what is there when it starts."""
+def test_a_submitted_job_gets_an_encoder(config):
+    """A job divides the resources that the cluster has when it starts."""
     nodes = 1 + sum(kind["min_workers"] for kind in workers(config).values())
     cluster = Cluster(resources(config, "min_workers", "CPU"), resources(config, "min_workers", "GPU"), nodes)
     shared = share_out(cluster, "auto", None)
@@ -85,27 +85,27 @@ def test_a_job_that_is_submitted_finds_an_encoder(config):
     assert shared.actors == 1
 
 
-def test_a_gpu_is_fed(config):
+def test_there_are_enough_cores_for_each_gpu(config):
     cores, gpus = resources(config, "max_workers", "CPU"), resources(config, "max_workers", "GPU")
     assert cores / gpus >= CORES_PER_GPU
     assert f"{CORES_PER_GPU} cores" in (ROOT / "docs" / "performance.md").read_text()
     assert sum(kind["max_workers"] for kind in workers(config).values()) <= config["max_workers"]
 
 
-def test_only_workers_that_a_run_gets_by_without_are_spot(config):
+def test_only_workers_without_a_gpu_are_spot_nodes(config):
     spot = {name for name, kind in workers(config).items() if "InstanceMarketOptions" in kind["node_config"]}
     assert spot == {name for name, kind in workers(config).items() if "GPU" not in kind["resources"]}
 
 
-def test_s3_is_reached_by_profile_and_no_key_is_in_the_file(config):
-    """The head's is its own: it launches nodes."""
+def test_profiles_give_access_to_s3_and_no_key_is_in_the_file(config):
+    """The head has its own profile, since it launches nodes."""
     profiles = {name: kind["node_config"]["IamInstanceProfile"] for name, kind in workers(config).items()}
     head = config["available_node_types"][config["head_node_type"]]["node_config"]["IamInstanceProfile"]
     assert head not in profiles.values()
     assert not re.search(r"AKIA|aws_secret|AWS_SECRET", TEXT)
 
 
-def test_what_is_copied_is_what_pip_installs(config):
+def test_the_copied_files_are_those_that_pip_installs(config):
     copied = {remote.removeprefix("~/vista/"): local for remote, local in config["file_mounts"].items()}
     assert all(remote == local and (ROOT / local).exists() for remote, local in copied.items())
     packages = {pattern.removesuffix("*") for pattern in PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]}
@@ -113,11 +113,11 @@ def test_what_is_copied_is_what_pip_installs(config):
 
 
 @pytest.mark.parametrize("setup", ["head_setup_commands", "worker_setup_commands"])
-def test_nodes_install_this_project_with_a_python_that_it_takes(config, setup):
+def test_nodes_install_this_project_with_a_python_that_it_supports(config, setup):
     commands = config[setup]
     [install] = [command for command in commands if "pip install" in command]
     python, *arguments = install.split()
-    assert {"~/vista", "boto3"} <= set(arguments), "the project, and what Ray launches nodes with"
+    assert {"~/vista", "boto3"} <= set(arguments), "the project, and the library with which Ray launches nodes"
     [(version, place)] = {pair for command in commands for pair in re.findall(r"python(3\.\d+) -m venv (\S+)", command)}
     assert python == f"{place}/bin/pip"
     assert version in SpecifierSet(PROJECT["project"]["requires-python"])
@@ -125,21 +125,21 @@ def test_nodes_install_this_project_with_a_python_that_it_takes(config, setup):
 
 
 def test_all_nodes_have_the_same_image(config):
-    """Ray wants one version of Python on all nodes."""
+    """Ray needs the same version of Python on all nodes."""
     images = {kind["node_config"]["ImageId"] for kind in config["available_node_types"].values()}
     assert len(images) == 1
 
 
-def test_who_reaches_the_dashboard_is_on_the_head(config):
+def test_the_dashboard_listens_on_the_head_only(config):
     [start] = [command for command in config["head_start_ray_commands"] if "ray start" in command]
     assert "--dashboard-host=127.0.0.1" in start
     assert "--autoscaling-config=~/ray_bootstrap_config.yaml" in start
 
 
-def test_the_readme_submits_jobs_in_the_same_way(config):
-    readme = (ROOT / "README.md").read_text()
+def test_the_documentation_submits_jobs_in_the_same_way(config):
+    operations = (ROOT / "docs" / "operations.md").read_text()
     environment = f"""--runtime-env-json '{{"env_vars": {{"AWS_REGION": "{config["provider"]["region"]}"}}}}'"""
-    for text in (TEXT, readme):
+    for text in (TEXT, operations):
         assert "ray job submit --address http://" in text
         assert "--working-dir ." in text
         assert environment in text

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,10 +12,29 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = ("vista_core", "pipelines", "jobs")  # each may import those before it
+# The rooms of `pipelines`, from the ground up: each may import those before it, and itself. Rooms of one line are
+# independent of each other.
+ROOMS = (
+    ("reasons",),
+    ("records",),
+    ("events", "options", "fingerprint", "batch_stats"),
+    ("storage",),
+    ("cluster",),
+    ("tables",),
+    ("sources",),
+    ("fetching",),
+    ("stages",),
+    ("ingest",),
+    ("gates",),
+    ("progress", "sample_catalog"),
+    ("embed", "search", "rollback"),  # the commands
+)
+WITHOUT_RAY = ("pipelines.search", "pipelines.rollback", "pipelines.tables.dataset", "pipelines.storage.errors")
 NOT_IN_THE_MODEL = {"ray", "lance", "lancedb", "lance_ray", "s3fs", "fsspec", "pyarrow", "duckdb", "boto3", "botocore"}
-TAKES_PIXELS_BY_ARROW = Path("vista_core/image.py")  # from Pillow, which hands them over so without a copy
+TAKES_PIXELS_BY_ARROW = Path("vista_core/image.py")  # from Pillow, which hands them over without a copy
 NAMES_THAT_SAY_NOTHING = {"utils", "util", "common", "helpers", "helper", "base", "misc", "processor", "tools"}
 PARAMETERS = 5
+LINES = 350
 OF_THE_REFERENCE = {"vista_core/drop_in.py"}  # its constructor has the parameters of the class it stands in for
 
 
@@ -28,24 +49,76 @@ def tree(path: Path) -> ast.Module:
 
 
 def imports(path: Path) -> Iterator[str]:
-    """The first part of every module that a file imports, wherever in it; a relative import is of its own package."""
+    """Every module that a file imports, wherever in it; a relative import is of its own package."""
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
-            yield from (alias.name.partition(".")[0] for alias in node.names)
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield path.parts[0] if node.level else (node.module or "").partition(".")[0]
+            module = ".".join(path.parts[: len(path.parts) - node.level]) if node.level else ""
+            module = ".".join(filter(None, [module, node.module]))
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def packages(path: Path) -> set[str]:
+    return {name.partition(".")[0] for name in imports(path)}
+
+
+def room(name: str) -> str:
+    """The room that `pipelines.ROOM.whatever` is in."""
+    return name.split(".")[1]
+
+
+def floor(of: str) -> int:
+    found = [number for number, rooms in enumerate(ROOMS) if of in rooms]
+    assert found, f"pipelines/{of} has no place among the rooms of tests/test_layering.py"
+    return found[0]
 
 
 @pytest.mark.parametrize("path", sources(*LAYERS), ids=str)
 def test_imports_go_from_jobs_to_pipelines_to_the_model(path):
     above = set(LAYERS[LAYERS.index(path.parts[0]) + 1 :])
-    assert not above & set(imports(path)), f"{path} imports what is built on it"
-    assert not {"tests", "benchmarks", "tools"} & set(imports(path))
+    assert not above & packages(path), f"{path} imports what is built on it"
+    assert not {"tests", "benchmarks", "tools"} & packages(path)
+
+
+@pytest.mark.parametrize("path", [path for path in sources("pipelines") if len(path.parts) > 1], ids=str)
+def test_imports_inside_pipelines_go_to_the_rooms_below(path):
+    here = path.parts[1].removesuffix(".py")
+    if here == "__init__":
+        assert not {name for name in imports(path) if name.startswith("pipelines.")}
+        return
+    for name in imports(path):
+        if name.startswith("pipelines.") and room(name) != here:
+            assert floor(room(name)) < floor(here), f"{path} imports {name}, which is not in a room below"
+
+
+def test_no_file_imports_itself_by_way_of_others():
+    files = {".".join(path.with_suffix("").parts).removesuffix(".__init__"): path for path in sources(*LAYERS)}
+    ties = {}
+    for module, path in files.items():
+        named = set(imports(path))
+        ties[module] = {name for name in files if name != module and (name in named or in_module(name, named))}
+    while leaves := [module for module, needed in ties.items() if not needed & ties.keys()]:
+        for module in leaves:
+            del ties[module]
+    assert not ties, f"import circles among {sorted(ties)}"
+
+
+def in_module(module: str, named: set[str]) -> bool:
+    """True if one of the imported names is defined in `module`."""
+    return any(name.rpartition(".")[0] == module for name in named)
+
+
+@pytest.mark.parametrize("module", WITHOUT_RAY)
+def test_what_runs_without_ray_does_not_import_it(module):
+    program = f"import sys, {module}; sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
 
 
 @pytest.mark.parametrize("path", sources("vista_core"), ids=str)
 def test_the_model_knows_neither_ray_nor_lance_nor_object_storage(path):
-    assert not (NOT_IN_THE_MODEL - {"pyarrow" if path == TAKES_PIXELS_BY_ARROW else None}) & set(imports(path))
+    allowed = {"pyarrow"} if path == TAKES_PIXELS_BY_ARROW else set()
+    assert not (NOT_IN_THE_MODEL - allowed) & packages(path)
 
 
 @pytest.mark.parametrize("path", sources("jobs"), ids=str)
@@ -54,8 +127,9 @@ def test_an_entry_point_is_short(path):
 
 
 @pytest.mark.parametrize("path", sources(*LAYERS), ids=str)
-def test_a_file_is_named_by_what_it_is_about(path):
+def test_a_file_is_short_and_named_by_its_subject(path):
     assert not {path.stem, path.parent.name} & NAMES_THAT_SAY_NOTHING
+    assert len((ROOT / path).read_text().splitlines()) <= LINES
 
 
 @pytest.mark.parametrize("path", sources(*LAYERS), ids=str)

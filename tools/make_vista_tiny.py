@@ -1,8 +1,10 @@
-"""Write the files of vista-tiny: a tokenizer trained on the standard library's own words, and drawn weights.
+"""Write the files of vista-tiny: a tokenizer trained on Python's own documentation, and synthetic weights.
 
-    python -m tools.make_vista_tiny [FOLDER]
+    env -i .venv/bin/python -m tools.make_vista_tiny [FOLDER]
 
-Everything comes from this interpreter, so one Python version writes the same files each time.
+The input is Python's documentation and its table of characters. `env -i` empties the environment, whose variables would
+otherwise be part of the input, since the documentation of `cgi` contains them. The same Python version then always
+writes the same files.
 """
 
 import json
@@ -22,12 +24,12 @@ from vista_core.synthetic import synthetic_checkpoint
 
 NAME = "vista-tiny"
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-SKIPPED = ("antigravity", "this", "idlelib", "turtledemo", "lib2to3", "__phello__", "test")  # they act when imported
-NAMES_REPEATED = 8  # character names (red apple, grinning face) are nearer to captions than documentation is
+SKIPPED = ("antigravity", "this", "idlelib", "turtledemo", "lib2to3", "__phello__", "test")  # imports with effects
+NAMES_REPEATED = 8  # weight of character names (red apple, grinning face), which resemble captions more than docs do
 
 
 def corpus() -> Iterator[str]:
-    """Documentation of the standard library's modules, then the names of Unicode's characters."""
+    """Lines to train on: documentation of the standard library, then names of Unicode characters."""
     for module in sorted(sys.stdlib_module_names):
         if not module.startswith(("_", *SKIPPED)):
             yield from _documentation(module)
@@ -38,16 +40,17 @@ def corpus() -> Iterator[str]:
 
 
 def _documentation(module: str) -> list[str]:
+    """The lines of a module's documentation, without what differs between machines and runs."""
     try:
         text = pydoc.plain(pydoc.render_doc(module))
-    except (ImportError, pydoc.ErrorDuringImport):  # of another platform
+    except (ImportError, pydoc.ErrorDuringImport):  # a module of another platform
         return []
-    prose = re.split(r"\n(?:DATA|FILE)\n", text)[0]  # values and paths are this machine's
-    return re.sub(r"0x[0-9a-f]+", "", prose).splitlines()  # addresses differ from run to run
+    prose = re.split(r"\n(?:DATA|FILE)\n", text)[0]  # values and paths depend on the machine
+    return re.sub(r"0x[0-9a-f]+", "", prose).splitlines()  # so do memory addresses on the run
 
 
 def train_tokenizer(vocab_size: int) -> Tokenizer:
-    """Byte-level BPE, lower-cased NFKC: no text has an unknown token."""
+    """Train a byte-level BPE tokenizer with lower-cased NFKC; no text has an unknown token."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -65,7 +68,7 @@ def train_tokenizer(vocab_size: int) -> Tokenizer:
 
 
 def main(folder: Path) -> None:
-    """Write config.json, tokenizer.json and model.safetensors."""
+    """Write config.json, tokenizer.json and model.safetensors to `folder`."""
     config = MODELS[NAME]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(hugging_face_config(config.text), indent=2) + "\n")

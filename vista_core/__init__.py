@@ -1,4 +1,4 @@
-"""Visualized-BGE: texts, images and images with text as vectors of one space. No Ray, no Lance, no object storage."""
+"""Visualized-BGE: texts, images and images with text as vectors in one space. No Ray, Lance or object storage."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from vista_core.tokenizer import Tokens
 
 if TYPE_CHECKING:
     from vista_core.drop_in import Visualized_BGE
-    from vista_core.encoder import Encoder
+    from vista_core.encoder import Encoder, encoder_identity
 
 __all__ = [
     "MODELS",
@@ -31,15 +31,20 @@ __all__ = [
     "VistaError",
     "Visualized_BGE",
     "display_name",
+    "encoder_identity",
     "plan_batches",
 ]
 
-# These import torch, which takes two seconds and 200 MB: of a job's many processes, only encoders should pay for it.
-_WITH_TORCH = {"Encoder": "vista_core.encoder", "Visualized_BGE": "vista_core.drop_in"}
+# These modules import torch, which takes two seconds and 200 MB. Most processes of a job don't need it.
+_WITH_TORCH = {
+    "Encoder": "vista_core.encoder",
+    "Visualized_BGE": "vista_core.drop_in",
+    "encoder_identity": "vista_core.encoder",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Import what holds the model when it is first asked for (PEP 562)."""
+    """Import the names that need torch when they are first used (PEP 562)."""
     if name not in _WITH_TORCH:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_WITH_TORCH[name]), name)

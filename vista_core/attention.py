@@ -1,6 +1,6 @@
-"""Scaled dot-product attention, in the form that is fastest where it runs, and over sequences of several lengths.
+"""Scaled dot-product attention (arXiv 1706.03762, section 3.2.1), also over sequences of different lengths.
 
-Shapes: B sequences, H heads of D, T queries, S keys.
+Shapes: B sequences, H heads of width D, T queries, S keys.
 """
 
 from dataclasses import dataclass
@@ -12,23 +12,26 @@ from torch import Tensor
 
 from vista_core.batching import plan_groups
 
-# Up to here the whole score matrix is faster on a CPU in bfloat16 than torch's flash kernel, 2.2 to 2.4 times at 32
-# to 512 tokens, the same at 2048; beyond, its memory counts too.
-WHOLE_SCORES_UP_TO = 1024
+# Largest number of keys for which a CPU in bfloat16 computes the full score matrix. Compared with torch's flash kernel,
+# that is 2.2 to 2.4 times as fast at 32 to 512 tokens, and as fast at 2048, where the matrix takes much memory.
+FULL_SCORES_UP_TO = 1024
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """[B, H, T, D] over [B, H, S, D] to [B, T, H*D]; mask bool [B, 1, 1, S], True where a key is."""
-    whole = q.device.type == "cpu" and q.dtype == torch.bfloat16 and k.shape[2] <= WHOLE_SCORES_UP_TO
-    attended = _whole_scores(q, k, v, mask) if whole else F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    """Attention by the implementation that is fastest on this device.
+
+    Takes q [B, H, T, D], k and v [B, H, S, D], and mask bool [B, 1, 1, S], False for padding; returns [B, T, H*D].
+    """
+    full = q.device.type == "cpu" and q.dtype == torch.bfloat16 and k.shape[2] <= FULL_SCORES_UP_TO
+    attended = _full_scores(q, k, v, mask) if full else F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return attended.transpose(1, 2).flatten(2)
 
 
-def _whole_scores(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+def _full_scores(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     batch, heads, _, width = q.shape
     queries, keys, values = (x.reshape(batch * heads, -1, width) for x in (q, k, v))
-    nothing = queries.new_empty(1, 1, 1)  # the product's scale comes for free this way
-    scores = torch.baddbmm(nothing, queries, keys.transpose(1, 2), beta=0, alpha=width**-0.5)  # [B*H, T, S]
+    unused = queries.new_empty(1, 1, 1)  # with beta=0, baddbmm is a matrix product that scales its result at no cost
+    scores = torch.baddbmm(unused, queries, keys.transpose(1, 2), beta=0, alpha=width**-0.5)  # [B*H, T, S]
     if mask is not None:
         scores.view(batch, heads, *scores.shape[1:]).masked_fill_(~mask, float("-inf"))
     return torch.bmm(scores.softmax(-1), values).view(q.shape)
@@ -36,35 +39,38 @@ def _whole_scores(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tenso
 
 @dataclass(frozen=True)
 class Group:
-    """Neighbouring sequences that attention takes at once."""
+    """Consecutive sequences that one call of attention computes, padded to the longest of them.
 
-    tokens: slice  # where they lie among all
-    count: int
-    padded_from: Tensor | None  # int64 [count * longest]: the token to stand in each place; None for equal lengths
-    packed_from: Tensor | None  # int64 [tokens]: the reverse
-    mask: Tensor | None  # bool [count, longest], True where a token is
+    If all lengths are equal, there is no padding: both indices and the mask are None.
+    """
+
+    tokens: slice  # the group's tokens among those of the whole batch
+    count: int  # sequences
+    padded_from: Tensor | None  # int64 [count * longest]: index of the packed token at each padded position
+    packed_from: Tensor | None  # int64 [tokens]: index of the padded position of each packed token
+    mask: Tensor | None  # bool [count, longest], False for padding
 
     def padded(self, packed: Tensor) -> Tensor:
-        """All tokens [T, ...] to this group's sequences, [count, longest, ...]."""
+        """Select this group's sequences from the packed batch: [T, ...] to [count, longest, ...]."""
         mine = packed[self.tokens] if self.padded_from is None else packed.index_select(0, self.padded_from)
         return mine.view(self.count, -1, *packed.shape[1:])
 
     def packed(self, padded: Tensor) -> Tensor:
-        """The reverse, [tokens, ...]."""
+        """Remove the padding: [count, longest, ...] to [tokens, ...]."""
         flat = padded.flatten(0, 1)
         return flat if self.packed_from is None else flat.index_select(0, self.packed_from)
 
 
 class Packing:
-    """How sequences lie one behind the other, without padding: only attention pads, group by group."""
+    """Layout of a batch whose sequences are concatenated without padding; only attention pads, group by group."""
 
     def __init__(self, lengths: np.ndarray, device: torch.device) -> None:
         starts = np.cumsum(lengths) - lengths
-        self.starts = on_device(starts, device)  # int64 [B]: each sequence's first token
+        self.starts = on_device(starts, device)  # int64 [B]: index of each sequence's first token, its CLS
         self.groups = [_group(lengths[part], int(starts[part][0]), device) for part in plan_groups(lengths.tolist())]
 
     def attend(self, qkv: Tensor) -> Tensor:
-        """Queries, keys and values [T, 3, H, D] to [T, H*D], each sequence for itself."""
+        """Self-attention within each sequence: queries, keys and values [T, 3, H, D] to [T, H*D]."""
         attended = []
         for group in self.groups:
             q, k, v = group.padded(qkv).permute(2, 0, 3, 1, 4).unbind(0)  # [count, H, longest, D]
@@ -72,17 +78,20 @@ class Packing:
             attended.append(group.packed(attend(q, k, v, mask)))
         return attended[0] if len(attended) == 1 else torch.cat(attended)
 
-    def read(self, queries: Tensor, x: Tensor) -> Tensor:
-        """H queries of each sequence, [B, H, W], over its tokens among [T, W] as keys and as values, to [B, H, W]."""
-        read, first = [], 0
+    def attend_states(self, queries: Tensor, states: Tensor) -> Tensor:
+        """Attention whose keys and values are the token states themselves, unprojected and unscaled.
+
+        Each sequence has one query of width W for each head: queries [B, H, W] and states [T, W] to [B, H, W].
+        """
+        attended, first = [], 0
         for group in self.groups:
-            tokens, mine = group.padded(x), queries[first : first + group.count]
+            tokens, mine = group.padded(states), queries[first : first + group.count]
             scores = torch.bmm(mine, tokens.transpose(1, 2))  # [count, H, longest]
             if group.mask is not None:
                 scores = scores.masked_fill(~group.mask[:, None], float("-inf"))
-            read.append(torch.bmm(scores.softmax(-1), tokens))
+            attended.append(torch.bmm(scores.softmax(-1), tokens))
             first += group.count
-        return read[0] if len(read) == 1 else torch.cat(read)
+        return attended[0] if len(attended) == 1 else torch.cat(attended)
 
 
 def _group(lengths: np.ndarray, start: int, device: torch.device) -> Group:
@@ -90,13 +99,13 @@ def _group(lengths: np.ndarray, start: int, device: torch.device) -> Group:
     if (lengths == longest).all():
         return Group(tokens, len(lengths), None, None, None)
     mask = np.arange(longest) < lengths[:, None]
-    padded_from = np.full(mask.shape, start)  # padding repeats some token, and is masked
+    padded_from = np.full(mask.shape, start)  # padding repeats the group's first token; the mask hides it
     padded_from[mask] = np.arange(tokens.start, tokens.stop)
     arrays = (padded_from.reshape(-1), np.flatnonzero(mask), mask)
     return Group(tokens, len(lengths), *(on_device(array, device) for array in arrays))
 
 
 def on_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """`array` as a tensor; a GPU fetches it from pinned memory while the CPU goes on."""
+    """Copy an array to a device. A copy to a GPU is asynchronous, from pinned memory."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor

@@ -1,17 +1,18 @@
-"""Which sequences go through the model at once. Policies on plain numbers: no tensor in sight."""
+"""Which sequences go through the model together: policies on plain numbers, without tensors."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-GOOD_BATCHES = 256  # so many without a lack of memory, and a halved budget is doubled again
+BATCHES_UNTIL_DOUBLED = 256  # successful batches after which a reduced budget is doubled
 
 
 def plan_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
-    """Indices of `lengths` in batches of at most `token_budget` tokens, shortest first; every index is in one batch.
+    """Divide sequences into batches of at most `token_budget` tokens; returns the indices of each batch.
 
-    The batches share the tokens evenly, so that none is a small remainder: there are as few as a budget allows, or one
-    more. A sequence longer than the budget is alone. Equal lengths keep their order.
+    Every index is in exactly one batch. Shorter sequences come first, and equal lengths keep their order. A sequence
+    longer than the budget gets a batch of its own. Tokens are spread evenly over the batches, so that the last one is
+    not a small remainder; this takes at most about one batch more than the minimum.
     """
     batches: list[list[int]] = []
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
@@ -29,44 +30,47 @@ def plan_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
 
 
 def plan_groups(lengths: Sequence[int]) -> list[slice]:
-    """Neighbours among `lengths`, which rise, that attention takes at once, padded to the longest of them.
+    """Divide sequences with ascending `lengths` into groups that attention computes at once; returns their slices.
 
-    Attention is a small part of the work, and each group has a cost of its own: a quarter of padding is cheap, and of
-    few tokens any amount is.
+    Within a group, sequences are padded to the longest of them. Attention is a small part of the work and each group
+    has a fixed cost, so up to 64 tokens of padding are allowed, plus a quarter of the group's own tokens.
     """
     groups: list[slice] = []
     start = tokens = 0
-    for place, length in enumerate(lengths):
-        padding = (place - start + 1) * length - (tokens + length)
+    for index, length in enumerate(lengths):
+        padding = (index - start + 1) * length - (tokens + length)
         if padding > 64 + (tokens + length) // 4:
-            groups.append(slice(start, place))
-            start, tokens = place, 0
+            groups.append(slice(start, index))
+            start, tokens = index, 0
         tokens += length
     return [*groups, slice(start, len(lengths))] if len(lengths) else []
 
 
 class TokenBudget:
-    """How many tokens go through the model at once: halved when memory runs out, and restored step by step."""
+    """Tokens of one batch: halved when memory runs out, doubled again after enough batches that fitted."""
 
     def __init__(self, tokens: int) -> None:
-        self.most = tokens
+        self.maximum = tokens
         self.tokens = tokens
-        self.good = 0  # batches since the last change
+        self.successes = 0  # batches since the budget last changed
 
     def halve(self) -> None:
-        """After a batch that did not fit."""
+        """Record a batch that did not fit into memory."""
         self.tokens = max(1, self.tokens // 2)
-        self.good = 0
+        self.successes = 0
 
-    def fitted(self) -> None:
-        """After a batch that did."""
-        self.good += 1
-        if self.tokens < self.most and self.good >= GOOD_BATCHES:
-            self.tokens = min(self.most, 2 * self.tokens)
-            self.good = 0
+    def record_success(self) -> None:
+        """Record a batch that fitted."""
+        self.successes += 1
+        if self.tokens < self.maximum and self.successes >= BATCHES_UNTIL_DOUBLED:
+            self.tokens = min(self.maximum, 2 * self.tokens)
+            self.successes = 0
 
 
-def places_within(lengths: np.ndarray) -> np.ndarray:
-    """Of each token of packed sequences, its place in its own: [0, 1, 0, 1, 2] for lengths 2 and 3; int64 [T]."""
+def positions_within(lengths: np.ndarray) -> np.ndarray:
+    """Position of each token in its own sequence, for concatenated sequences of these lengths; int64 [T].
+
+    Lengths 2 and 3 give [0, 1, 0, 1, 2].
+    """
     starts = np.cumsum(lengths) - lengths
     return np.arange(lengths.sum()) - np.repeat(starts, lengths)

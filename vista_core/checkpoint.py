@@ -1,9 +1,9 @@
-"""Weights files: the released `.pth`, and the `.safetensors` made from it.
+"""Weights files: the released `.pth`, and the `.safetensors` converted from it.
 
     python -m vista_core.checkpoint convert Visualized_base_en_v1.5.pth base.safetensors [--model NAME]
 
-Reading is strict. Every key of a file is either in KEY_TABLE or known to have no place (DROPPED); what is missing,
-unexpected or of another shape is named.
+Loading is strict. Every key of a file is either in KEY_TABLE or known to be unused (IGNORED_KEYS); an error lists the
+keys that are missing, unexpected or of another shape.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from vista_core.vision import in_halves, rope_tables
 
 Shape = tuple[int, ...]
 
-# Our parameter, and the released ones that are joined along its first axis. {i} counts layers.
+# Our parameter, and the released ones that are concatenated along its first axis. {i} is the layer, * weight and bias.
 _TEXT, _VISION = "bge_encoder.layer.{i}.", "model_visual.visual.blocks.{i}."
 KEY_TABLE: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("text.embeddings.word.weight", ("bge_embeddings.word_embeddings.weight",)),
@@ -62,7 +62,7 @@ KEY_TABLE: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 
 ROPE = re.compile(r"\.rope\.freqs_(cos|sin)$")
-DROPPED = re.compile(  # of the reference's modules, but not on the way to a vector
+IGNORED_KEYS = re.compile(  # keys of the reference implementation that the model doesn't load
     r"bge_pooler\.dense\.(weight|bias)|bge_embeddings\.position_ids|model_visual\.logit_scale"
     r"|model_visual\.visual\.(norm|head)\.(weight|bias)|model_visual\.visual\.(blocks\.\d+\.attn\.)?rope\.freqs_(cos|sin)"
 )
@@ -70,7 +70,7 @@ DROPPED = re.compile(  # of the reference's modules, but not on the way to a vec
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Named tensors that are read one at a time; `name` is the file, for messages."""
+    """Named tensors, each read on request; `name` is the file's, for messages."""
 
     name: str
     shapes: Mapping[str, Shape]
@@ -78,7 +78,10 @@ class Checkpoint:
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """A `.pth` or `.safetensors`, mapped into memory and not yet read; CheckpointError where it is damaged."""
+    """Memory-map a `.pth` or `.safetensors`; no tensor is read yet.
+
+    Raises UsageError if there is no such file, CheckpointError if it is damaged or no weights file.
+    """
     if not path.is_file():
         raise UsageError(f"--weights {path}: there is no such file")
     try:
@@ -86,8 +89,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
     except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
         first_line = str(error).strip().split("\n")[0][:200]
         raise CheckpointError(
-            f"{path} ({path.stat().st_size:,} bytes) cannot be read as weights, it is damaged, incomplete or another "
-            f"kind of file: fetch or convert it again ({type(error).__name__}: {first_line})"
+            f"{path} ({path.stat().st_size:,} bytes) cannot be read as weights: it is damaged, incomplete or another "
+            f"kind of file; fetch or convert it again ({type(error).__name__}: {first_line})"
         ) from error
 
 
@@ -99,15 +102,15 @@ def _open_safetensors(path: Path) -> Checkpoint:
 
 
 def _open_pth(path: Path) -> Checkpoint:
-    # only the zip layout, torch's since 1.6, can be mapped
+    # torch can memory-map only the zip format, which it has written since 1.6
     state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError("it holds no plain table of tensors")
+        raise ValueError("it is not a plain dict of tensors")
     return Checkpoint(str(path), {key: tuple(value.shape) for key, value in state.items()}, state.__getitem__)
 
 
 def key_rows(config: ModelConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """KEY_TABLE written out for a model: each of its parameters with the released keys it is made of."""
+    """KEY_TABLE expanded for a model: each of its parameters with the released keys that it is made of."""
     for own, released in KEY_TABLE:
         layers = config.vision.layers if own.startswith("vision") else config.text.layers
         for i in range(layers if "{i}" in own else 1):
@@ -120,23 +123,26 @@ def _expand(pattern: str, i: int, kind: str) -> str:
 
 
 class WithoutInitialisation(TorchFunctionMode):
-    """Draws no numbers for parameters: on "meta" there are none, and torch would import its whole compiler (1.4 s)."""
+    """Skips the random initialisation of parameters.
+
+    On the "meta" device it has no effect, yet torch imports its whole compiler for it (1.4 s).
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """What `func` returns; nothing for those of torch.nn.init, which modules call for their effect."""
+        """Call `func`, unless it is one of torch.nn.init's, whose results modules ignore."""
         if getattr(func, "__module__", None) == "torch.nn.init":
             return None
         return func(*args, **kwargs or {})
 
 
 def empty_model(config: ModelConfig) -> VistaModel:
-    """The model's shape without memory for its parameters."""
+    """A model in evaluation mode whose parameters have shapes but no memory (the "meta" device)."""
     with torch.device("meta"), WithoutInitialisation():
         return VistaModel(config).eval()
 
 
 def released_shapes(config: ModelConfig) -> dict[str, Shape]:
-    """Released key to shape, for every tensor that the model uses."""
+    """Shapes of the tensors that the model uses, by released key."""
     own_shapes = {key: tuple(value.shape) for key, value in empty_model(config).state_dict().items()}
     shapes = {}
     for own, released in key_rows(config):
@@ -147,8 +153,9 @@ def released_shapes(config: ModelConfig) -> dict[str, Shape]:
 
 
 def check_keys(config: ModelConfig, checkpoint: Checkpoint) -> None:
-    """Raise a CheckpointError that names every kind of difference between a file and the model."""
+    """Raise CheckpointError if keys, shapes or RoPE tables of a file don't fit the model; the message lists them."""
     expected, found = released_shapes(config), checkpoint.shapes
+    unknown = [key for key in found.keys() - expected.keys() if not IGNORED_KEYS.fullmatch(key)]
     misshaped = [
         f"{key} {list(found[key])}, not {list(expected[key])}"
         for key in expected
@@ -156,7 +163,7 @@ def check_keys(config: ModelConfig, checkpoint: Checkpoint) -> None:
     ]
     problems = [
         _listing("missing", sorted(expected.keys() - found.keys())),
-        _listing("unexpected", sorted(key for key in found.keys() - expected.keys() if not DROPPED.fullmatch(key))),
+        _listing("unexpected", sorted(unknown)),
         _listing("of another shape", misshaped),
     ]
     if any(problems):
@@ -171,7 +178,7 @@ def _listing(kind: str, entries: list[str]) -> str:
 
 
 def detect_model(shapes: Mapping[str, Shape]) -> str | None:
-    """The known model whose every tensor is among `shapes`."""
+    """The known model all of whose tensors are among `shapes`; None if there is none."""
     return next((name for name in MODELS if released_shapes(MODELS[name]).items() <= shapes.items()), None)
 
 
@@ -181,7 +188,11 @@ def _hint(shapes: Mapping[str, Shape]) -> str:
 
 
 def _check_rope(config: ModelConfig, checkpoint: Checkpoint) -> None:
-    """Position tables of another image or patch size would fit in nothing but their values."""
+    """Raise CheckpointError if the file stores RoPE tables of another grid.
+
+    The model computes its own tables and loads none. A stored table with other values shows that the weights were
+    trained for another grid, even where all shapes fit.
+    """
     vision = config.vision
     tables = dict(
         zip(("cos", "sin"), map(torch.from_numpy, rope_tables(vision.grid, vision.width // vision.heads)), strict=True)
@@ -191,12 +202,15 @@ def _check_rope(config: ModelConfig, checkpoint: Checkpoint) -> None:
             stored, computed = checkpoint.read(key).float(), tables[match[1]]
             if stored.shape != computed.shape or not torch.allclose(stored, computed, rtol=0, atol=1e-4):
                 raise CheckpointError(
-                    f"{checkpoint.name}: {key} is of another position grid than {vision.grid} x {vision.grid} patches"
+                    f"{checkpoint.name}: {key} is the table of another grid than {vision.grid} x {vision.grid} patches"
                 )
 
 
 def weights_digest(config: ModelConfig, checkpoint: Checkpoint) -> str:
-    """Sha256 over the tensors the model uses (key, shape, float32 bytes), the same for a file and its conversion."""
+    """Sha256 in hex over the tensors that the model uses: key, shape and float32 bytes of each.
+
+    A `.pth` and the `.safetensors` converted from it have the same digest.
+    """
     digest = hashlib.sha256()
     for key, shape in sorted(released_shapes(config).items()):
         digest.update(f"{key} {list(shape)}\n".encode())
@@ -205,7 +219,10 @@ def weights_digest(config: ModelConfig, checkpoint: Checkpoint) -> str:
 
 
 def load_model(config: ModelConfig, checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> VistaModel:
-    """A model in evaluation mode on the CPU; beyond its own memory it takes one tensor at a time."""
+    """Load a model in evaluation mode onto the CPU; CheckpointError if the file doesn't fit `config`.
+
+    Apart from the model itself, one tensor at a time is in memory.
+    """
     check_keys(config, checkpoint)
     model = empty_model(config)
     state = {own: _joined(checkpoint, released, dtype) for own, released in key_rows(config)}
@@ -217,14 +234,17 @@ def load_model(config: ModelConfig, checkpoint: Checkpoint, dtype: torch.dtype =
 
 def _joined(checkpoint: Checkpoint, released: Iterable[str], dtype: torch.dtype) -> Tensor:
     parts = [checkpoint.read(key).to(dtype) for key in released]
-    return parts[0].clone() if len(parts) == 1 else torch.cat(parts)  # a copy: the file may change under its mapping
+    return parts[0].clone() if len(parts) == 1 else torch.cat(parts)  # a copy, since the mapped file may change later
 
 
 def _reorder_heads(state: dict[str, Tensor], config: ModelConfig, order: Callable[[int], list[int]]) -> None:
-    """Put the values of each of the vision tower's query and key heads into the order that `order` says."""
+    """Reorder the rows of the vision tower's query and key projections in place, within each head.
+
+    `order` takes a head's width and returns the new order of its values.
+    """
     width, heads = config.vision.width, config.vision.heads
     head = order(width // heads)
-    rows = torch.tensor([start + place for start in range(0, 2 * width, width // heads) for place in head])
+    rows = torch.tensor([start + offset for start in range(0, 2 * width, width // heads) for offset in head])
     for i in range(config.vision.layers):
         qkv = f"vision.blocks.{i}.attention.qkv"
         weight, bias = state[f"{qkv}.weight"], state[f"{qkv}.q_bias"]
@@ -233,7 +253,7 @@ def _reorder_heads(state: dict[str, Tensor], config: ModelConfig, order: Callabl
 
 
 def released_state(model: VistaModel) -> dict[str, Tensor]:
-    """The reverse of `load_model`: a model's parameters under their released keys."""
+    """The inverse of `load_model`: a model's parameters under their released keys."""
     state, rows = model.state_dict(), key_rows(model.config)
     _reorder_heads(state, model.config, lambda width: np.argsort(in_halves(width)).tolist())
     return {
@@ -242,21 +262,25 @@ def released_state(model: VistaModel) -> dict[str, Tensor]:
 
 
 def save_tensors(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Write a `.safetensors`, whole or not at all."""
+    """Write a `.safetensors` atomically: to a temporary name, then renamed."""
     partial = path.with_name(f"{path.name}.partial")
     save_file({key: value.contiguous() for key, value in state.items()}, partial, {"format": "pt"})
-    partial.chmod(0o644)  # the library writes files that only their owner can read
+    partial.chmod(0o644)  # the library writes files that only the owner can read
     partial.replace(path)
 
 
 def convert(source: Path, target: Path, model: str | None = None) -> str:
-    """Write what a model uses of `source` to the `.safetensors` `target`; its weights digest."""
+    """Write the tensors that a model uses from `source` to a `.safetensors`, in float32; returns the weights digest.
+
+    Without `model`, the model is detected from the keys. Raises UsageError for an unknown model or a target with
+    another extension, CheckpointError if `source` doesn't fit the model.
+    """
     if target.suffix != ".safetensors":
-        raise UsageError(f"{target}: the converted file's name ends in .safetensors")
+        raise UsageError(f"{target}: the name of the converted file must end in .safetensors")
     checkpoint = open_checkpoint(source)
     name = model or detect_model(checkpoint.shapes)
     if name is None or name not in MODELS:
-        raise UsageError(f"{source} fits none of {', '.join(MODELS)}; name the one it should fit with --model")
+        raise UsageError(f"{source} fits none of {', '.join(MODELS)}; to see what differs from one, give --model")
     check_keys(MODELS[name], checkpoint)
     state = {key: checkpoint.read(key).float() for key in released_shapes(MODELS[name])}
     save_tensors(target, state)
@@ -264,12 +288,12 @@ def convert(source: Path, target: Path, model: str | None = None) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """`python -m vista_core.checkpoint`."""
+    """Run `python -m vista_core.checkpoint`; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m vista_core.checkpoint", description="Convert released weights.")
     command = parser.add_subparsers(required=True).add_parser("convert", help="write a .safetensors from a .pth")
     command.add_argument("source", type=Path, metavar="IN.pth")
     command.add_argument("target", type=Path, metavar="OUT.safetensors")
-    command.add_argument("--model", choices=tuple(MODELS), help="default: the one whose keys it has")
+    command.add_argument("--model", choices=tuple(MODELS), help="default: detected from the keys of the file")
     options = parser.parse_args(arguments)
     try:
         print(f"{options.target}: weights {convert(options.source, options.target, options.model)}")

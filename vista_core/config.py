@@ -1,4 +1,4 @@
-"""Sizes of the models, and the settings an encoder is built from."""
+"""Sizes of the models, and the settings from which an encoder is built."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class TextConfig:
-    """The text tower: a BERT or XLM-RoBERTa encoder without its pooler."""
+    """Sizes of the text tower: a BERT or XLM-RoBERTa encoder without its pooler layer."""
 
     family: TextFamily
     vocab_size: int
@@ -33,13 +33,13 @@ class TextConfig:
 
     @property
     def position_offset(self) -> int:
-        """First position of a text without image: XLM-R starts behind its padding row, BERT at 0."""
+        """First position id of a text without an image: XLM-R starts after its padding row, BERT at 0."""
         return self.pad_id + 1 if self.family == "xlm-roberta" else 0
 
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """The vision tower: EVA02-CLIP without its head."""
+    """Sizes of the vision tower: EVA02-CLIP (arXiv 2303.15389) without its head. `image_size` is in pixels."""
 
     image_size: int
     patch_size: int
@@ -51,18 +51,21 @@ class VisionConfig:
 
     @property
     def grid(self) -> int:
-        """Patches along one side."""
+        """Patches along one side of the image."""
         return self.image_size // self.patch_size
 
     @property
     def tokens(self) -> int:
-        """Image tokens that reach the text tower."""
+        """Image tokens that the text tower reads: one for each patch."""
         return self.grid**2
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """One model; `bf16` says that bfloat16 keeps a cosine of 0.999 to float32, so that `dtype="auto"` may take it."""
+    """Sizes of one model.
+
+    `bf16` is True if bfloat16 keeps a cosine of 0.999 to float32, so that `dtype="auto"` may choose it.
+    """
 
     text: TextConfig
     vision: VisionConfig
@@ -70,17 +73,17 @@ class ModelConfig:
 
     @property
     def dimension(self) -> int:
-        """Width of a vector."""
+        """Length of a vector."""
         return self.text.width
 
     def max_tokens(self, cap: int | None = None) -> tuple[int, int]:
-        """Longest text in tokens, specials included: alone, and beside an image."""
+        """Longest text in tokens, including [CLS] and [SEP]: without an image, and with one; at most `cap`."""
         alone = self.text.max_positions - self.text.position_offset
-        beside = self.text.max_positions - self.vision.tokens  # positions start at 0 there, in both families
+        beside = self.text.max_positions - self.vision.tokens  # with an image, positions start at 0 in both families
         return (alone, beside) if cap is None else (min(alone, cap), min(beside, cap))
 
     def digest(self) -> str:
-        """Sha256 over all sizes that shape a vector."""
+        """Sha256 in hex over all sizes of both towers."""
         sizes = {"text": asdict(self.text), "vision": asdict(self.vision)}
         return hashlib.sha256(json.dumps(sizes, sort_keys=True).encode()).hexdigest()
 
@@ -92,18 +95,18 @@ _EVA02_L14 = VisionConfig(224, 14, 1024, 24, 16, 2730)
 
 MODELS: Mapping[str, ModelConfig] = {
     "bge-visualized-base-en-v1.5": ModelConfig(_BGE_BASE, _EVA02_B16),
-    # 48 layers deep, 4 % of items fall to 0.9988 in bfloat16 (synthetic weights)
+    # with 48 layers in all, 4 % of items only reach a cosine of 0.9988 in bfloat16 (synthetic weights)
     "bge-visualized-m3": ModelConfig(_BGE_M3, _EVA02_L14, bf16=False),
     "vista-tiny": ModelConfig(
         TextConfig("bert", 4096, 128, 4, 4, 512, 128, 2, 0, 1e-12),
         VisionConfig(64, 16, 128, 4, 4, 344),
-        bf16=False,  # so narrow a model only keeps 0.998
+        bf16=False,  # such narrow layers only reach 0.998
     ),
 }
 
 
 def display_name(model: str, weights: str | None = None) -> str:
-    """How a model is named to people: vista-tiny's own weights are drawn, not trained, and it says so."""
+    """A model's name for people; it says so if the weights are vista-tiny's built-in ones, which are untrained."""
     return f"{model} (untrained)" if model == "vista-tiny" and weights is None else model
 
 
@@ -121,30 +124,36 @@ _HUGGING_FACE_NAMES = {
 
 
 def read_text_config(path: Path, known: TextConfig) -> TextConfig:
-    """The text tower as a Hugging Face `config.json` has it; what the file leaves out stays as `known`."""
+    """Sizes of the text tower from a Hugging Face `config.json`; fields missing there are taken from `known`.
+
+    Raises UsageError if the file can't be read or describes another architecture.
+    """
     try:
         fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         family, activation = fields.get("model_type", known.family), fields.get("hidden_act", "gelu")
     except (OSError, ValueError, AttributeError) as error:
-        raise UsageError(f"{path} is no readable config.json ({error})") from error
+        raise UsageError(f"{path} cannot be read as a config.json ({error})") from error
     if family != known.family:
-        raise UsageError(f"{path} configures a {family!r} text tower; this model has {known.family!r}")
+        raise UsageError(f"{path} describes a {family!r} text tower; this model has a {known.family!r} one")
     if activation != "gelu":
-        raise UsageError(f"{path} asks for hidden_act {activation!r}; only 'gelu' is implemented")
+        raise UsageError(f"{path} has hidden_act {activation!r}; only 'gelu' is implemented")
     return replace(known, **{own: fields[name] for own, name in _HUGGING_FACE_NAMES.items() if name in fields})
 
 
 def hugging_face_config(text: TextConfig) -> dict[str, Any]:
-    """The reverse of `read_text_config`."""
+    """The inverse of `read_text_config`: the content of a Hugging Face `config.json`."""
     sizes = {name: getattr(text, own) for own, name in _HUGGING_FACE_NAMES.items()}
     return {"model_type": text.family, "hidden_act": "gelu", **sizes}
 
 
 @dataclass(frozen=True)
 class EncoderSettings:
-    """What a user chooses about an encoder; wrong values raise UsageError, which names the option.
+    """What a user chooses about an encoder; a wrong value raises UsageError, which names the option.
 
-    `inference_tokens` go through the model at once, image tokens included (default: TOKEN_BUDGETS); no vector moves.
+    `weights` is a file (default: the model's own), `from_pretrained` a folder with `config.json` and tokenizer.
+    `alpha` and `resize` are explained in vista_core.image, `device` and `dtype` in vista_core.device.
+    `inference_tokens` is the size of a batch, image tokens included (default: TOKEN_BUDGETS of vista_core.encoder);
+    it doesn't affect vectors.
     """
 
     model: str = "vista-tiny"
@@ -171,12 +180,12 @@ class EncoderSettings:
 
     @property
     def config(self) -> ModelConfig:
-        """The named model as released; a `config.json` may override its text tower."""
+        """Sizes of the model as released; `hub.resolve_config` applies the text model's own `config.json`."""
         return MODELS[self.model]
 
     @property
     def display_name(self) -> str:
-        """The model's name as people should read it."""
+        """The model's name for people."""
         return display_name(self.model, self.weights)
 
 

@@ -1,6 +1,7 @@
-"""Where the model runs, and in which precision."""
+"""The device that the model runs on, and its precision."""
 
-from typing import Literal, cast
+from collections.abc import Mapping
+from typing import Any, Literal, cast
 
 import torch
 
@@ -16,35 +17,44 @@ DTYPES: dict[str, torch.dtype] = {
 
 
 def resolve_device(device: str) -> torch.device:
-    """The device that `auto`, `cpu`, `cuda` or `cuda:N` means here; never the CPU where a GPU was asked for."""
+    """The device for `auto`, `cpu`, `cuda` or `cuda:N`: "auto" is the GPU if there is one.
+
+    Raises UsageError if the GPU asked for does not exist; it never falls back to the CPU.
+    """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "auto":
         return torch.device("cuda" if count else "cpu")
     resolved = torch.device(device)
     if resolved.type == "cuda" and (resolved.index or 0) >= count:
         found = f"{count} of them (numbered from 0)" if count else "none"
-        raise UsageError(f"--device {device} was asked for, and this machine has {found}; give --device auto or cpu")
+        raise UsageError(f"--device {device} was asked for, but this machine has {found}; give --device auto or cpu")
     return resolved
 
 
-def resolve_dtype(dtype: str, device: str, config: ModelConfig) -> DtypeName:
-    """What `auto` means for a model on `device`: the fastest precision that keeps a cosine of 0.999 to float32.
+def resolve_dtype(
+    dtype: str, device: str, config: ModelConfig, cpu_capabilities: Mapping[str, Any] | None = None
+) -> DtypeName:
+    """The precision for `dtype`: "auto" is the fastest one that keeps a cosine of 0.999 to float32.
 
-    On GPUs float16 is as fast as bfloat16 and eight times as exact, but has its narrow range; it is taken where
-    bfloat16 does not do. CPUs are slow at it: there float32 takes its place. The GPU need not be on this machine.
+    On GPUs, float16 is as fast as bfloat16 and eight times as precise, but its range is narrow; it is chosen only for
+    models whose vectors bfloat16 changes too much. On CPUs float16 is slow, so these models run in float32 there.
+
+    `device` may be "cuda" on a machine without a GPU: a driver decides for its workers. `cpu_capabilities` default to
+    those of this machine, `torch.cpu.get_capabilities()`.
     """
     if dtype != "auto":
         return cast(DtypeName, dtype)
     if device.startswith("cuda"):
         return "bfloat16" if config.bf16 and not _old_gpu() else "float16"
-    return "bfloat16" if config.bf16 and _fast_bf16_cpu() else "float32"
+    capabilities = torch.cpu.get_capabilities() if cpu_capabilities is None else cpu_capabilities
+    return "bfloat16" if config.bf16 and _fast_bf16_cpu(capabilities) else "float32"
 
 
 def _old_gpu() -> bool:
-    """Whether the GPU here, if there is one, lacks bfloat16."""
+    """True if this machine has a GPU and it lacks bfloat16 (before Ampere)."""
     return torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 0)
 
 
-def _fast_bf16_cpu() -> bool:
-    capabilities = torch.cpu.get_capabilities()
+def _fast_bf16_cpu(capabilities: Mapping[str, Any]) -> bool:
+    """True if the CPU multiplies bfloat16 matrices in hardware."""
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))

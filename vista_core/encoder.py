@@ -1,4 +1,4 @@
-"""Records to vectors: the encoder, which holds the model."""
+"""The encoder: records to vectors."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -22,11 +22,11 @@ from vista_core.tokenizer import read_tokenizer, tokenizer_digest
 from vista_core.vision import normalise
 
 Item = tuple[np.ndarray, np.ndarray | None]  # token ids, pixels
-TOKEN_BUDGETS = {"cpu": 2048, "cuda": 65536}  # tokens of a batch: where a larger one gains nothing more
+TOKEN_BUDGETS = {"cpu": 2048, "cuda": 65536}  # tokens in a batch; larger batches are no faster
 
 
 class Encoder:
-    """A loaded model with its preprocessor; vectors do not depend on what else is in a call."""
+    """A loaded model with its preprocessor. A record's vector doesn't depend on the other records of a call."""
 
     def __init__(
         self, model: VistaModel, preprocessor: Preprocessor, identity: EncoderIdentity, budget: TokenBudget
@@ -38,12 +38,15 @@ class Encoder:
 
     @staticmethod
     def load(settings: EncoderSettings) -> "Encoder":
-        """Read, check and place the model that settings mean."""
+        """Load and check the model, and move it to its device.
+
+        Raises UsageError, DownloadError or CheckpointError; each message says what to change.
+        """
         device = resolve_device(settings.device)
         config = resolve_config(settings)
         preprocessor = Preprocessor.load(settings)
         checkpoint = open_checkpoint(weights_path(settings))
-        identity = identify(settings, config, checkpoint)
+        identity = _identity(settings, config, checkpoint)
         model = load_model(config, checkpoint, DTYPES[identity.dtype]).requires_grad_(False).to(device)
         if device.type == "cpu":
             pack_for_cpu(model)
@@ -52,21 +55,21 @@ class Encoder:
 
     @property
     def dimension(self) -> int:
-        """Width of a vector."""
+        """Length of a vector."""
         return self.identity.dimension
 
     @property
     def device(self) -> torch.device:
-        """Where the model runs."""
+        """The device that the model runs on."""
         return self.model.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision the model runs in."""
+        """The precision that the model runs in."""
         return self.model.dtype
 
     def encode(self, records: Sequence[Record]) -> np.ndarray:
-        """Records to vectors float32 [N, D] in their order; a bad one raises RecordError with its index."""
+        """Records to float32 vectors [N, D] in the same order; a bad record raises RecordError with its index."""
         pixels = [self._pixels(record, index) for index, record in enumerate(records)]
         tokens = self.preprocessor.tokenize(
             [record.text for record in records], [image is not None for image in pixels]
@@ -74,9 +77,9 @@ class Encoder:
         return self.encode_tensors([item.input_ids for item in tokens], pixels)
 
     def encode_tensors(self, input_ids: Sequence[np.ndarray], pixels: Sequence[np.ndarray | None]) -> np.ndarray:
-        """What a Preprocessor made, to vectors float32 [N, D] in input order.
+        """Output of a Preprocessor to float32 vectors [N, D] in the same order.
 
-        `input_ids` int [L] each, `pixels` uint8 [S, S, 3] each or None.
+        For each record, `input_ids` has an int array [L], and `pixels` a uint8 array [S, S, 3] or None.
         """
         return encode_tensors(self.model, input_ids, pixels, self.budget).cpu().numpy()
 
@@ -96,12 +99,16 @@ def encode_tensors(
     pixels: Sequence[np.ndarray | None],
     budget: TokenBudget | None = None,
 ) -> torch.Tensor:
-    """Vectors float32 [N, D] on the model's device, in input order, computed in full batches of one kind each."""
+    """Token ids and pixels to float32 vectors [N, D] on the model's device, in the same order.
+
+    Records with and without an image are batched apart. If the GPU's memory doesn't suffice, batches become smaller;
+    torch.OutOfMemoryError is raised only for a single record that doesn't fit.
+    """
     items = list(zip(input_ids, pixels, strict=True))
-    encode = partial(_until_memory_ends, model, items, budget or TokenBudget(TOKEN_BUDGETS[model.device.type]))
+    encode = partial(_encode_while_memory_lasts, model, items, budget or TokenBudget(TOKEN_BUDGETS[model.device.type]))
     vectors, order = [torch.empty(0, model.config.dimension, device=model.device)], []
-    for beside_image in (True, False):
-        left = [index for index, (_, image) in enumerate(items) if (image is not None) == beside_image]
+    for with_image in (True, False):
+        left = [index for index, (_, image) in enumerate(items) if (image is not None) == with_image]
         while left:
             for indices, encoded in encode(left):
                 vectors.append(encoded)
@@ -110,13 +117,13 @@ def encode_tensors(
     return torch.cat(vectors)[on_device(np.argsort(order), model.device)]
 
 
-def _until_memory_ends(
+def _encode_while_memory_lasts(
     model: VistaModel, items: list[Item], budget: TokenBudget, left: list[int]
 ) -> Iterator[tuple[list[int], torch.Tensor]]:
-    """Vectors of `left`, batch by batch, until one does not fit a GPU's memory, which halves the budget."""
+    """Encode the items at the indices `left` batch by batch; if a batch doesn't fit, halve the budget and stop."""
     lengths = [len(items[i][0]) + (0 if items[i][1] is None else model.config.vision.tokens) for i in left]
     for batch in plan_batches(lengths, budget.tokens):
-        indices = [left[place] for place in batch]
+        indices = [left[position] for position in batch]
         try:
             encoded = _forward(model, [items[index] for index in indices])
         except torch.OutOfMemoryError:
@@ -125,7 +132,7 @@ def _until_memory_ends(
             budget.halve()
             torch.cuda.empty_cache()
             return
-        budget.fitted()
+        budget.record_success()
         yield indices, encoded
 
 
@@ -136,23 +143,22 @@ def _forward(model: VistaModel, items: list[Item]) -> torch.Tensor:
 
 
 def _stacked(images: list[np.ndarray], device: torch.device) -> torch.Tensor:
-    """Pixels as uint8 [B, S, S, 3] on the device; a GPU fetches them from pinned memory while the CPU goes on."""
+    """Pixels as uint8 [B, S, S, 3] on the device. A copy to a GPU is asynchronous, from pinned memory."""
     shape = (len(images), *images[0].shape)
     stacked = torch.empty(shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
     np.stack(images, out=stacked.numpy())
     return stacked.to(device, non_blocking=True)
 
 
-def identity_of(settings: EncoderSettings) -> EncoderIdentity:
-    """The identity that `Encoder.load(settings)` would have, without building the model."""
+def encoder_identity(settings: EncoderSettings) -> EncoderIdentity:
+    """The identity of `Encoder.load(settings)`, without building the model. Raises the same errors."""
     config = resolve_config(settings)
     checkpoint = open_checkpoint(weights_path(settings))
     check_keys(config, checkpoint)
-    return identify(settings, config, checkpoint)
+    return _identity(settings, config, checkpoint)
 
 
-def identify(settings: EncoderSettings, config: ModelConfig, checkpoint: Checkpoint) -> EncoderIdentity:
-    """The identity of an encoder whose files are open already."""
+def _identity(settings: EncoderSettings, config: ModelConfig, checkpoint: Checkpoint) -> EncoderIdentity:
     return EncoderIdentity(
         model=settings.model,
         weights=weights_digest(config, checkpoint),

@@ -1,10 +1,10 @@
-"""What can go wrong, and who mends it.
+"""The errors that this package raises, with their exit codes.
 
     VistaError
-    ├── UsageError         the command or call is wrong: the message names the option and what to give (exit code 2)
-    │   └── DownloadError  a file is neither here nor reachable: the message names it and the option that takes it (1)
-    ├── CheckpointError    a weights file is damaged, or of another model
-    └── RecordError        one record is bad: it becomes a rejected row with its reason, and costs no other
+    ├── UsageError         2  the command or call is wrong: the message names the option and what to give
+    │   └── DownloadError  1  a file is neither here nor reachable: the message names it and the option for a local copy
+    ├── CheckpointError    1  a weights file is damaged, or is another model's
+    └── RecordError           one record is bad: it becomes a rejected row with a reason; other rows are unaffected
 
 The first three end a run; a RecordError never does.
 """
@@ -25,7 +25,7 @@ REJECT_REASONS: tuple[str, ...] = get_args(RejectReason)
 
 
 class VistaError(Exception):
-    """Root of every error this package raises on purpose."""
+    """Base class of all errors that this package raises on purpose."""
 
     exit_code = 1
 
@@ -37,17 +37,17 @@ class UsageError(VistaError):
 
 
 class DownloadError(UsageError):
-    """A file of the model is not on this machine and could not be fetched, which may be the network's fault."""
+    """A file of the model is not on this machine and could not be downloaded."""
 
     exit_code = 1
 
 
 class CheckpointError(VistaError):
-    """A weights file that cannot be read, or does not fit the model."""
+    """A weights file can't be read, or doesn't fit the model."""
 
 
 class RecordError(VistaError):
-    """One bad record: `reason` is one of REJECT_REASONS, `message` is for people, `index` its place in the call."""
+    """One bad record: `reason` is one of REJECT_REASONS, `message` is for people, `index` its position in the call."""
 
     def __init__(self, reason: RejectReason, message: str, index: int | None = None) -> None:
         super().__init__(reason, message, index)
@@ -56,5 +56,5 @@ class RecordError(VistaError):
         self.index = index
 
     def __str__(self) -> str:
-        place = "" if self.index is None else f"record {self.index}: "
-        return f"{place}{self.reason}: {self.message}"
+        position = "" if self.index is None else f"record {self.index}: "
+        return f"{position}{self.reason}: {self.message}"

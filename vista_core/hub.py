@@ -1,11 +1,11 @@
-"""Where a model's files come from: the repository (vista-tiny), the user, or the Hugging Face hub."""
+"""Finds a model's files: built in (vista-tiny), given by the user, or downloaded from the Hugging Face hub."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import (  # type: ignore[attr-defined]
-    HTTPError,  # of httpx or httpx2, whichever the hub's client is built on
+    HTTPError,  # httpx's or httpx2's, whichever huggingface_hub is built on
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
 )
@@ -14,12 +14,12 @@ from vista_core.config import EncoderSettings, ModelConfig, read_text_config
 from vista_core.errors import DownloadError, UsageError
 
 BUILT_IN = Path(__file__).parent / "models"
-TIMEOUT_S = 5.0
+TIMEOUT_S = 5.0  # of the first request, which finds out if the hub is reachable
 
 
 @dataclass(frozen=True)
 class HubRepo:
-    """A repository of the hub at one commit."""
+    """A repository of the hub, pinned to one commit."""
 
     name: str
     revision: str
@@ -37,7 +37,7 @@ TEXT_MODELS = {
 
 
 def weights_path(settings: EncoderSettings) -> Path:
-    """The weights file that settings mean, fetched where it is neither given nor built in."""
+    """The weights file for these settings: given, built in or downloaded. Raises DownloadError."""
     if settings.weights is not None:
         return Path(settings.weights)
     if settings.model in WEIGHTS:
@@ -47,12 +47,15 @@ def weights_path(settings: EncoderSettings) -> Path:
 
 
 def text_folder(settings: EncoderSettings) -> Path:
-    """The folder with `config.json` and the tokenizer, fetched where it is neither given nor built in."""
+    """The folder with `config.json` and tokenizer for these settings: given, built in or downloaded.
+
+    Raises UsageError if the given folder doesn't exist, DownloadError if a file can't be downloaded.
+    """
     if settings.from_pretrained is not None:
         folder = Path(settings.from_pretrained)
         if not folder.is_dir():
             raise UsageError(
-                f"--from-pretrained {folder}: there is no such folder; it holds config.json and a tokenizer"
+                f"--from-pretrained {folder}: there is no such folder; give one with config.json and a tokenizer"
             )
         return folder
     if settings.model in TEXT_MODELS:
@@ -62,26 +65,26 @@ def text_folder(settings: EncoderSettings) -> Path:
 
 
 def _fetch(repo: HubRepo, filename: str, option: str) -> Path:
-    """A file from the hub's local cache, else from the network."""
+    """A file from the hub's local cache, else downloaded; DownloadError names `option`, which takes a local copy."""
     try:
         return Path(hf_hub_download(repo.name, filename, revision=repo.revision, local_files_only=True))
     except LocalEntryNotFoundError:
         pass
     url = hf_hub_url(repo.name, filename, revision=repo.revision)
     try:
-        # asked first since it does not retry: a download would, for 23 s, where there is no network
+        # Without a network, a download retries for 23 s; a request for the metadata fails at once.
         get_hf_file_metadata(url, timeout=TIMEOUT_S)
         return Path(hf_hub_download(repo.name, filename, revision=repo.revision))
     except (HTTPError, OfflineModeIsEnabled, OSError) as error:
         reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         raise DownloadError(
-            f"{filename} of {repo.name} is not on this machine and could not be fetched ({reason}). "
-            f"Where there is a network, download https://huggingface.co/{repo.name}/resolve/{repo.revision}/{filename}"
-            f" ; bring it here and pass it with {option}"
+            f"{filename} of {repo.name} is not on this machine and could not be downloaded ({reason}). "
+            f"Download it where there is a network, and give it with {option}: "
+            f"https://huggingface.co/{repo.name}/resolve/{repo.revision}/{filename}"
         ) from error
 
 
 def resolve_config(settings: EncoderSettings) -> ModelConfig:
-    """The model's sizes, its text tower's as the `config.json` beside the tokenizer has them."""
+    """The model's sizes; those of the text tower come from the `config.json` beside the tokenizer."""
     text = read_text_config(text_folder(settings) / "config.json", settings.config.text)
     return replace(settings.config, text=text)

@@ -1,13 +1,13 @@
 """Image bytes to the square of pixels that the vision tower reads.
 
-As the reference does it: the shorter side to S by bicubic resampling in the image's own mode, centre crop, and only
-then conversion to RGB. Resizing a palette or a transparent image before that conversion changes its pixels, so the
-order matters. EXIF orientation is not applied.
+As in the reference (EVA-CLIP's evaluation transform), in this order: resize the shorter side to S by bicubic
+resampling in the image's own mode, crop the centre, convert to RGB. The order matters: palette and transparent images
+have other pixels if they are converted before they are resized. EXIF orientation is not applied.
 
-Half of that time and more goes into Pillow's resizing, for which torch has a kernel eight times as fast. It computes
-the same sums in other roundings: some 0.4 % of a photo's values differ, by 1. `fast` takes it for JPEGs; other
-formats hold drawings, whose edges may come out 4 % brighter or darker, and stay with Pillow. `exact` is the reference
-bit for bit.
+`resize="exact"` equals the reference bit for bit, and spends more than half of its time in Pillow's resizing.
+`resize="fast"` uses a torch kernel for JPEGs that is eight times as fast; it rounds differently, and about 0.4 % of a
+photo's values differ by 1. Other formats hold drawings, whose edges would come out up to 4 % brighter or darker, so
+Pillow resizes them in both modes.
 """
 
 import io
@@ -20,28 +20,30 @@ from PIL import Image, UnidentifiedImageError
 
 from vista_core.errors import RecordError, RejectReason
 
-PREPROCESSING_VERSIONS = {"exact": 1, "fast": 2}  # a change to the pixels needs a new number: vectors do not mix
+PREPROCESSING_VERSIONS = {"exact": 1, "fast": 2}  # part of EncoderIdentity: a change to the pixels needs a new number
 
-# OpenAI CLIP's channel statistics, which EVA02-CLIP keeps
+# OpenAI CLIP's channel statistics, which EVA02-CLIP also uses
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
-MAX_PIXELS = 178_956_970  # where Pillow itself speaks of a decompression bomb
-MAX_ASPECT = 512  # at 224 px this resizes to 26 megapixels; without a bound a 600000 x 1 image takes gigabytes
+MAX_PIXELS = 178_956_970  # above this, Pillow raises DecompressionBombError
+MAX_ASPECT = 512  # resized to 224 px, that is 26 megapixels; without a limit, a 600000 x 1 image would take gigabytes
 
-TRUNCATED = re.compile(
-    r"truncated|incomplete|unexpected end|EOF|not enough image data", re.IGNORECASE
-)  # Pillow's words
+# how Pillow's messages describe a truncated file
+TRUNCATED = re.compile(r"truncated|incomplete|unexpected end|EOF|not enough image data", re.IGNORECASE)
 
 
 def decode_image(data: bytes, size: int, alpha: str = "drop", resize: str = "exact") -> np.ndarray:
-    """Pixels of an encoded image, uint8 [S, S, 3]; anything wrong with the bytes is a RecordError."""
+    """Encoded bytes to pixels, uint8 [S, S, 3] with S = `size`; RecordError if they are not a usable image.
+
+    `alpha="white"` puts transparent images on white; "drop" ignores transparency, as the reference does.
+    """
     with _rejecting(), Image.open(io.BytesIO(data)) as image:
         return _square_pixels(image, size, alpha, resize)
 
 
 def square_pixels(image: Image.Image, size: int, alpha: str = "drop", resize: str = "exact") -> np.ndarray:
-    """Pixels of an opened image, uint8 [S, S, 3]; RecordError as in `decode_image`."""
+    """An open image to pixels, as `decode_image`."""
     with _rejecting():
         return _square_pixels(image, size, alpha, resize)
 
@@ -64,16 +66,19 @@ def _square_pixels(image: Image.Image, size: int, alpha: str, resize: str) -> np
 
 
 def _resized(image: Image.Image, width: int, height: int) -> np.ndarray:
-    """An RGB or L image to uint8 [height, width, C], by the filter that Pillow's BICUBIC is; C is 1, 3 or 4."""
+    """Resize an RGB or L image with torch, with the same filter as Pillow's BICUBIC: uint8 [height, width, C].
+
+    C is 1 for L, and 3 or 4 for RGB; the fourth value is padding.
+    """
     import pyarrow as pa
-    import torch  # a second and 280 MB, which only processes that meet images should take
+    import torch  # imported here since it takes a second and 280 MB, and only processes that decode images need it
     import torch.nn.functional as F
     from torch.utils.dlpack import from_dlpack
 
-    try:  # the pixels where they lie; RGB ones have a fourth value that means nothing
+    try:  # a view of Pillow's own memory, where an RGB pixel has four bytes
         arrow = pa.array(image)
         values = from_dlpack(arrow.values if image.mode == "RGB" else arrow)
-    except ValueError:  # those of a large image lie in several places
+    except ValueError:  # Pillow stores a large image in several blocks
         values = torch.from_numpy(np.array(image))
     pixels = values.view(1, image.height, image.width, -1).permute(0, 3, 1, 2)
     resized = F.interpolate(pixels, (height, width), mode="bicubic", antialias=True)
@@ -81,9 +86,9 @@ def _resized(image: Image.Image, width: int, height: int) -> np.ndarray:
 
 
 def _rgb(values: np.ndarray) -> np.ndarray:
-    """[H, W, 3] of [H, W, C], as `_resized` returns it."""
+    """The output of `_resized`, [H, W, C], as RGB [H, W, 3]."""
     pixels = np.empty((*values.shape[:2], 3), np.uint8)
-    for channel in range(3):  # numpy needs four times as long for all three at once
+    for channel in range(3):  # one by one, since numpy takes four times as long for all three at once
         pixels[..., channel] = values[..., channel % values.shape[-1]]
     return pixels
 
@@ -91,15 +96,15 @@ def _rgb(values: np.ndarray) -> np.ndarray:
 def _check_size(image: Image.Image) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
-        raise RecordError("image_too_large", f"{width} x {height} pixels, at most {MAX_PIXELS} in all")
+        raise RecordError("image_too_large", f"{width} x {height} pixels; the limit is {MAX_PIXELS} in all")
     if min(width, height) < 1:
         raise RecordError("image_undecodable", f"{width} x {height} pixels")
     if max(width, height) > MAX_ASPECT * min(width, height):
-        raise RecordError("image_too_elongated", f"{width} x {height} pixels, sides at most 1:{MAX_ASPECT}")
+        raise RecordError("image_too_elongated", f"{width} x {height} pixels; the limit is a ratio of 1:{MAX_ASPECT}")
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    if not image.has_transparency_data or image.mode.startswith(("I", "F")):  # those have no way to RGBA
+    if not image.has_transparency_data or image.mode.startswith(("I", "F")):  # these modes can't become RGBA
         return image
     layer = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
@@ -107,14 +112,14 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 @contextmanager
 def _rejecting() -> Iterator[None]:
-    """What decoding and resizing raise, as a RecordError with its reason."""
+    """Turn whatever decoding and resizing raise into a RecordError with its reason."""
     try:
         yield
     except RecordError:
         raise
-    except UnidentifiedImageError as error:  # its own message names an address in memory
-        raise RecordError("image_undecodable", "no image format that Pillow knows") from error
-    except Exception as error:  # the edge of a record: decoders raise nearly everything
+    except UnidentifiedImageError as error:  # its own message contains a memory address
+        raise RecordError("image_undecodable", "not an image format that Pillow supports") from error
+    except Exception as error:  # nearly any exception: decoders raise what they like
         raise RecordError(_reason(error), f"{type(error).__name__}: {error}") from error
 
 

@@ -1,6 +1,9 @@
-"""Visualized-BGE (VISTA, arXiv 2406.04292): image tokens read by a text encoder, between its CLS and the text.
+"""Visualized-BGE (VISTA, arXiv 2406.04292): a text encoder that reads image tokens before the text.
 
-[CLS] [image 1..N] [text ... SEP]   ->   text tower   ->   CLS, L2-normalised
+    [CLS] [image 1..N] [text ... SEP]   ->   text tower   ->   CLS pooling   ->   L2 normalisation
+
+CLS pooling: the vector is the last hidden state of [CLS]. It isn't the mean over tokens, and there is no pooler layer.
+The last text layer computes this state only (`text.LastTextLayer`).
 """
 
 import numpy as np
@@ -9,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vista_core.attention import Packing, on_device
-from vista_core.batching import places_within
+from vista_core.batching import positions_within
 from vista_core.config import ModelConfig
 from vista_core.linear import Linear
 from vista_core.text import TextTower
@@ -17,7 +20,7 @@ from vista_core.vision import VisionTower
 
 
 class VistaModel(nn.Module):
-    """Both towers and the projection between them."""
+    """Both towers, and the projection of image tokens from the vision tower's width to the text tower's."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -28,7 +31,7 @@ class VistaModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """The device of the parameters."""
         return self.vision.cls_token.device
 
     @property
@@ -37,31 +40,36 @@ class VistaModel(nn.Module):
         return self.vision.cls_token.dtype
 
     def forward(self, input_ids: Tensor, lengths: np.ndarray, pixel_values: Tensor | None = None) -> Tensor:
-        """One batch to float32 vectors of norm 1, [B, dimension].
+        """One batch to float32 vectors of norm 1, [B, dimension]: CLS pooling, then L2 normalisation.
 
-        `input_ids` int [T] of B texts, one behind the other, and the `lengths` int [B] of these; rising is fastest.
-        `pixel_values` [B, 3, S, S], normalised, or None for texts alone.
+        `input_ids` int [T] are the concatenated ids of B texts, and `lengths` int [B] the lengths of these; ascending
+        lengths are fastest. `pixel_values` [B, 3, S, S] are normalised images, or None for texts without images.
         """
         if pixel_values is None:
-            embedded = self._text_alone(input_ids, lengths)
+            embedded = self._embed_texts(input_ids, lengths)
         else:
-            embedded = self._beside_image(input_ids, lengths, pixel_values)
+            embedded = self._embed_pairs(input_ids, lengths, pixel_values)
             lengths = lengths + self.config.vision.tokens
-        return F.normalize(self.text(embedded, Packing(lengths, input_ids.device)).float(), dim=-1)
+        cls = self.text(embedded, Packing(lengths, input_ids.device))  # CLS pooling: the text tower returns only CLS
+        return F.normalize(cls.float(), dim=-1)
 
-    def _text_alone(self, input_ids: Tensor, lengths: np.ndarray) -> Tensor:
-        positions = places_within(lengths) + self.config.text.position_offset
+    def _embed_texts(self, input_ids: Tensor, lengths: np.ndarray) -> Tensor:
+        """Concatenated texts to embeddings [T, W]."""
+        positions = positions_within(lengths) + self.config.text.position_offset
         return self.text.embeddings.words(input_ids, on_device(positions, input_ids.device))
 
-    def _beside_image(self, input_ids: Tensor, lengths: np.ndarray, pixel_values: Tensor) -> Tensor:
-        """[CLS] [image 1..N] [text ... SEP] of each; positions count from 0 in both families."""
+    def _embed_pairs(self, input_ids: Tensor, lengths: np.ndarray, pixel_values: Tensor) -> Tensor:
+        """[CLS] [image 1..N] [text ... SEP] of each pair as embeddings [T + B*N, W].
+
+        Positions start at 0 for both families. Image tokens have positions 1 to N, the text continues after them.
+        """
         count, image_tokens = len(lengths), self.config.vision.tokens
-        places = places_within(lengths)
-        positions = on_device(places + image_tokens * (places > 0), input_ids.device)
+        in_text = positions_within(lengths)
+        positions = on_device(in_text + image_tokens * (in_text > 0), input_ids.device)
         words = self.text.embeddings.words(input_ids, positions)
-        patches = self.vision(pixel_values.to(self.dtype))[:, 1:]  # the vision tower's CLS stays behind
+        patches = self.vision(pixel_values.to(self.dtype))[:, 1:]  # without the vision tower's own CLS
         image = self.text.embeddings.image(self.visual_proj(patches)).flatten(0, 1)  # [B*N, W]
-        first = np.cumsum(lengths) - lengths
-        of_image = len(places) + np.arange(count * image_tokens).reshape(count, image_tokens)
-        order = np.insert(np.arange(len(places)), np.repeat(first + 1, image_tokens), of_image.reshape(-1))
+        starts = np.cumsum(lengths) - lengths
+        image_rows = len(in_text) + np.arange(count * image_tokens)  # in the concatenation of words and image tokens
+        order = np.insert(np.arange(len(in_text)), np.repeat(starts + 1, image_tokens), image_rows)
         return torch.cat([words, image]).index_select(0, on_device(order, input_ids.device))

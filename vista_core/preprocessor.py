@@ -1,4 +1,7 @@
-"""Records to what the encoder reads: uint8 pixels and token ids. Torch has no part in it: CPU workers start quickly."""
+"""Records to the encoder's input: uint8 pixels and token ids.
+
+Importing this doesn't import torch, so that CPU workers start quickly; only decoding with `resize="fast"` needs it.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,14 +21,14 @@ ImageSource = bytes | str | Path | Image.Image
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Text, image, or both; an image is its encoded bytes, a path, or already open."""
+    """A text, an image, or both; an image is encoded bytes, a path, or an open image."""
 
     text: str | None = None
     image: ImageSource | None = None
 
 
 class Preprocessor:
-    """Tokenizer and image size of a model, without its weights."""
+    """Tokenizer and image settings of a model, without its weights."""
 
     def __init__(self, tokenizer: TextTokenizer, image_size: int, alpha: str, resize: str) -> None:
         self.tokenizer = tokenizer
@@ -35,18 +38,18 @@ class Preprocessor:
 
     @staticmethod
     def load(settings: EncoderSettings) -> "Preprocessor":
-        """Read the tokenizer that settings mean."""
+        """Load the tokenizer; raises UsageError or DownloadError."""
         config = resolve_config(settings)
         serialised = read_tokenizer(text_folder(settings))
         tokenizer = build_tokenizer(serialised, config.max_tokens(settings.max_tokens), config.text.vocab_size)
         return Preprocessor(tokenizer, config.vision.image_size, settings.alpha, settings.resize)
 
     def decode_image(self, data: bytes) -> np.ndarray:
-        """Encoded bytes to uint8 [S, S, 3]; RecordError where they are no good image."""
+        """Encoded bytes to uint8 [S, S, 3]; RecordError if they are not a usable image."""
         return decode_image(data, self.image_size, self.alpha, self.resize)
 
     def open_image(self, source: ImageSource) -> np.ndarray:
-        """Bytes, a path or an open image to uint8 [S, S, 3]."""
+        """Encoded bytes, a path or an open image to uint8 [S, S, 3]; RecordError as in `decode_image`."""
         if isinstance(source, Image.Image):
             return square_pixels(source, self.image_size, self.alpha, self.resize)
         if isinstance(source, bytes):
@@ -57,5 +60,5 @@ class Preprocessor:
             raise RecordError("image_unreadable", str(error)) from error
 
     def tokenize(self, texts: Sequence[str | None], with_image: Sequence[bool]) -> list[Tokens]:
-        """Token ids of each text; `with_image` decides the limit. None and "" give [CLS, SEP]."""
+        """Token ids of each text; the limit is lower for a text with an image. None and "" give [CLS, SEP]."""
         return self.tokenizer.tokenize(texts, with_image)

@@ -1,8 +1,8 @@
-"""Synthetic weights "vbge-synth-1": drawn, not trained, the same on every machine, in the released layout.
+"""Synthetic weights "vbge-synth-1": random, untrained, the same on every machine, with the keys of a released file.
 
     python -m vista_core.synthetic MODEL OUT.safetensors|OUT.pth
 
-For trying things out without a network, and for checking this model against another implementation of it.
+They allow trying the model without a network, and comparing it with another implementation.
 """
 
 import argparse
@@ -18,9 +18,9 @@ from vista_core.checkpoint import ROPE, Checkpoint, Shape, released_shapes, save
 from vista_core.config import MODELS, ModelConfig
 from vista_core.vision import rope_tables
 
-CHUNK = 1 << 18  # values drawn at once: the float64 work stays in the cache
+CHUNK = 1 << 18  # values drawn at once, so that the float64 intermediates fit into the cache
 
-# ending of a key -> scale; the first that fits, before the rules by shape
+# standard deviation by the ending of a key; the first match applies, before the rules by shape
 _SCALES = {
     "word_embeddings.weight": 1.0,
     "position_embeddings.weight": 0.3,
@@ -28,7 +28,7 @@ _SCALES = {
     "pos_embed": 0.3,
     "cls_token": 1.0,
 }
-# part of a key -> gain over 1/sqrt(fan_in)
+# gain over 1/sqrt(fan_in) by a part of the key
 _GAINS = {
     (".query.", ".key.", ".q_proj.", ".k_proj."): 1.7,
     (".value.", ".v_proj.", ".attention.output.dense.", ".attn.proj."): 1.5,
@@ -36,7 +36,7 @@ _GAINS = {
 
 
 def draw(key: str, shape: Shape) -> np.ndarray:
-    """The float32 tensor of a key: uniform values from the raw PCG64 stream that the key's sha256 seeds."""
+    """The float32 tensor of a key: uniform values from the raw PCG64 stream, seeded with the sha256 of the key."""
     if key.endswith("logit_scale"):
         return np.full(shape, math.log(1 / 0.07), dtype=np.float32)
     loc, scale = _distribution(key, shape)
@@ -63,9 +63,9 @@ def _distribution(key: str, shape: Shape) -> tuple[float, float]:
 
 
 def synthetic_shapes(config: ModelConfig) -> dict[str, Shape]:
-    """Every key of a released file, those without a place in the model too."""
+    """Shapes of all keys of a released file, including those that the model doesn't use."""
     text, vision = config.text, config.vision
-    clip_width = 768 if vision.patch_size == 14 else 512  # of EVA02-CLIP-L and -B
+    clip_width = 768 if vision.patch_size == 14 else 512  # EVA02-CLIP-L, EVA02-CLIP-B
     table = (vision.tokens, vision.width // vision.heads)
     ropes = ["rope", *(f"blocks.{i}.attn.rope" for i in range(vision.layers))]
     return released_shapes(config) | {
@@ -81,7 +81,7 @@ def synthetic_shapes(config: ModelConfig) -> dict[str, Shape]:
 
 
 def synthetic_checkpoint(config: ModelConfig) -> Checkpoint:
-    """The drawn weights as a file that does not exist; each tensor is drawn when it is read."""
+    """Synthetic weights as a checkpoint without a file; each tensor is drawn when it is read."""
     shapes = synthetic_shapes(config)
     cos, sin = map(torch.from_numpy, rope_tables(config.vision.grid, config.vision.width // config.vision.heads))
 
@@ -94,7 +94,7 @@ def synthetic_checkpoint(config: ModelConfig) -> Checkpoint:
 
 
 def write_synthetic(config: ModelConfig, path: Path) -> None:
-    """Write the drawn weights of a model to a `.safetensors`, or to a `.pth` as released ones come."""
+    """Write a model's synthetic weights to a `.safetensors`, or to a `.pth` like the released ones."""
     checkpoint = synthetic_checkpoint(config)
     state = {key: checkpoint.read(key) for key in checkpoint.shapes}
     if path.suffix == ".safetensors":
@@ -104,7 +104,7 @@ def write_synthetic(config: ModelConfig, path: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """`python -m vista_core.synthetic`."""
+    """Run `python -m vista_core.synthetic`; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m vista_core.synthetic", description="Write untrained weights.")
     parser.add_argument("model", choices=tuple(MODELS))
     parser.add_argument("target", type=Path, metavar="OUT.safetensors|OUT.pth")

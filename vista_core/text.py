@@ -1,6 +1,6 @@
-"""The text tower: BERT or XLM-RoBERTa over embeddings that may hold image tokens; only its CLS comes out.
+"""The text tower: BERT (arXiv 1810.04805) or XLM-RoBERTa (arXiv 1911.02116). It returns the state of CLS only.
 
-Shapes: B sequences of T tokens in all, packed one behind the other; H heads of D, width W = H*D.
+Shapes: B concatenated sequences of T tokens in all, H heads of width D, width W = H*D, N image tokens.
 """
 
 import torch
@@ -13,7 +13,7 @@ from vista_core.linear import Linear
 
 
 class TextEmbeddings(nn.Module):
-    """Words and image tokens at their positions, under one norm."""
+    """Embeddings of words and of image tokens, with positions; both share position table and norm."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
@@ -23,16 +23,16 @@ class TextEmbeddings(nn.Module):
         self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
 
     def words(self, input_ids: Tensor, positions: Tensor) -> Tensor:
-        """Ids [T] at positions [T] to [T, W]."""
+        """Token ids [T] at positions [T] to embeddings [T, W]; all have token type 0."""
         return self.norm(self.word(input_ids) + self.position(positions) + self.token_type.weight[0])
 
     def image(self, tokens: Tensor) -> Tensor:
-        """[B, N, W] projected image tokens, at positions 1..N and without a token type, to [B, N, W]."""
+        """Projected image tokens [B, N, W] to embeddings [B, N, W], at positions 1 to N and without a token type."""
         return self.norm(tokens + self.position.weight[1 : 1 + tokens.shape[1]])
 
 
 class TextLayer(nn.Module):
-    """Post-norm transformer layer."""
+    """Transformer layer with norms after the residual additions (post-norm)."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
@@ -45,40 +45,47 @@ class TextLayer(nn.Module):
         self.norm2 = nn.LayerNorm(config.width, eps=config.norm_eps)
 
     def forward(self, x: Tensor, packing: Packing) -> Tensor:
-        """[T, W] to [T, W]."""
+        """Token states [T, W] to token states [T, W]."""
         return self._after(x, packing.attend(self.qkv(x).unflatten(-1, (3, self.heads, -1))))
 
     def _after(self, x: Tensor, attended: Tensor) -> Tensor:
+        """The rest of the layer after attention, [..., W] to [..., W]."""
         x = self.norm1(x + self.proj(attended))
         return self.norm2(x + self.down(self.up(x)))
 
 
 class LastTextLayer(TextLayer):
-    """The same layer where only CLS is read, with a single query: tokens need no keys and values of their own.
+    """The last layer, which computes only the state of CLS; the result is that of a TextLayer.
 
-    q . (K x + b) = (K'q) . x + constant, and the constant does not change a softmax; sum p (V x + b) = V sum p x + b.
-    That leaves matrix products with one row for each sequence, instead of one for each token.
+    CLS is the only query q, so keys and values of the other tokens need not be computed. With K and V as the
+    projections, K' the transpose, b their biases and p the attention weights:
+
+        q . (K x + b) = (K' q) . x + constant, and softmax ignores the constant
+        sum p (V x + b) = V (sum p x) + b, since the weights p sum to 1
+
+    The projections are thus applied once for each sequence instead of once for each token.
     """
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__(config)
-        self.qkv = nn.Linear(config.width, 3 * config.width)  # used in its parts, so it is not to be packed
+        # not our Linear, which `pack_for_cpu` would pack: `forward` uses the weight in parts
+        self.qkv = nn.Linear(config.width, 3 * config.width)
 
     def forward(self, x: Tensor, packing: Packing) -> Tensor:
-        """[T, W] to each sequence's CLS, [B, W]."""
+        """Token states [T, W] to the CLS state of each sequence, [B, W]."""
         weight: Tensor = self.qkv.weight
         width, heads, cls = x.shape[-1], self.heads, x.index_select(0, packing.starts)
         query_bias, _, value_bias = self.qkv.bias.chunk(3)
         _, key, value = weight.view(3, heads, width // heads, width).unbind(0)  # [H, D, W] each
         q = F.linear(cls, weight[:width], query_bias).view(-1, heads, width // heads).transpose(0, 1)
-        readers = torch.bmm(q, key).transpose(0, 1)  # [B, H, W]
-        read = packing.read(readers * (width // heads) ** -0.5, x).transpose(0, 1)  # [H, B, W]
-        attended = torch.bmm(read, value.transpose(1, 2)).transpose(0, 1).flatten(1) + value_bias
+        queries = torch.bmm(q, key).transpose(0, 1)  # K' q: [B, H, W]
+        states = packing.attend_states(queries * (width // heads) ** -0.5, x).transpose(0, 1)  # sum p x: [H, B, W]
+        attended = torch.bmm(states, value.transpose(1, 2)).transpose(0, 1).flatten(1) + value_bias
         return self._after(cls, attended)
 
 
 class TextTower(nn.Module):
-    """Embeddings and layers of the text side."""
+    """Embeddings and transformer layers."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
@@ -87,7 +94,7 @@ class TextTower(nn.Module):
         self.layers = nn.ModuleList([*body, LastTextLayer(config)])
 
     def forward(self, x: Tensor, packing: Packing) -> Tensor:
-        """Embedded sequences [T, W] to their CLS [B, W]."""
+        """Embeddings of concatenated sequences [T, W] to the CLS state of each, [B, W]."""
         for layer in self.layers:
             x = layer(x, packing)
         return x

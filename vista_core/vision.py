@@ -1,6 +1,7 @@
-"""The vision tower: EVA02-CLIP (arXiv 2303.15389), up to the tokens before its final norm.
+"""The vision tower: EVA02-CLIP (arXiv 2303.15389) without its final norm and head.
 
-Shapes: B images, N patches, T = 1 + N tokens, H heads of D, width W = H*D, P = 3*p*p values of a patch.
+Shapes: B images of S x S pixels, N patches, T = 1 + N tokens, H heads of width D, width W = H*D, P = 3*p*p values of a
+patch of p x p pixels.
 """
 
 import numpy as np
@@ -14,13 +15,14 @@ from vista_core.image import MEAN, STD
 from vista_core.linear import GatedLinear, Linear, QueryKeyValue
 
 ROPE_THETA = 10_000.0
-ROPE_TRAINED_GRID = 16  # positions are scaled to the grid EVA02 was pretrained on
+ROPE_TRAINED_GRID = 16  # positions are scaled to the grid that EVA02 was pretrained on
 
 
 def rope_tables(grid: int, head_width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines and sines float32 [grid*grid, D]: the first half of D turns with the row, the second with the column.
+    """Cosines and sines of two-dimensional RoPE, float32 [grid*grid, D] (EVA's `VisionRotaryEmbeddingFast`).
 
-    Each frequency stands twice, for the two neighbours it rotates (EVA's `VisionRotaryEmbeddingFast`).
+    The first half of D encodes a patch's row, the second its column. Each frequency appears twice, for the two adjacent
+    values that it rotates.
     """
     half = head_width // 2
     frequencies = 1.0 / ROPE_THETA ** (np.arange(0, half, 2, dtype=np.float32) / np.float32(half))
@@ -33,7 +35,7 @@ def rope_tables(grid: int, head_width: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def patchify(pixel_values: Tensor, patch: int) -> Tensor:
-    """[B, 3, S, S] to [B, N, P], each patch laid out as a convolution's kernel is."""
+    """Pixels [B, 3, S, S] to patches [B, N, P], with the values of a patch in the order of a convolution's kernel."""
     batch, channels, size, _ = pixel_values.shape
     grid = size // patch
     tiles = pixel_values.view(batch, channels, grid, patch, grid, patch)
@@ -41,16 +43,16 @@ def patchify(pixel_values: Tensor, patch: int) -> Tensor:
 
 
 def in_halves(head_width: int) -> list[int]:
-    """The order in which a head's values lie here: the first of each pair that turns together, then the second ones.
+    """Order of a head's values in this model: the first of each pair that RoPE rotates, then all the second ones.
 
-    The released weights have the pairs as neighbours. Queries and keys in any one order give the same attention, and
-    halves are swapped in two copies, where neighbours would be shuffled one by one (0.8 ms against 1.8 in a layer).
+    In the released weights the two values of a pair are adjacent. Attention is the same for any order that queries and
+    keys share. RoPE is faster with halves, which are swapped by two copies: 0.8 ms a layer instead of 1.8.
     """
     return [*range(0, head_width, 2), *range(1, head_width, 2)]
 
 
 class RotaryEmbedding(nn.Module):
-    """Turns pairs of a head's values, which lie `in_halves`, by their patch's position; CLS is not turned."""
+    """Rotates pairs of a head's values, ordered as `in_halves`, by the position of the patch; CLS is not rotated."""
 
     cos: Tensor
     sin: Tensor
@@ -59,18 +61,18 @@ class RotaryEmbedding(nn.Module):
         super().__init__()
         cos, sin = (torch.from_numpy(table)[:, in_halves(head_width)] for table in rope_tables(grid, head_width))
         sin[:, : head_width // 2] *= -1  # (a, b) -> (a cos - b sin, b cos + a sin)
-        still = torch.ones(1, head_width, device="cpu")
-        self.register_buffer("cos", torch.cat([still, cos]), persistent=False)  # [T, D]
-        self.register_buffer("sin", torch.cat([0 * still, sin]), persistent=False)
+        ones = torch.ones(1, head_width, device="cpu")  # CLS: cosine 1, sine 0; real values even in an `empty_model`
+        self.register_buffer("cos", torch.cat([ones, cos]), persistent=False)  # [T, D]
+        self.register_buffer("sin", torch.cat([0 * ones, sin]), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., T, D], turned."""
+        """Queries or keys [..., T, D], rotated."""
         a, b = x.chunk(2, dim=-1)
         return torch.addcmul(x.contiguous() * self.cos, torch.cat([b, a], dim=-1), self.sin)
 
 
 class VisionAttention(nn.Module):
-    """Self-attention with a norm before the output projection."""
+    """Self-attention with RoPE, and with a norm before the output projection (sub-LN)."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -87,7 +89,7 @@ class VisionAttention(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """Gated feed-forward layer with a norm inside."""
+    """Gated feed-forward layer (arXiv 2002.05202), with a norm before the second projection (sub-LN)."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -101,7 +103,7 @@ class SwiGLU(nn.Module):
 
 
 class VisionBlock(nn.Module):
-    """Attention and feed-forward, each behind a norm and added to its input."""
+    """Transformer block with norms before attention and feed-forward (pre-norm)."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -117,7 +119,7 @@ class VisionBlock(nn.Module):
 
 
 class VisionTower(nn.Module):
-    """Normalised pixels to one token for each patch."""
+    """Patch embedding and transformer blocks: normalised pixels to one token for each patch."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -130,8 +132,8 @@ class VisionTower(nn.Module):
         self.blocks = nn.ModuleList(VisionBlock(config) for _ in range(config.layers))
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """[B, 3, S, S] to all tokens before the final norm, CLS first: [B, T, W]."""
-        # a convolution whose stride is its kernel is a matrix product over patches
+        """Normalised pixels [B, 3, S, S] to tokens [B, T, W], CLS first."""
+        # a convolution with its stride equal to its kernel size is a matrix product over patches
         patches = F.linear(patchify(pixel_values, self.patch_size), self.patch_weight.flatten(1), self.patch_bias)
         x = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1) + self.pos_embed
         for block in self.blocks:
@@ -140,7 +142,7 @@ class VisionTower(nn.Module):
 
 
 def normalise(pixels: Tensor) -> Tensor:
-    """Pixels uint8 [..., S, S, 3] to normalised float32 [..., 3, S, S], bit for bit as torchvision does."""
+    """Pixels uint8 [..., S, S, 3] to normalised float32 [..., 3, S, S], bit for bit as torchvision."""
     mean, std = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (MEAN, STD))
     channels_first = pixels.movedim(-1, -3).to(torch.float32, memory_format=torch.contiguous_format)
     return channels_first.div_(255).sub_(mean).div_(std)

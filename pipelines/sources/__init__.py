@@ -1,60 +1,19 @@
-"""Sources: each lists its units of work on the driver and reads one unit on a worker.
+"""Sources: where records are read from. `detect.open_source(uri, columns)` opens the source at a URI.
 
-A unit is read the same way however often it is read: that, and the table, is what makes a run resumable.
+`source.Source` is what the rest of the pipeline uses: it lists files and units on the driver, and reads a unit on a
+worker. Two classes implement it: `images.ImageFolder`, and `tabular.Tabular`, which turns the rows of any format into
+records with the help of `columns.Layout`.
+
+To add a format with rows and named columns, such as ORC:
+
+1. Write `orc.py` with a class that implements the Protocol `format.Format`. If its source is a listing of files,
+   inherit from `format.FileFormat`, as `parquet.Parquet` does: it is the shortest one to start from.
+2. Give it a unit: `units.FilePart` if that is a whole file, else a subclass with what finds the part of the file.
+   Units are pickled.
+3. Register it in `detect.py`: its name in `Kind`, its suffixes in `SUFFIXES`, a line in `open_format`, and its first
+   bytes in `kind_of` if they are distinctive.
+4. Add tests in `tests/pipelines/sources/test_orc.py`, and a writer in `benchmarks/catalogs.py`, by which
+   `tests/test_catalogs.py` compares what is read in each format.
+
+A new Source that isn't tabular is opened in `detect.open_source`, like `ImageFolder`.
 """
-
-from __future__ import annotations
-
-from collections.abc import Container, Iterator
-from typing import Protocol
-
-import pyarrow as pa
-
-from pipelines.records import Reject
-from pipelines.sources.objects import SourceObject
-
-
-class Source(Protocol):
-    """Something that holds records: lists units, reads one."""
-
-    @property
-    def extra(self) -> pa.Schema:
-        """The columns beside id, text and image, which pass through to the table."""
-
-    @property
-    def has_ids(self) -> bool:
-        """Whether records have ids of their own; else a record's id is the hash of its content."""
-
-    @property
-    def has_uris(self) -> bool:
-        """Whether records have an image_uri."""
-
-    @property
-    def elsewhere(self) -> bool:
-        """Whether a record's image may be named only, by image_uri, and has to be fetched."""
-
-    @property
-    def exact(self) -> bool:
-        """Whether a unit's `rows` are their number, or a guess at it."""
-
-    @property
-    def roles(self) -> dict[str, str | None]:
-        """The columns taken for `id`, `text` and `image`; empty where there is no choice of them."""
-
-    def objects(self) -> dict[str, SourceObject]:
-        """What is listed by its name (`objects.printable`), in listing order."""
-
-    def only(self, names: Container[str]) -> Source:
-        """The same source, of which only these objects are read."""
-
-    def without_listing(self) -> Source:
-        """What a worker needs to read a unit: the same, less all that grows with the source."""
-
-    def describe(self) -> list[str]:
-        """Lines for the user: what was found, and which column is taken for what."""
-
-    def units(self) -> list[dict]:
-        """The units of work, in listing order: JSON values with `rows`."""
-
-    def read(self, unit: dict) -> Iterator[tuple[pa.Table, dict[int, Reject]]]:
-        """The records of `unit` in batches (`records.read_schema`), and which of their rows could not be read."""

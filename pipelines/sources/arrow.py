@@ -1,127 +1,117 @@
-"""Arrow IPC files: streams, as Hugging Face datasets keep them on disk, and files with a footer (Feather).
+"""Arrow IPC files: streams, as Hugging Face datasets stores them on disk, and files with a footer (Feather).
 
-A unit is a file, read from front to back one record batch at a time, which is the least that the format lets one
-read. Both kinds are a stream; the footer only says how many batches are in it, so a file that was cut off has rows.
+A unit is a file, read from front to back one record batch at a time, which is the smallest part that the format lets
+one read. Both kinds contain a stream. The footer serves only to check the number of batches, so that the rows of a
+file that was cut off can still be read.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import IO
+from typing import IO, ClassVar, Self
 
 import pyarrow as pa
 
-from pipelines.records import Reject
+from pipelines.reasons import OBJECT_UNREADABLE, Reject
 from pipelines.sources.columns import Batch, is_list
-from pipelines.sources.objects import READ_ERRORS, Listing, SourceObject, is_damage, open_unchanged
-from vista_core import UsageError
+from pipelines.sources.format import FILES_TRIED, FileFormat, first_readable
+from pipelines.sources.limits import Limits
+from pipelines.sources.units import FilePart
+from pipelines.storage.errors import READ_ERRORS, is_damage
+from pipelines.storage.files import Listing, SourceFile, open_unchanged
 
-BATCH_BYTES = 32 << 20  # of encoded images at once in a worker
-BATCH_ROWS = 4096
-READ_BYTES = 8 << 20  # fetched at once, since a store is asked for each read
-FILE_MAGIC = b"ARROW1\0\0"  # of the kind with a footer; the stream follows it
-LEFTOVER = "cache-"  # how the names of files begin in which the `map` of Hugging Face datasets keeps results
+FILE_MAGIC = b"ARROW1\0\0"  # of files with a footer; the stream follows it
+CACHE_PREFIX = "cache-"  # of files in which `Dataset.map` of Hugging Face caches its results
+FEWEST_ROWS = 16  # in a batch, however large they are
 
 
 @dataclass(frozen=True)
-class ArrowFiles:
-    """The rows of some Arrow IPC files."""
+class ArrowFiles(FileFormat):
+    """The rows of Arrow IPC files. All files are read with the schema of the first one."""
 
-    listing: Listing
-    leftovers: tuple[str, ...]  # names of files beside them that are no data
-    schema: pa.Schema  # of the first file; the others are read as if they had it
-    exact: bool = False
+    caches: tuple[str, ...] = ()  # names of cache files in the folder, which are not read
+    exact: ClassVar[bool] = False
 
     @classmethod
-    def open(cls, listing: Listing) -> ArrowFiles:
+    def open(cls, listing: Listing, limits: Limits) -> ArrowFiles:
         """Read the first readable schema. Raises UsageError if there is none."""
-        asked_for = file_name(listing.uri).startswith(LEFTOVER)
-        left = [not asked_for and file_name(item.uri).startswith(LEFTOVER) for item in listing.objects]
-        leftovers = tuple(file_name(item.uri) for item, is_left in zip(listing.objects, left, strict=True) if is_left)
-        kept = tuple(item for item, is_left in zip(listing.objects, left, strict=True) if not is_left)
-        listing = dataclasses.replace(listing, objects=kept)
-        return cls(listing, leftovers, first_schema(listing))
+        caches = [] if is_cache(listing.uri) else [file for file in listing.files if is_cache(file.uri)]
+        data = listing.of(file for file in listing.files if not is_cache(file.uri)) if caches else listing
+        none = f"all files are called {CACHE_PREFIX}*; to read one, name it"
+        schema = first_readable(data, "Arrow file", lambda file: schema_of(file, limits), none)
+        return cls(data, limits, schema, tuple(file_name(file.uri) for file in caches))
 
-    def objects(self) -> dict[str, SourceObject]:
-        """The files listed."""
-        return self.listing.by_name()
-
-    def only(self, names: Container[str]) -> ArrowFiles:
-        """The same, of which only these files are read."""
-        return dataclasses.replace(self, listing=self.listing.named(names))
-
-    def without_listing(self) -> ArrowFiles:
-        """What a worker needs to read a unit."""
-        return dataclasses.replace(self, listing=self.listing.emptied(), leftovers=())
+    def without_listing(self) -> Self:
+        """The same with an empty listing and without the names of cache files."""
+        return dataclasses.replace(super().without_listing(), caches=())
 
     def describe(self) -> str:
-        """What was found."""
-        said = f"{len(self.listing.objects):,} Arrow file(s), {self.listing.megabytes:,.2f} MB"
-        if self.leftovers:
-            names = ", ".join(self.leftovers[:3]) + (", ..." if len(self.leftovers) > 3 else "")
-            said += f" (not read, being what datasets' map left behind: {len(self.leftovers):,} file(s), {names})"
+        """How many files there are, their size, and which are not read."""
+        said = self.summary("Arrow file")
+        if self.caches:
+            names = ", ".join(self.caches[:3]) + (", ..." if len(self.caches) > 3 else "")
+            said += f" (skipped {len(self.caches):,} cache file(s) of `Dataset.map`: {names})"
         return said
 
-    def units(self) -> list[dict]:
-        """A unit a file; `rows` supposes that all rows are as large as those of the first batch."""
-        per_row = bytes_per_row(self.listing.objects)
+    def units(self) -> list[FilePart]:
+        """A unit for each file. `rows` is estimated from the size of the first batch's rows."""
+        per_row = bytes_per_row(self.listing.files[:FILES_TRIED], self.limits)
         return [
-            {
-                "object": item.uri,
-                "version": item.version,
-                "rows": max(1, round(item.size / per_row)),
-                "first_row": 0,
-                "error": "",
-            }
-            for item in self.listing.objects
+            FilePart(uris=(file.uri,), version=file.version, rows=max(1, round(file.size / per_row)))
+            for file in self.listing.files
         ]
 
-    def batches(self, unit: dict, names: Sequence[str]) -> Iterator[Batch]:
-        """The file's columns `names`, those that it has; rows with values that can't be are rejected."""
+    def batches(self, unit: FilePart, names: Sequence[str]) -> Iterator[Batch]:
+        """The file's columns `names`, as far as it has them. Rows with invalid values are rejected."""
         row = count = 0
-        with open_stream(unit["object"], unit["version"]) as (file, reader):
+        with open_stream(unit.uri, unit.version, self.limits) as (file, reader):
             here = [reader.schema.names.index(name) for name in names if name in reader.schema.names]
             for batch in reader:
                 count += 1
-                for table, rejects in parts(batch.select(here)):
+                for table, rejects in split(batch.select(here), self.limits):
                     yield Batch(table, range(row, row + len(table)), rejects)
                     row += len(table)
             file.check_end(count)
 
 
 class FrontToBack:
-    """A file of either kind read once, from the stream's start, which knows whether more was asked than there was."""
+    """An Arrow file of either kind, read once from the start of its stream.
+
+    Knows whether pyarrow asked for more bytes than the file has.
+    """
 
     closed = False  # pyarrow asks
 
-    def __init__(self, handle: IO[bytes]) -> None:
+    def __init__(self, handle: IO[bytes], read_bytes: int) -> None:
         self.handle = handle
+        self.read_bytes = read_bytes
         self.left = handle.seek(0, io.SEEK_END)
         self.cut = False
         handle.seek(0)
-        self.file = io.BufferedReader(handle, READ_BYTES)  # type: ignore[type-var]
+        self.file = io.BufferedReader(handle, read_bytes)  # type: ignore[type-var]
         self.has_footer = self.file.peek(len(FILE_MAGIC)).startswith(FILE_MAGIC)
         if self.has_footer:
             self.read(len(FILE_MAGIC))
 
     def read(self, size: int) -> bytearray:
-        """At most `size` bytes; a damaged length must not make room for more than there are."""
+        """At most `size` bytes. Allocates no more than the file has, since a damaged length can be anything."""
         content, filled = bytearray(min(size, self.left)), 0
-        with memoryview(content) as view:  # filled piece by piece: a whole record batch at once would be there twice
-            while count := self.file.readinto(view[filled : filled + READ_BYTES]):
+        with memoryview(content) as view:  # filled in pieces, since reading it at once would hold it twice
+            while count := self.file.readinto(view[filled : filled + self.read_bytes]):
                 filled += count
         self.left -= filled
         self.cut |= filled < size
         return content[:filled] if filled < len(content) else content
 
     def check_end(self, batches: int) -> None:
-        """Raise pa.ArrowInvalid if the file has more than the `batches` that were read: pyarrow may take a cut for the
-        end, and zeros among damage for its marker.
+        """Raise pa.ArrowInvalid if the file has more batches than the `batches` that were read.
+
+        pyarrow may take a cut for the end of the stream, and damage with zeros for its end marker.
         """
         if self.has_footer:
             expected = pa.ipc.open_file(self.handle).num_record_batches
@@ -129,39 +119,31 @@ class FrontToBack:
                 raise pa.ArrowInvalid(f"{batches:,} of its {expected:,} record batches could be read")
         elif self.cut:
             raise pa.ArrowInvalid(
-                "it has no end-of-stream marker: it was cut off, or if its writer leaves that out all was read"
+                "it has no end-of-stream marker: it was cut off, unless its writer omits the marker; then all was read"
             )
         elif self.left:
-            raise pa.ArrowInvalid(f"{self.left:,} bytes follow its end-of-stream marker, which can't be read")
+            raise pa.ArrowInvalid(f"{self.left:,} bytes follow its end-of-stream marker and can't be read")
 
 
 @contextmanager
-def open_stream(uri: str, version: str) -> Iterator[tuple[FrontToBack, pa.RecordBatchStreamReader]]:
+def open_stream(uri: str, version: str, limits: Limits) -> Iterator[tuple[FrontToBack, pa.RecordBatchStreamReader]]:
     """A file, and the reader of its record batches."""
     with open_unchanged(uri, version) as handle:
-        file = FrontToBack(handle)
+        file = FrontToBack(handle, limits.read_bytes)
         yield file, pa.ipc.open_stream(pa.PythonFile(file, mode="r"))
 
 
-def first_schema(listing: Listing) -> pa.Schema:
-    """The schema of the first file that has a readable one, without extension types."""
-    errors = [] if listing.objects else [f"all files are called {LEFTOVER}*, name one to read it"]
-    for item in listing.objects[:8]:
-        try:
-            with open_stream(item.uri, item.version) as (_, reader):
-                return stored_schema(reader.schema)
-        except READ_ERRORS as error:
-            if not is_damage(error):
-                raise
-            errors.append(f"{item.uri}: {error}")
-    raise UsageError(f"--source {listing.uri}: no readable Arrow file: {errors[0]}")
+def schema_of(file: SourceFile, limits: Limits) -> pa.Schema:
+    """The schema of a file, without extension types."""
+    with open_stream(file.uri, file.version, limits) as (_, reader):
+        return stored_schema(reader.schema)
 
 
-def bytes_per_row(objects: Sequence[SourceObject]) -> float:
-    """How much of a file a row takes, by the first batch of the first file that has one; infinity if none has."""
-    for item in objects[:8]:
+def bytes_per_row(files: Sequence[SourceFile], limits: Limits) -> float:
+    """The size of a row in a file, by the first batch of the first file that has one; infinity if none has."""
+    for item in files:
         try:
-            with open_stream(item.uri, item.version) as (file, reader):
+            with open_stream(item.uri, item.version, limits) as (file, reader):
                 before = file.left
                 while True:
                     batch = reader.read_next_batch()
@@ -175,12 +157,12 @@ def bytes_per_row(objects: Sequence[SourceObject]) -> float:
     return float("inf")
 
 
-def parts(batch: pa.RecordBatch) -> Iterator[tuple[pa.Table, dict[int, Reject]]]:
-    """A record batch in parts of at most 32 MB and 4096 rows. Raises pa.ArrowInvalid if it is not what it says."""
+def split(batch: pa.RecordBatch, limits: Limits) -> Iterator[tuple[pa.Table, dict[int, Reject]]]:
+    """A record batch in parts within the limits. Raises pa.ArrowInvalid if its structure is damaged."""
     batch.validate()
     sound = not damage(batch)
     per_row = max(1, batch.get_total_buffer_size() // max(1, len(batch)))
-    rows = max(16, min(BATCH_ROWS, BATCH_BYTES // per_row))
+    rows = max(FEWEST_ROWS, min(limits.batch_rows, limits.batch_bytes // per_row))
     for start in range(0, len(batch), rows):
         part = pa.Table.from_batches([batch.slice(start, rows)])
         table, rejects = (part, {}) if sound else without_damage(part)
@@ -188,7 +170,7 @@ def parts(batch: pa.RecordBatch) -> Iterator[tuple[pa.Table, dict[int, Reject]]]
 
 
 def damage(rows: pa.RecordBatch | pa.Array) -> str:
-    """What is wrong with values as they are stored, or nothing. To compute with such values could end the process."""
+    """What is wrong with the stored values, or "". Computing with invalid values could crash the process."""
     try:
         rows.validate(full=True)
     except pa.ArrowInvalid as error:
@@ -197,20 +179,23 @@ def damage(rows: pa.RecordBatch | pa.Array) -> str:
 
 
 def without_damage(part: pa.Table) -> tuple[pa.Table, dict[int, Reject]]:
-    """`part` with nulls for the rows that hold damaged values, and why they do."""
+    """`part` with nulls in place of rows that have invalid values, and a reject for each of these rows."""
     columns = [leaf for column in part.columns for chunk in column.chunks for leaf in leaves(chunk)]
     nothing = pa.table([pa.nulls(1, kind) for kind in part.schema.types], schema=part.schema)
     rows, rejects = [], {}
     for row in range(len(part)):
         message = next(filter(None, (damage(column.slice(row, 1)) for column in columns)), "")
         if message:
-            rejects[row] = Reject("read", "object_unreadable", f"its values are damaged: {message}"[:500])
+            rejects[row] = OBJECT_UNREADABLE.reject(f"its values are damaged: {message}")
         rows.append(nothing if message else part.slice(row, 1))
     return pa.concat_tables(rows).combine_chunks(), rejects
 
 
 def leaves(array: pa.Array) -> Iterator[pa.Array]:
-    """The arrays that an array of structs consists of: it would be judged by all of them, whatever slice is asked."""
+    """The arrays inside of an array of structs, at any depth, or the array itself.
+
+    A slice of an array of structs is validated with all of its fields' values, not only those of the slice.
+    """
     if not pa.types.is_struct(array.type):
         yield array
     else:
@@ -224,12 +209,12 @@ def as_stored(table: pa.Table) -> pa.Table:
 
 
 def stored_schema(schema: pa.Schema) -> pa.Schema:
-    """`schema` with the types that extension types are stored as; writers may be wrong about what is never null."""
+    """`schema` with storage types instead of extension types, all nullable since writers may be wrong about that."""
     return pa.schema([field.with_type(stored(field.type)).with_nullable(True) for field in schema])
 
 
 def stored(kind: pa.DataType) -> pa.DataType:
-    """What a type is stored as, also deep in lists and structs."""
+    """The storage type of a type, also deep in lists and structs."""
     if isinstance(kind, pa.BaseExtensionType):
         return stored(kind.storage_type)
     if pa.types.is_struct(kind):
@@ -240,6 +225,11 @@ def stored(kind: pa.DataType) -> pa.DataType:
             return pa.list_(part, kind.list_size)
         return pa.large_list(part) if pa.types.is_large_list(kind) else pa.list_(part)
     return kind
+
+
+def is_cache(uri: str) -> bool:
+    """True if a file's name is that of a cache file."""
+    return file_name(uri).startswith(CACHE_PREFIX)
 
 
 def file_name(uri: str) -> str:

@@ -1,4 +1,4 @@
-"""Which columns of a catalog are a record's id, text and image; and from a catalog's rows to records."""
+"""Finds the columns that serve as a record's id, text and image, and turns rows of a catalog into records."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.records import ID, IMAGE, IMAGE_URI, OBJECT, RESERVED, ROW, TEXT, Reject, read_schema, replace_column
+from pipelines.reasons import COLUMN_TYPE, TEXT_NOT_UTF8, Reject
+from pipelines.records import ID, IMAGE, IMAGE_URI, OBJECT, RESERVED, ROW, TEXT, read_schema, replace_column
 from vista_core import UsageError
 
-# The usual names, the likelier first: of tar shards, of Hugging Face datasets, of shops.
+# Usual column names in tar shards, Hugging Face datasets and shop catalogs, the most likely first.
 ID_NAMES = ("__key__", "id", "_id", "key", "uid", "uuid", "item_id", "product_id", "asin", "sku")
 TEXT_NAMES = ("txt", "text", "caption", "title", "description", "name", "alt", "prompt", "cls")
 IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "photo", "picture", "images")
-# Names under which a string is an image's path or URI. Not `url`: that is as often the page the image is on.
+# Columns of strings that hold an image's path or URI. Not `url`, which is as often that of the page with the image.
 URI_NAMES = (
     *("image", "img", "image_uri", "image_url", "image_path", "image_file", "img_url", "photo", "picture", "file_name"),
     *("images", "image_uris", "image_urls", "image_paths"),
@@ -32,41 +33,41 @@ Images = Literal["each", "first"]
 
 @dataclass(frozen=True)
 class Columns:
-    """What the user said of the source's columns; None is to be found out."""
+    """The columns that the user named; those that are None are found by their usual names and types."""
 
     id: str | None = None
     text: str | None = None
     image: str | None = None
-    images: Images = "each"  # of a list of images
+    images: Images = "each"  # of a list: a record for each image, or for the first only
 
 
 class Batch(NamedTuple):
-    """Some rows of a source object, in the columns that it has."""
+    """Some rows of a file, in the columns that the file has."""
 
     table: pa.Table
-    rows: Sequence[int]  # where each row stands in the object: its number, or in text files the byte it starts at
-    rejects: dict[int, Reject]  # rows of `table` (all null) that are there, but could not be read
+    rows: Sequence[int]  # the position of each row in the file: its number or, in text files, the byte it starts at
+    rejects: dict[int, Reject]  # rows of `table` that could not be read, and are null in it
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Which columns become what."""
+    """Which columns of a source become which columns of its records."""
 
-    schema: pa.Schema  # of the source, in the types that columns are read as
+    schema: pa.Schema  # of the source, with the types in which its columns are read
     id: str | None
     text: str | None
     image: str | None
     images: Images
-    extra: pa.Schema  # the columns that pass through
+    extra: pa.Schema  # the other columns, which are passed through
     left_out: tuple[str, ...]  # columns that a table cannot hold
 
     @classmethod
     def of(cls, schema: pa.Schema, columns: Columns, uri: str) -> Layout:
-        """Find the columns that were not named. Raises UsageError if there is nothing to embed."""
+        """Find the columns that the user didn't name. Raises UsageError if there is nothing to embed."""
         named = {columns.id, columns.text, columns.image}
         twice = [name for name, number in Counter(schema.names).items() if number > 1]
         fields = [field.with_type(plain(field.type)) for field in schema if field.name not in twice]
-        # A column that was named may have no value in the first records, and so no type: then it has strings.
+        # A named column without a value in the first records has no type there. It is read as strings.
         empty = {field.name for field in fields if field.name in named and pa.types.is_null(field.type)}
         schema = pa.schema([field.with_type(pa.string()) if field.name in empty else field for field in fields])
         free = pa.schema([field for field in schema if field.name not in named])
@@ -95,21 +96,21 @@ class Layout:
         return None if self.image is None else element(self.schema.field(self.image).type)
 
     @property
-    def elsewhere(self) -> bool:
-        """Whether an image can be a path or URI only, to be fetched."""
+    def external_images(self) -> bool:
+        """True if an image can be given by its path or URI alone, and has to be fetched."""
         kind = self.image_type
         return kind is not None and (is_text(kind) or (pa.types.is_struct(kind) and kind.get_field_index("path") >= 0))
 
     @property
     def several(self) -> bool:
-        """Whether a record has a list of images."""
+        """True if a record has a list of images."""
         return self.image is not None and is_list(self.schema.field(self.image).type)
 
     def describe(self) -> list[str]:
-        """Which column is taken for what."""
+        """Lines for the user: which column serves as what."""
         image = self.image or "none"
         if self.several:
-            image += ", the first of each list" if self.images == "first" else ", a list, rows ID#0, ID#1, ..."
+            image += ", the first of each list" if self.images == "first" else ", a list (records ID#0, ID#1, ...)"
         if self.image_type is not None and is_text(self.image_type):
             image += ", paths or URIs to fetch"
         lines = [
@@ -118,12 +119,12 @@ class Layout:
         ]
         if self.left_out:
             lines.append(
-                f"left out, since a table has these names itself or cannot store them: {', '.join(self.left_out)}"
+                f"left out, as the name is reserved or ambiguous or Lance cannot store it: {', '.join(self.left_out)}"
             )
         return lines
 
-    def records(self, batch: Batch, source_object: str) -> tuple[pa.Table, dict[int, Reject]]:
-        """`batch` in the order and types of `records.read_schema`; values that don't fit reject their row."""
+    def records(self, batch: Batch, file: str) -> tuple[pa.Table, dict[int, Reject]]:
+        """`batch` as records with the schema `records.read_schema`. A value that doesn't fit rejects its row."""
         table, rows, rejects = batch.table, np.asarray(batch.rows, np.int64), dict(batch.rejects)
         images = column_or_nulls(table, self.image)
         values = {name: column_or_nulls(table, column) for name, column in ((ID, self.id), (TEXT, self.text))}
@@ -137,7 +138,7 @@ class Layout:
             rejects = {at: rejects[row] for at, row in enumerate(owners.tolist()) if row in rejects}
             rows = rows[owners]
         values[IMAGE], values[IMAGE_URI] = image_parts(images)
-        values |= {OBJECT: pa.repeat(source_object, len(rows)), ROW: pa.array(rows)}
+        values |= {OBJECT: pa.repeat(file, len(rows)), ROW: pa.array(rows)}
         schema = read_schema(self.extra)
         columns = []
         for field in schema:
@@ -149,7 +150,7 @@ class Layout:
 
 
 def pick(schema: pa.Schema, option: str, named: str | None, fits: Callable[[pa.DataType], bool]) -> str | None:
-    """The column that the user named, if any. Raises UsageError if there is none such, or it can't serve."""
+    """The column that the user named, if any. Raises UsageError if it is missing or has an unsuitable type."""
     if named is None:
         return None
     if named not in schema.names:
@@ -160,12 +161,12 @@ def pick(schema: pa.Schema, option: str, named: str | None, fits: Callable[[pa.D
 
 
 def usual(schema: pa.Schema, names: Sequence[str], fits: Callable[[pa.DataType], bool]) -> str | None:
-    """The first of the usual names whose column fits."""
+    """The first of `names` that is a column of a suitable type."""
     return next((name for name in names if name in schema.names and fits(schema.field(name).type)), None)
 
 
 def usual_image(schema: pa.Schema, text: str | None) -> str | None:
-    """Bytes under a usual name, else the only column of bytes, else paths or URIs under a usual name."""
+    """The image column: bytes with a usual name, else the only bytes, else paths or URIs with a usual name."""
     if found := usual(schema, IMAGE_NAMES, has_bytes):
         return found
     candidates = [field.name for field in schema if has_bytes(field.type)]
@@ -175,20 +176,20 @@ def usual_image(schema: pa.Schema, text: str | None) -> str | None:
 
 
 def column_or_nulls(table: pa.Table, name: str | None) -> pa.ChunkedArray:
-    """A column, or nulls where this object doesn't have it."""
+    """A column, or nulls if this file doesn't have it."""
     return table[name] if name in table.column_names else pa.chunked_array([pa.nulls(len(table))])
 
 
 def each_image(lists: pa.ChunkedArray, images: Images) -> tuple[np.ndarray, np.ndarray, pa.Array | pa.ChunkedArray]:
-    """Lists of images unrolled: of each image its row, its place in the list, and the image; an empty list has null."""
-    if not is_list(lists.type):  # an object that has one image a record where others have lists
+    """Lists of images, flattened: for each image its row, its number in the list, and the image (null for no image)."""
+    if not is_list(lists.type):  # this file has one image in each record, although the first file has lists
         return np.arange(len(lists)), np.zeros(len(lists), np.int64), lists
     array = lists.combine_chunks()
     lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False).astype(np.int64)
     counts = np.maximum(lengths, 1) if images == "each" else np.ones(len(lengths), np.int64)
     owners = np.repeat(np.arange(len(lengths)), counts)
     numbers = np.arange(len(owners)) - np.repeat(np.cumsum(counts) - counts, counts)
-    starts = np.cumsum(lengths) - lengths  # in the flattened values, which leave out null lists
+    starts = np.cumsum(lengths) - lengths  # in the flattened values, which have none of null lists
     at = pa.array(starts[owners] + numbers, pa.int64(), mask=lengths[owners] == 0)
     return owners, numbers, array.flatten().take(at)
 
@@ -208,7 +209,7 @@ def image_parts(column: pa.ChunkedArray | pa.Array) -> tuple[pa.ChunkedArray | p
 def read_as(
     field: pa.Field, column: pa.ChunkedArray | pa.Array
 ) -> tuple[pa.ChunkedArray | pa.Array, dict[int, Reject]]:
-    """A column in the type that the source has it in; values that can't be read so become null, their rows rejected."""
+    """A column, cast to the type of `field`. Values that can't be cast become null and reject their row."""
     try:
         return column.cast(field.type), {}
     except CAST_ERRORS:
@@ -219,15 +220,15 @@ def read_as(
                 kept.append(pa.nulls(1, field.type) if value.null_count else value.cast(field.type))
             except CAST_ERRORS as misfit:
                 message = f"{field.name} is {value.type} here and {field.type} in the rest: {misfit}"
-                rejects[row] = Reject("read", "column_type", message[:500])
+                rejects[row] = COLUMN_TYPE.reject(message)
                 kept.append(pa.nulls(1, field.type))
         return pa.chunked_array([c for part in kept for c in chunks(part)], field.type), rejects
 
 
 def without_invalid_text(records: pa.Table) -> tuple[pa.Table, dict[int, Reject]]:
-    """Strings that are not UTF-8, nested ones too, replaced by null, their rows rejected.
+    """Replaces strings that are not UTF-8, also nested ones, by null, and rejects their rows.
 
-    Neither Parquet nor Lance checks what it writes: whoever reads such a table would fail on it.
+    Parquet and Lance don't check what they write, so readers of the table would fail.
     """
     rejects: dict[int, Reject] = {}
     for name in records.schema.names:
@@ -236,14 +237,14 @@ def without_invalid_text(records: pa.Table) -> tuple[pa.Table, dict[int, Reject]
             continue
         rows = range(len(column))
         bad = {row for row in rows if not is_valid(column.take([row]))}
-        rejects |= dict.fromkeys(bad, Reject("read", "text_not_utf8", f"column {name}"))
+        rejects |= dict.fromkeys(bad, TEXT_NOT_UTF8.reject(f"column {name}"))
         kept = pa.array([None if row in bad else row for row in rows], pa.int64())
         records = replace_column(records, name, column.take(kept))
     return records, rejects
 
 
 def is_valid(column: pa.ChunkedArray) -> bool:
-    """Whether all that `column` holds is what its type says."""
+    """True if all values are valid for their type, such as strings in UTF-8."""
     try:
         column.validate(full=True)
     except pa.ArrowInvalid:
@@ -252,35 +253,35 @@ def is_valid(column: pa.ChunkedArray) -> bool:
 
 
 def chunks(column: pa.ChunkedArray | pa.Array) -> list[pa.Array]:
-    """The arrays that a column consists of."""
+    """The arrays of a column."""
     return column.chunks if isinstance(column, pa.ChunkedArray) else [column]
 
 
 def element(kind: pa.DataType) -> pa.DataType:
-    """A list's element type, any other type as it is."""
+    """The element type of a list, or the type itself."""
     return kind.value_type if is_list(kind) else kind
 
 
 def is_list(kind: pa.DataType) -> bool:
-    """Lists of either width, and of fixed size."""
+    """True for lists with offsets of either width, and of fixed size."""
     return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
 
 def plain(kind: pa.DataType) -> pa.DataType:
-    """The type that a column is read as: a categorical as its values, a view as what it views."""
+    """The type in which a column is read: dictionaries as their values, views as plain strings or bytes."""
     if pa.types.is_dictionary(kind):
         return plain(kind.value_type)
     return {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}.get(kind, kind)
 
 
 def storable(field: pa.Field) -> bool:
-    """Whether a table can hold the column: Lance takes no maps, and no dots or backticks in a name."""
+    """True if a table can have this column: its name is not reserved, without dots and backticks, and its type fits."""
     named = field.name not in RESERVED and re.fullmatch(r"[^.`]+", field.name) is not None
     return named and is_storable(field.type)
 
 
 def is_storable(kind: pa.DataType) -> bool:
-    """Neither a map, nor a struct without fields, nor without a type as only nulls are, nor made of such."""
+    """True if Lance can store this type: no maps, empty structs or null types at any depth."""
     if pa.types.is_map(kind) or pa.types.is_null(kind) or (pa.types.is_struct(kind) and not kind.num_fields):
         return False
     return all(is_storable(kind.field(part).type) for part in range(kind.num_fields))
@@ -292,17 +293,17 @@ def describe_columns(schema: pa.Schema) -> str:
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Strings of either width."""
+    """True for strings with offsets of either width."""
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def is_key(kind: pa.DataType) -> bool:
-    """Strings and integers."""
+    """True for strings and integers."""
     return is_text(kind) or pa.types.is_integer(kind)
 
 
 def has_bytes(kind: pa.DataType) -> bool:
-    """Bytes, a struct that has them, or a list of such."""
+    """True for bytes, a struct with a field `bytes`, or a list of either."""
     kind = element(kind)
     if pa.types.is_struct(kind):
         return kind.get_field_index("bytes") >= 0 and is_bytes(kind.field("bytes").type)
@@ -310,10 +311,10 @@ def has_bytes(kind: pa.DataType) -> bool:
 
 
 def is_image(kind: pa.DataType) -> bool:
-    """Bytes, or the path or URI of an image, or a list of either."""
+    """True for image bytes, paths or URIs of images, or a list of either."""
     return has_bytes(kind) or is_text(element(kind))
 
 
 def is_bytes(kind: pa.DataType) -> bool:
-    """Binary of either width."""
+    """True for binary with offsets of either width."""
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)

@@ -1,94 +1,82 @@
-"""JSON lines: an object a line. A unit is a range of bytes, and the lines that begin in it."""
+"""JSON lines: files with a JSON object on each line. A unit is a range of bytes: the lines that begin in it."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
-from collections import Counter
-from collections.abc import Container, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.json
 
-from pipelines.records import Reject
+from pipelines.reasons import COLUMN_TYPE, LINE_UNPARSABLE, TEXT_NOT_UTF8, Reject
 from pipelines.sources import lines
 from pipelines.sources.columns import Batch, Columns
-from pipelines.sources.lines import Stream, line_ends, rejected
-from pipelines.sources.objects import Listing, SourceObject, open_unchanged
+from pipelines.sources.format import FileFormat, units_of
+from pipelines.sources.json_types import type_of
+from pipelines.sources.limits import Limits
+from pipelines.sources.lines import ByteRange, Stream, line_ends, reject_of
+from pipelines.storage.files import Listing, SourceFile, open_unchanged
 
-BLANKS = b" \t\r\n"  # JSON's
-READ = pa.json.ReadOptions(use_threads=False, block_size=(1 << 31) - 1)  # all that is given to it is one block
+BLANKS = b" \t\r\n"  # of JSON
+ONE_BLOCK = pa.json.ReadOptions(use_threads=False, block_size=(1 << 31) - 1)
 
 
 @dataclass(frozen=True)
-class JsonLines:
-    """The lines of some files."""
+class JsonLines(FileFormat):
+    """The lines of JSON lines files. The columns are those of the first file's beginning and of the table."""
 
-    listing: Listing
-    schema: pa.Schema  # by the beginning of the first file, and the table
-    record_bytes: float  # in a file, on average
-    exact: bool = False
+    record_bytes: float  # of a file, in the mean
+    exact: ClassVar[bool] = False
 
     @classmethod
-    def open(cls, listing: Listing, like: pa.Schema | None, columns: Columns) -> JsonLines:
-        """Look at the beginning of the first readable file; columns of the table `like` have its types.
+    def open(cls, listing: Listing, like: pa.Schema | None, columns: Columns, limits: Limits) -> JsonLines:
+        """Look at the beginning of the first readable file. Raises UsageError if there is none.
 
-        Those are columns even if the sample has none of them, since what is absent may be rare. Raises UsageError if
-        no file is readable.
+        Columns of the table `like` have its types. They are columns even if the sample doesn't have them, since a key
+        may be rare.
         """
-        guess, record_bytes = lines.first_readable(listing, "JSON lines", sample)
-        types = {field.name: field.type for field in guess} | lines.table_types(like, readable)
+        found, record_bytes = lines.first_sample(listing, "JSON lines file", partial(sample, limits=limits))
+        types = {field.name: field.type for field in found} | lines.table_types(like, readable)
         named = (columns.id, columns.text, columns.image)  # of which the sample may have no value
         types |= {name: pa.string() for name in named if name in types and pa.types.is_null(types[name])}
-        return cls(listing, pa.schema(list(types.items())), record_bytes)
-
-    def objects(self) -> dict[str, SourceObject]:
-        """The files listed."""
-        return self.listing.by_name()
-
-    def only(self, names: Container[str]) -> JsonLines:
-        """The same, of which only these files are read."""
-        return dataclasses.replace(self, listing=self.listing.named(names))
-
-    def without_listing(self) -> JsonLines:
-        """What a worker needs to read a unit."""
-        return dataclasses.replace(self, listing=self.listing.emptied())
+        return cls(listing, limits, pa.schema(list(types.items())), record_bytes)
 
     def describe(self) -> str:
-        """What was found."""
-        return f"{len(self.listing.objects):,} JSON lines file(s), {self.listing.megabytes:,.2f} MB"
+        """How many files there are, and their size."""
+        return self.summary("JSON lines file")
 
-    def units(self) -> list[dict]:
-        """A unit per range of 64 MB, or per compressed file."""
-        with ThreadPoolExecutor(lines.FILE_THREADS) as pool:
-            return [unit for units in pool.map(self.file_units, self.listing.objects) for unit in units]
+    def units(self) -> list[ByteRange]:
+        """A unit for each range of `range_bytes` (16 MB), or for each compressed file."""
+        return units_of(self.listing, self.file_units)
 
-    def file_units(self, item: SourceObject) -> list[dict]:
+    def file_units(self, file: SourceFile) -> list[ByteRange]:
         """The units of one file."""
-        if not item.size:
+        if not file.size:
             return []
-        with open_unchanged(item.uri, item.version) as handle:
-            packed = handle.read(len(lines.GZIP)) == lines.GZIP
-        cuts = [*range(0, item.size, item.size if packed else lines.RANGE_BYTES), item.size]
-        units = lines.range_units(lines.new_unit(item) | {"packed": packed}, cuts, self.record_bytes)
-        return [unit | {"stop": lines.ENDLESS} for unit in units] if packed else units
+        with open_unchanged(file.uri, file.version) as handle:
+            is_gzip = handle.read(len(lines.GZIP)) == lines.GZIP
+        rows = lines.estimated_rows(file.size, self.record_bytes)
+        whole = ByteRange(uris=(file.uri,), version=file.version, rows=rows, stop=lines.UNKNOWN_END, is_gzip=is_gzip)
+        cuts = [*range(0, file.size, self.limits.range_bytes), file.size]
+        return [whole] if is_gzip else lines.cut(whole, cuts, self.record_bytes)
 
-    def batches(self, unit: dict, names: Sequence[str]) -> Iterator[Batch]:
-        """The columns `names` of the lines that begin in the unit's range; of a key that a line lacks, null."""
+    def batches(self, unit: ByteRange, names: Sequence[str]) -> Iterator[Batch]:
+        """The columns `names` of the lines that begin in the unit's range. A key that a line lacks is null."""
         syntax = JsonSyntax(pa.schema([self.schema.field(name) for name in names]))
-        start, stop = unit["first_row"], unit["stop"]
-        with lines.open_unit(unit) as stream:
+        start, stop = unit.first_row, unit.stop
+        with lines.open_unit(unit, self.limits) as stream:
             if start:
                 stream.seek(start - 1)
-                start = next_line(stream, start - 1, stop)
+                start = next_line(stream, start - 1, stop, self.limits.tail_bytes)
                 stream.seek(start)
-            yield from lines.read_batches(lines.read_blocks(stream, start, stop, line_ends), syntax)
+            blocks = lines.read_blocks(stream, start, stop, line_ends, self.limits)
+            yield from lines.read_batches(blocks, syntax, self.limits)
 
 
 @dataclass(frozen=True)
@@ -98,46 +86,47 @@ class JsonSyntax:
     schema: pa.Schema
 
     def look(self, content: bytes, starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Blank lines, and those that are between braces.
+        """Which lines are blank, and which begin and end with a brace and so may be parsed.
 
-        pyarrow ignores where lines end: `{"a":1}{"a":2}` are two rows, `{"a":` and `1}` are one, and at a `null` it
-        crashes. When all lines begin and end with a brace and there are as many rows as lines, each line is a row.
+        pyarrow ignores line ends: it reads `{"a":1}{"a":2}` as two rows and the lines `{"a":` and `1}` as one, and
+        crashes at `null`. If all lines begin and end with a brace and there are as many rows as lines, each line is
+        one row.
         """
         data = np.frombuffer(content, np.uint8)
-        sound = (data[starts] == ord("{")) & (data[ends - 2] == ord("}"))
+        parsable = (data[starts] == ord("{")) & (data[ends - 2] == ord("}"))
         blank = np.zeros(len(starts), bool)
-        for at in np.flatnonzero(~sound):
+        for at in np.flatnonzero(~parsable):
             line = content[starts[at] : ends[at]].strip(BLANKS)
-            blank[at], sound[at] = not line, line.startswith(b"{") and line.endswith(b"}")
-        return blank, sound
+            blank[at], parsable[at] = not line, line.startswith(b"{") and line.endswith(b"}")
+        return blank, parsable
 
     def parse(self, text: memoryview) -> pa.Table:
-        """A row per object."""
+        """A row for each object."""
         options = pa.json.ParseOptions(explicit_schema=self.schema, unexpected_field_behavior="ignore")
-        table = pa.json.read_json(pa.BufferReader(text), READ, options)
-        table.validate(full=True)  # strings may be anything but UTF-8
+        table = pa.json.read_json(pa.BufferReader(text), ONE_BLOCK, options)
+        table.validate(full=True)  # pyarrow accepts strings that are not UTF-8
         return table
 
     def reject(self, record: bytes, error: str) -> Reject:
-        """Python says of most lines what is wrong with them; else it is a value that doesn't fit its column."""
+        """Python's parser says what is wrong with most lines. If it accepts one, a value doesn't fit its column."""
         try:
             value = json.loads(record.strip(BLANKS).decode())
         except UnicodeDecodeError as invalid:
-            return rejected("text_not_utf8", str(invalid), record)
+            return reject_of(TEXT_NOT_UTF8, str(invalid), record)
         except RecursionError:
-            return rejected("line_unparsable", "nested too deeply", record)
+            return reject_of(LINE_UNPARSABLE, "nested too deeply", record)
         except ValueError as invalid:
-            return rejected("line_unparsable", str(invalid), record)
+            return reject_of(LINE_UNPARSABLE, str(invalid), record)
         if not isinstance(value, dict):
-            return rejected("line_unparsable", f"not a JSON object but a {type(value).__name__}", record)
+            return reject_of(LINE_UNPARSABLE, f"not a JSON object but a {type(value).__name__}", record)
         error = re.sub(r"^JSON parse error: | in row \d+$", "", error)
-        broken = "specified twice" in error or "surrogate" in error
-        return rejected("line_unparsable" if broken else "column_type", error, record)
+        is_invalid = "specified twice" in error or "surrogate" in error
+        return reject_of(LINE_UNPARSABLE if is_invalid else COLUMN_TYPE, error, record)
 
 
-def next_line(stream: Stream, position: int, stop: int) -> int:
-    """Where the first line begins after a `stream` at `position`; somewhere behind `stop` if none does before."""
-    while position < stop and (chunk := stream.read(lines.TAIL_BYTES)):
+def next_line(stream: Stream, position: int, stop: int, read_bytes: int) -> int:
+    """Where the first line begins after a `stream` at `position`; `stop` or later if none does before."""
+    while position < stop and (chunk := stream.read(read_bytes)):
         if (found := chunk.find(b"\n")) >= 0:
             return position + found + 1
         position += len(chunk)
@@ -145,61 +134,33 @@ def next_line(stream: Stream, position: int, stop: int) -> int:
 
 
 def readable(kind: pa.DataType) -> bool:
-    """Whether JSON can be read as a type."""
+    """True if pyarrow can read JSON values as this type."""
     try:
         return len(JsonSyntax(pa.schema([("", kind)])).parse(memoryview(b"{}"))) == 1
     except pa.ArrowNotImplementedError:
         return False
 
 
-def sample(item: SourceObject) -> tuple[pa.Schema, float]:
-    """The columns that a file's beginning has, and a line's mean size in bytes. Raises pa.ArrowInvalid if none has."""
-    head = lines.read_head(item, lines.SAMPLE_BYTES, line_ends)
-    records, bounds = [], [0, *head.ends[: lines.BATCH_ROWS].tolist()]
+def sample(file: SourceFile, limits: Limits) -> tuple[pa.Schema, float]:
+    """The columns of a file's beginning, and a line's mean size in bytes. Raises pa.ArrowInvalid if it has none."""
+    head = lines.read_head(file, limits.sample_bytes, line_ends, 1, limits)
+    records, bounds = [], [0, *head.ends[: limits.batch_rows].tolist()]
     for start, end in pairwise(bounds):
         record = parsed_object(head.content[start:end])
         if record is not None:
             records.append(record)
     if not records:
         raise pa.ArrowInvalid(
-            "no line of its beginning is a JSON object (of a JSON array, `jq -c '.[]'` makes JSON lines)"
+            "no line of its beginning is a JSON object (`jq -c '.[]'` turns a JSON array into JSON lines)"
         )
     return pa.schema(type_of(records)), bounds[-1] * head.density / (len(bounds) - 1)
 
 
 def parsed_object(line: bytes) -> dict | None:
-    """The object that a line is, or None."""
+    """The object on a line, or None if there is no valid one."""
     try:
         value = json.loads(line.decode())
-        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no character
+        json.dumps(value, ensure_ascii=False).encode()  # fails for half a surrogate pair, which is no character
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
-
-
-def type_of(values: list[Any]) -> pa.DataType:
-    """The type that most of the values have which are not null; float64 for numbers of both kinds."""
-    kinds = Counter(float if type(value) is int else type(value) for value in values if value is not None)
-    if not kinds:
-        return pa.null()
-    kind = kinds.most_common(1)[0][0]
-    alike = [value for value in values if (float if type(value) is int else type(value)) is kind]
-    if kind is dict:
-        names = dict.fromkeys(name for value in alike for name in value)
-        return pa.struct([(name, type_of([value.get(name) for value in alike])) for name in names])
-    if kind is list:
-        return pa.list_(type_of([element for value in alike for element in value]))
-    if kind is float:
-        return type_of_numbers(alike)
-    return {bool: pa.bool_(), str: pa.string()}[kind]
-
-
-def type_of_numbers(values: list[int | float]) -> pa.DataType:
-    """int64 for integers, uint64 if they need it, else float64."""
-    if all(type(value) is int for value in values):
-        low, high = min(values), max(values)
-        if low >= -(1 << 63) and high < 1 << 63:
-            return pa.int64()
-        if low >= 0 and high < 1 << 64:
-            return pa.uint64()
-    return pa.float64()

@@ -1,7 +1,8 @@
-"""Files of text records: cut into byte ranges, read in whole records, each of them parsed or rejected by itself."""
+"""Text formats: files are cut into byte ranges and read in whole records, each of which is parsed or rejected alone."""
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import io
 import itertools
@@ -14,29 +15,33 @@ from typing import IO, Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from pipelines.records import RESERVED, Reject
+from pipelines.reasons import Reason, Reject
+from pipelines.records import RESERVED
 from pipelines.sources.columns import Batch
-from pipelines.sources.objects import READ_ERRORS, Listing, SourceObject, is_damage, open_unchanged
-from vista_core import UsageError
+from pipelines.sources.format import first_readable
+from pipelines.sources.limits import Limits
+from pipelines.sources.units import FilePart
+from pipelines.storage.errors import READ_ERRORS
+from pipelines.storage.files import Listing, SourceFile, open_unchanged
 
-RANGE_BYTES = 16 << 20  # of a file in a unit: some 10^5 records, which the fetch stage is to share out
-READ_BYTES = 8 << 20  # at once
-BLOCK_BYTES = 1 << 20  # looked through at once: more is slower, since it outgrows the processor's cache
-TAIL_BYTES = 256 << 10  # read at once to find a range's first record, and the end of its last
-RECORD_BYTES = 64 << 20  # in the longest record
-SAMPLE_BYTES = 1 << 20
-SAMPLE_FILES = 8
-BATCH_ROWS = 4096  # and in a sample
 PARTS = 8  # into which records are divided that can't be parsed together
-FILE_THREADS = 16
 SHOWN = 80  # characters of a record in a message
 
 LF, CR = 10, 13
 GZIP, BOM = b"\x1f\x8b", b"\xef\xbb\xbf"
-ENDLESS = sys.maxsize  # the end of a compressed file is not known
+UNKNOWN_END = sys.maxsize  # of a compressed file, which is read to its end
 
-Ends = Callable[[bytes], np.ndarray]  # the positions behind the whole records of a text that begins with one
+RecordEnds = Callable[[bytes], np.ndarray]  # from text that begins with a record to the positions after each record
 Found = TypeVar("Found")
+RangeT = TypeVar("RangeT", bound="ByteRange")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ByteRange(FilePart):
+    """The records that begin in the bytes from `first_row` to before `stop` of a file, decompressed if it is gzip."""
+
+    stop: int
+    is_gzip: bool
 
 
 class Stream(Protocol):
@@ -47,28 +52,28 @@ class Stream(Protocol):
 
 
 class Syntax(Protocol):
-    """How the records of one format are told apart and parsed."""
+    """How the records of one format are parsed."""
 
     @property
     def schema(self) -> pa.Schema:
-        """Of what `parse` returns."""
+        """The schema of the tables that `parse` returns."""
 
     def look(self, content: bytes, starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Per record: is it blank, and may it be parsed?"""
+        """For each record: is it blank, and may it be given to `parse`?"""
 
     def parse(self, text: memoryview) -> pa.Table:
-        """A row per record, blank ones left out. Raises pa.ArrowInvalid if any of them is not as it should be."""
+        """A row for each record that is not blank. Raises pa.ArrowInvalid if any of them is invalid."""
 
     def reject(self, record: bytes, error: str) -> Reject:
-        """Why a record can't be read; `error` is what came of parsing it, or empty."""
+        """Why a record can't be read. `error` is the message of `parse`, or empty if it was not parsed."""
 
 
 class Head(NamedTuple):
     """The beginning of a file."""
 
-    content: bytes  # unpacked
+    content: bytes  # decompressed
     ends: np.ndarray  # of the whole records in it
-    packed: bool
+    is_gzip: bool
     density: float  # bytes of the file per byte of content
 
 
@@ -78,7 +83,7 @@ class Block(NamedTuple):
     start: int  # in the stream
     content: bytes
     ends: np.ndarray  # in `content`
-    problem: str  # with the only record, or empty
+    problem: str  # with the block's only record, or empty
 
 
 @dataclass(frozen=True)
@@ -88,19 +93,19 @@ class Records:
     content: bytes
     starts: np.ndarray
     ends: np.ndarray
-    sound: np.ndarray  # may be parsed
+    parsable: np.ndarray  # may be given to the parser
     problem: str
 
     def text(self, first: int, last: int) -> memoryview:
-        """The records from `first` to before `last`."""
+        """The records from number `first` to before number `last`."""
         return memoryview(self.content)[self.starts[first] : self.ends[last - 1]]
 
 
-class Unpacked:
-    """What a gzip file holds. Damage is raised after all that comes before it was read."""
+class Decompressed:
+    """The content of a gzip file. Damage is raised after everything before it was read."""
 
-    def __init__(self, packed: IO[bytes]) -> None:
-        self.file = gzip.GzipFile(fileobj=packed)
+    def __init__(self, compressed: IO[bytes]) -> None:
+        self.file = gzip.GzipFile(fileobj=compressed)
         self.error: Exception | None = None
 
     def read(self, size: int, /) -> bytes:
@@ -122,94 +127,95 @@ class Unpacked:
 
 
 @contextmanager
-def open_unit(unit: dict) -> Iterator[Any]:
-    """The stream that a unit is part of, at the unit's start."""
-    with open_unchanged(unit["object"], unit["version"]) as handle:
-        if not unit["packed"]:
-            handle.seek(unit["first_row"])
+def open_unit(unit: ByteRange, limits: Limits) -> Iterator[Any]:
+    """The stream of a unit, positioned at its start."""
+    with open_unchanged(unit.uri, unit.version) as handle:
+        if not unit.is_gzip:
+            handle.seek(unit.first_row)
             yield handle
         else:
-            # gzip asks for 8 kB at a time, each of which would be a request to a store.
-            unpacked = Unpacked(io.BufferedReader(handle, READ_BYTES))  # type: ignore[type-var]
-            unpacked.read(unit["first_row"])
-            yield unpacked
+            # gzip reads 8 kB at a time, each of which would be a request to the store.
+            stream = Decompressed(io.BufferedReader(handle, limits.read_bytes))  # type: ignore[type-var]
+            stream.read(unit.first_row)
+            yield stream
 
 
-def read_head(item: SourceObject, size: int, ends_of: Ends, records: int = 1) -> Head:
-    """The first `size` bytes of a file, or as much more as its first `records` need."""
+def read_head(file: SourceFile, size: int, ends_of: RecordEnds, records: int, limits: Limits) -> Head:
+    """The first `size` bytes of a file, or more if its first `records` need them, up to the longest record."""
     while True:
-        with open_unchanged(item.uri, item.version) as handle:
+        with open_unchanged(file.uri, file.version) as handle:
             start = handle.read(size)
-        packed, source = start.startswith(GZIP), io.BytesIO(start)
-        content = Unpacked(source).read(size) if packed else start
-        density = source.tell() / max(1, len(content)) if packed else 1.0
-        whole = len(start) == item.size and not (packed and len(content) == size)
-        content = without_bom(content) + b"\n" * whole
+        is_gzip, source = start.startswith(GZIP), io.BytesIO(start)
+        content = Decompressed(source).read(size) if is_gzip else start
+        density = source.tell() / max(1, len(content)) if is_gzip else 1.0
+        is_whole = len(start) == file.size and not (is_gzip and len(content) == size)
+        content = without_bom(content) + b"\n" * is_whole
         ends = ends_of(content)
-        if len(ends) >= records or whole or size > RECORD_BYTES:
-            return Head(content, ends, packed, density)
+        if len(ends) >= records or is_whole or size > limits.record_bytes:
+            return Head(content, ends, is_gzip, density)
         size *= 8
 
 
 def without_bom(content: bytes) -> bytes:
-    """A file's beginning with blanks for the byte order mark: offsets stay what they are."""
+    """A file's beginning with spaces in place of the byte order mark, which keeps offsets as they are."""
     return b"   " + content[3:] if content.startswith(BOM) else content
 
 
 def line_ends(content: bytes) -> np.ndarray:
-    """The positions behind line feeds."""
+    """The positions after line feeds."""
     return np.flatnonzero(np.frombuffer(content, np.uint8) == LF) + 1
 
 
 def starts_of(ends: np.ndarray) -> np.ndarray:
-    """The positions at which records begin that end at `ends`."""
+    """The positions at which the records begin that end at `ends`."""
     return np.concatenate([np.zeros(len(ends[:1]), np.int64), ends[:-1]])
 
 
-def read_chunks(stream: Stream, length: int) -> Iterator[bytes]:
-    """`length` bytes of a stream in pieces, then what comes behind them, then, for ever, nothing."""
-    while content := stream.read(min(READ_BYTES, length) if length > 0 else TAIL_BYTES):
+def read_chunks(stream: Stream, length: int, limits: Limits) -> Iterator[bytes]:
+    """`length` bytes of a stream in blocks, then what follows them in smaller reads, and then empty bytes forever."""
+    while content := stream.read(min(limits.read_bytes, length) if length > 0 else limits.tail_bytes):
         length -= len(content)
-        yield from (content[start : start + BLOCK_BYTES] for start in range(0, len(content), BLOCK_BYTES))
+        yield from (content[at : at + limits.block_bytes] for at in range(0, len(content), limits.block_bytes))
     yield from itertools.repeat(b"")
 
 
-def read_blocks(stream: Stream, start: int, stop: int, ends_of: Ends) -> Iterator[Block]:
-    """The records that begin in [start, stop) of a stream that is at `start`, where one begins.
+def read_blocks(stream: Stream, start: int, stop: int, ends_of: RecordEnds, limits: Limits) -> Iterator[Block]:
+    """The records that begin in [start, stop) of a stream, which is at `start`, where a record begins.
 
-    A record that is as long as the file or RECORD_BYTES because a quote is never closed is its first line, and costs
-    no other. Raises pa.ArrowInvalid at a line that is longer than RECORD_BYTES.
+    If a quote is never closed, the record that it opens ends at the end of the file or exceeds `record_bytes`. Then
+    only its first line is taken for a record, with a problem, and reading goes on after that line. Raises
+    pa.ArrowInvalid at a line that is longer than `record_bytes`.
     """
-    rest, at, chunks = b"", start, read_chunks(stream, stop - start)
+    rest, at, chunks = b"", start, read_chunks(stream, stop - start, limits)
     while at < stop and ((chunk := next(chunks)) or rest):
         rest += chunk or b"\n"
         ends, problem = ends_of(rest), ""
-        if not len(ends) and (not chunk or len(rest) > RECORD_BYTES):
+        if not len(ends) and (not chunk or len(rest) > limits.record_bytes):
             ends, problem = line_ends(rest)[:1], "a quote is opened and never closed"
             if not len(ends):
-                raise pa.ArrowInvalid(f"the line at byte {at} is longer than {RECORD_BYTES / 1e6:,.0f} MB")
+                raise pa.ArrowInvalid(f"the line at byte {at} is longer than {limits.record_bytes / 1e6:,.0f} MB")
         if len(ends):
             ends = ends[: 1 + np.searchsorted(ends[:-1], stop - at)]
             yield Block(at, rest if at else without_bom(rest), ends, problem)
             rest, at = rest[ends[-1] :], at + int(ends[-1])
 
 
-def read_batches(blocks: Iterator[Block], syntax: Syntax) -> Iterator[Batch]:
-    """The rows of `blocks`, at most BATCH_ROWS at once; a record that can't be parsed is a null row and a reject."""
+def read_batches(blocks: Iterator[Block], syntax: Syntax, limits: Limits) -> Iterator[Batch]:
+    """The rows of `blocks`, at most `batch_rows` at once. A record that can't be parsed is a null row and a reject."""
     for block in blocks:
         starts = starts_of(block.ends)
-        blank, sound = syntax.look(block.content, starts, block.ends)
+        blank, parsable = syntax.look(block.content, starts, block.ends)
         kept = np.flatnonzero(~blank)
-        records = Records(block.content, starts[kept], block.ends[kept], sound[kept], block.problem)
-        for first in range(0, len(kept), BATCH_ROWS):
-            last = min(first + BATCH_ROWS, len(kept))
+        records = Records(block.content, starts[kept], block.ends[kept], parsable[kept], block.problem)
+        for first in range(0, len(kept), limits.batch_rows):
+            last = min(first + limits.batch_rows, len(kept))
             table, rejects = parsed(records, first, last, syntax)
             yield Batch(table, (block.start + records.starts[first:last]).tolist(), rejects)
 
 
 def parsed(records: Records, first: int, last: int, syntax: Syntax) -> tuple[pa.Table, dict[int, Reject]]:
-    """The rows of some records, and why some are null."""
-    parts = list(salvaged(records, first, last, syntax))
+    """The rows of some records, and why some of them are null."""
+    parts = list(parse_or_divide(records, first, last, syntax))
     rejects = {at - first: part for at, part in parts if isinstance(part, Reject)}
     table = pa.concat_tables([syntax.schema.empty_table(), *(part for _, part in parts if isinstance(part, pa.Table))])
     if rejects:
@@ -218,14 +224,14 @@ def parsed(records: Records, first: int, last: int, syntax: Syntax) -> tuple[pa.
     return table, rejects
 
 
-def salvaged(records: Records, first: int, last: int, syntax: Syntax) -> Iterator[tuple[int, pa.Table | Reject]]:
-    """Tables of the records that can be parsed, and why each of the others can't, with the record it begins with.
+def parse_or_divide(records: Records, first: int, last: int, syntax: Syntax) -> Iterator[tuple[int, pa.Table | Reject]]:
+    """Tables of the records that can be parsed and rejects of the others, each with the number of its first record.
 
-    What can't be parsed together is divided until single records are left. Where all are bad that takes a call of
-    pyarrow for each: of such, 6,000 are read in a second, of good ones with one bad in a hundred 60,000.
+    Records that can't be parsed together are divided until single records are left. If all are bad, that takes a call
+    of pyarrow for each: 6,000 records a second. With one bad record in a hundred it is 60,000.
     """
     error = records.problem
-    if not error and records.sound[first:last].all():
+    if not error and records.parsable[first:last].all():
         try:
             table = syntax.parse(records.text(first, last))
             if len(table) == last - first:
@@ -239,40 +245,32 @@ def salvaged(records: Records, first: int, last: int, syntax: Syntax) -> Iterato
         return
     step = -(-(last - first) // PARTS)
     for start in range(first, last, step):
-        yield from salvaged(records, start, min(start + step, last), syntax)
+        yield from parse_or_divide(records, start, min(start + step, last), syntax)
 
 
-def rejected(reason: str, why: str, record: bytes) -> Reject:
-    """A record that can't be read, with its beginning."""
-    return Reject("read", reason, f"{why[:300]}: {record[: 4 * SHOWN].decode('utf-8', 'replace').strip()[:SHOWN]}")
+def reject_of(reason: Reason, why: str, record: bytes) -> Reject:
+    """The reject of a record, whose message shows the record's beginning."""
+    return reason.reject(f"{why[:300]}: {record[: 4 * SHOWN].decode('utf-8', 'replace').strip()[:SHOWN]}")
 
 
-def first_readable(listing: Listing, kind: str, look: Callable[[SourceObject], Found]) -> Found:
-    """What `look` finds in the first file of several that is not damaged. Raises UsageError if there is none."""
-    errors = []
-    for item in [item for item in listing.objects if item.size][:SAMPLE_FILES]:
-        try:
-            return look(item)
-        except READ_ERRORS as error:
-            if not is_damage(error):
-                raise
-            errors.append(f"{item.uri}: {error}")
-    raise UsageError(f"--source {listing.uri}: no readable {kind} file: {(errors or ['all are empty'])[0]}")
+def first_sample(listing: Listing, kind: str, sample: Callable[[SourceFile], Found]) -> Found:
+    """What `sample` finds in the first file that is neither empty nor damaged. Raises UsageError if there is none."""
+    return first_readable(listing.of(file for file in listing.files if file.size), kind, sample, "all are empty")
 
 
 def table_types(like: pa.Schema | None, readable: Callable[[pa.DataType], bool]) -> dict[str, pa.DataType]:
-    """The types of a table's columns that come from the source, where its format can be read as such."""
+    """The types of the table's columns that come from the source, as far as its format can be read with them."""
     return {field.name: field.type for field in like or () if field.name not in RESERVED and readable(field.type)}
 
 
-def new_unit(item: SourceObject) -> dict:
-    """A unit of a file that says nothing yet of what it covers."""
-    return {"object": item.uri, "version": item.version, "error": "", "rows": 1, "first_row": 0}
+def estimated_rows(size: int, record_bytes: float) -> int:
+    """About how many records there are in `size` bytes of a file."""
+    return max(1, round(size / record_bytes))
 
 
-def range_units(unit: dict, cuts: list[int], record_bytes: float) -> list[dict]:
-    """`unit` for each range between `cuts`, with a guess at how many records begin there."""
+def cut(unit: RangeT, cuts: list[int], record_bytes: float) -> list[RangeT]:
+    """`unit` for each range between `cuts`."""
     return [
-        unit | {"first_row": start, "stop": stop, "rows": max(1, round((stop - start) / record_bytes))}
+        dataclasses.replace(unit, first_row=start, stop=stop, rows=estimated_rows(stop - start, record_bytes))
         for start, stop in itertools.pairwise(cuts)
     ]

@@ -1,88 +1,73 @@
-"""Parquet files. A unit is a row group, streamed in batches of bounded size."""
+"""Parquet files. A unit is a row group."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Container, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.sources.columns import Batch
-from pipelines.sources.objects import READ_ERRORS, Listing, SourceObject, is_damage, open_unchanged
-from vista_core import UsageError
+from pipelines.sources.format import FileFormat, first_readable, units_of
+from pipelines.sources.limits import Limits
+from pipelines.sources.units import FilePart
+from pipelines.storage.errors import READ_ERRORS, is_damage
+from pipelines.storage.files import Listing, SourceFile, open_unchanged
 
-BATCH_BYTES = 32 << 20  # of encoded images at once in a worker
-BATCH_ROWS = 4096
-FOOTER_THREADS = 16
+FEWEST_ROWS = 16  # in a batch, however large they are
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowGroup(FilePart):
+    """A row group of a Parquet file."""
+
+    index: int  # in the file
+    batch_rows: int  # how many rows make a batch of bounded size
 
 
 @dataclass(frozen=True)
-class Parquet:
-    """The row groups of some Parquet files."""
+class Parquet(FileFormat):
+    """The row groups of Parquet files. All files are read with the schema of the first one."""
 
-    listing: Listing
-    schema: pa.Schema  # of the first file; the others are read as if they had it
-    exact: bool = True
+    exact: ClassVar[bool] = True
 
     @classmethod
-    def open(cls, listing: Listing) -> Parquet:
+    def open(cls, listing: Listing, limits: Limits) -> Parquet:
         """Read the first readable footer. Raises UsageError if there is none."""
-        return cls(listing, first_schema(listing))
-
-    def objects(self) -> dict[str, SourceObject]:
-        """The files listed."""
-        return self.listing.by_name()
-
-    def only(self, names: Container[str]) -> Parquet:
-        """The same, of which only these files are read."""
-        return dataclasses.replace(self, listing=self.listing.named(names))
-
-    def without_listing(self) -> Parquet:
-        """What a worker needs to read a unit."""
-        return dataclasses.replace(self, listing=self.listing.emptied())
+        return cls(listing, limits, first_readable(listing, "Parquet file", schema_of))
 
     def describe(self) -> str:
-        """What was found."""
-        return f"{len(self.listing.objects):,} Parquet file(s), {self.listing.megabytes:,.2f} MB"
+        """How many files there are, and their size."""
+        return self.summary("Parquet file")
 
-    def units(self) -> list[dict]:
-        """A unit a row group; a file whose footer can't be read is one unit that says so."""
-        with ThreadPoolExecutor(FOOTER_THREADS) as pool:
-            return [unit for units in pool.map(file_units, self.listing.objects) for unit in units]
+    def units(self) -> list[FilePart]:
+        """A unit for each row group; a file whose footer can't be read is one unit with the error."""
+        return units_of(self.listing, partial(file_units, limits=self.limits))
 
-    def batches(self, unit: dict, names: Sequence[str]) -> Iterator[Batch]:
-        """The row group's columns `names`, those that the file has."""
-        row = unit["first_row"]
-        with open_unchanged(unit["object"], unit["version"]) as handle:
-            file = pq.ParquetFile(handle, buffer_size=8 << 20)
+    def batches(self, unit: RowGroup, names: Sequence[str]) -> Iterator[Batch]:
+        """The row group's columns `names`, as far as the file has them."""
+        row = unit.first_row
+        with open_unchanged(unit.uri, unit.version) as handle:
+            file = pq.ParquetFile(handle, buffer_size=self.limits.read_bytes)
             here = [name for name in file.schema_arrow.names if name in names]
-            for batch in file.iter_batches(unit["batch_rows"], row_groups=[unit["index"]], columns=here):
+            for batch in file.iter_batches(unit.batch_rows, row_groups=[unit.index], columns=here):
                 yield Batch(pa.table(batch), range(row, row + len(batch)), {})
                 row += len(batch)
 
 
-def first_schema(listing: Listing) -> pa.Schema:
-    """The schema of the first file whose footer can be read."""
-    errors = []
-    for item in listing.objects[:8]:
-        try:
-            with open_unchanged(item.uri, item.version) as handle:
-                return pq.read_schema(handle)
-        except READ_ERRORS as error:
-            if not is_damage(error):
-                raise
-            errors.append(f"{item.uri}: {error}")
-    raise UsageError(f"--source {listing.uri}: no readable Parquet file: {errors[0]}")
+def schema_of(file: SourceFile) -> pa.Schema:
+    """The schema in a file's footer."""
+    with open_unchanged(file.uri, file.version) as handle:
+        return pq.read_schema(handle)
 
 
-def file_units(item: SourceObject) -> list[dict]:
-    """The row groups of one file."""
-    unit = {"object": item.uri, "version": item.version, "error": "", "rows": 1, "first_row": 0}
+def file_units(file: SourceFile, limits: Limits) -> list[FilePart]:
+    """The row groups of one file that have rows."""
     try:
-        with open_unchanged(item.uri, item.version) as handle:
+        with open_unchanged(file.uri, file.version) as handle:
             metadata = pq.read_metadata(handle)
         groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
         if sum(group.num_rows for group in groups) != metadata.num_rows:
@@ -90,12 +75,21 @@ def file_units(item: SourceObject) -> list[dict]:
     except READ_ERRORS as error:
         if not is_damage(error):
             raise
-        return [unit | {"error": f"the Parquet footer cannot be read: {error}"}]
-    units = []
+        message = f"the Parquet footer cannot be read: {error}"
+        return [FilePart(uris=(file.uri,), version=file.version, rows=1, error=message)]
+    units: list[FilePart] = []
+    first_row = 0
     for index, group in enumerate(groups):
-        per_row = max(1, group.total_byte_size // max(1, group.num_rows))
-        batch_rows = max(16, min(BATCH_ROWS, BATCH_BYTES // per_row))
         if group.num_rows:
-            units.append(unit | {"index": index, "rows": group.num_rows, "batch_rows": batch_rows})
-        unit = unit | {"first_row": unit["first_row"] + group.num_rows}  # type: ignore[operator]
+            bytes_per_row = max(1, group.total_byte_size // group.num_rows)
+            unit = RowGroup(
+                uris=(file.uri,),
+                version=file.version,
+                rows=group.num_rows,
+                first_row=first_row,
+                index=index,
+                batch_rows=max(FEWEST_ROWS, min(limits.batch_rows, limits.batch_bytes // bytes_per_row)),
+            )
+            units.append(unit)
+        first_row += group.num_rows
     return units

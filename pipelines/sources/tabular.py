@@ -1,71 +1,37 @@
-"""Catalogs whose records are rows with named columns, whatever format keeps them."""
+"""A source whose records are rows with named columns, in any format."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any
 
 import pyarrow as pa
 
-from pipelines.records import OBJECT, ROW, Reject, read_schema
-from pipelines.sources.columns import Batch, Columns, Layout
-from pipelines.sources.objects import READ_ERRORS, SourceObject, is_damage, printable
-
-REJECT_ROWS = 4096  # in a batch
-
-
-class Format(Protocol):
-    """A way to keep rows in objects.
-
-    A unit is a JSON value with `object` and `version` (which must still be that when it is read), `rows` (their number,
-    or where `exact` is False a guess at it), `first_row`, `error` (why it can't be read, or empty), and whatever else
-    the format needs to read it.
-    """
-
-    @property
-    def schema(self) -> pa.Schema:
-        """The columns, by what the first readable object has."""
-
-    @property
-    def exact(self) -> bool:
-        """Whether units know their number of rows before they are read."""
-
-    def objects(self) -> dict[str, SourceObject]:
-        """What is listed by its name (`objects.printable`), in listing order."""
-
-    def only(self, names: Container[str]) -> Format:
-        """The same, of which only these objects are read."""
-
-    def without_listing(self) -> Format:
-        """What a worker needs to read a unit: the same, less all that grows with the source."""
-
-    def describe(self) -> str:
-        """What was found: how many objects of which kind and size."""
-
-    def units(self) -> list[dict]:
-        """The units of work, in listing order."""
-
-    def batches(self, unit: dict, names: Sequence[str]) -> Iterator[Batch]:
-        """The columns `names` of a unit, those that the object has, streamed in bounded batches.
-
-        Raises one of objects.READ_ERRORS at damage, after all that could be read before it.
-        """
+from pipelines.reasons import OBJECT_UNREADABLE, Reject
+from pipelines.records import OBJECT, ROW, read_schema
+from pipelines.sources.columns import Columns, Layout
+from pipelines.sources.format import Format
+from pipelines.sources.scope import Batches
+from pipelines.sources.units import FilePart, Unit
+from pipelines.storage.errors import READ_ERRORS, is_damage
+from pipelines.storage.files import SourceFile
+from pipelines.storage.uris import printable
 
 
 @dataclass(frozen=True)
 class Tabular:
-    """Rows of a format, taken for records by a layout."""
+    """The rows of a format, read as records according to a layout of columns."""
 
-    format: Format
+    format: Format[Any]
     layout: Layout
     notes: tuple[str, ...] = ()  # for the user
 
     @classmethod
-    def open(cls, kind: Format, columns: Columns, uri: str, notes: tuple[str, ...] = ()) -> Tabular:
-        """Raises UsageError if the columns hold nothing to embed."""
-        return cls(kind, Layout.of(kind.schema, columns, uri), notes)
+    def open(cls, rows: Format[Any], columns: Columns, uri: str, notes: tuple[str, ...] = ()) -> Tabular:
+        """Raises UsageError if no column has anything to embed."""
+        return cls(rows, Layout.of(rows.schema, columns, uri), notes)
 
     @property
     def extra(self) -> pa.Schema:
@@ -74,35 +40,35 @@ class Tabular:
 
     @property
     def has_ids(self) -> bool:
-        """Whether there is an id column."""
+        """True if there is an id column."""
         return self.layout.id is not None
 
     @property
     def has_uris(self) -> bool:
-        """Whether an image has, or is, a path or URI."""
-        return self.layout.elsewhere
+        """True if an image has, or is, a path or URI."""
+        return self.layout.external_images
 
     @property
-    def elsewhere(self) -> bool:
-        """Whether an image may have to be fetched."""
-        return self.layout.elsewhere
+    def external_images(self) -> bool:
+        """True if an image can be given by its path or URI alone, and has to be fetched."""
+        return self.layout.external_images
 
     @property
     def exact(self) -> bool:
-        """Whether units know their number of rows."""
+        """True if a unit's `rows` is the number of its records, False if it is an estimate."""
         return self.format.exact
 
     @property
     def roles(self) -> dict[str, str | None]:
-        """Which column is taken for what."""
+        """The columns that serve as `id`, `text` and `image`."""
         return {"id": self.layout.id, "text": self.layout.text, "image": self.layout.image}
 
-    def objects(self) -> dict[str, SourceObject]:
-        """The format's objects."""
-        return self.format.objects()
+    def files(self) -> dict[str, SourceFile]:
+        """The source files by printable URI, in listing order."""
+        return self.format.files()
 
     def only(self, names: Container[str]) -> Tabular:
-        """The same source, of which only these objects are read."""
+        """The same source with only these files."""
         return dataclasses.replace(self, format=self.format.only(names))
 
     def without_listing(self) -> Tabular:
@@ -110,17 +76,20 @@ class Tabular:
         return dataclasses.replace(self, format=self.format.without_listing())
 
     def describe(self) -> list[str]:
-        """What was found, and which column is taken for what."""
+        """What was found, and which column serves as what."""
         return [self.format.describe(), *self.layout.describe(), *self.notes]
 
-    def units(self) -> list[dict]:
-        """The format's units."""
-        return self.format.units()
+    def units(self) -> list[Unit]:
+        """The units of work, in listing order."""
+        return list(self.format.units())
 
-    def read(self, unit: dict) -> Iterator[tuple[pa.Table, dict[int, Reject]]]:
-        """The records of a unit; what damage hides is rejected, row by row where it is known how many there are."""
-        name, message = printable(unit["object"]), unit["error"]
-        done, row = 0, unit["first_row"]
+    def read(self, unit: FilePart) -> Batches:
+        """The records of a unit. Rows that can't be read because of damage are rejected.
+
+        If the number of rows is known, each missing row is a reject; else one reject stands for all missing rows.
+        """
+        name, message = printable(unit.uri), unit.error
+        done, row = 0, unit.first_row
         batches = iter(()) if message else self.format.batches(unit, self.layout.used)
         while not message:
             try:
@@ -136,16 +105,17 @@ class Tabular:
             if len(batch.rows):
                 done, row = done + len(batch.rows), batch.rows[-1] + 1
         if self.exact:
-            missing = range(row, unit["first_row"] + unit["rows"]) if done < unit["rows"] else range(0)
+            missing = range(row, unit.first_row + unit.rows) if done < unit.rows else range(0)
         else:
             missing = range(row, row + bool(message))
-        for start in range(0, len(missing), REJECT_ROWS):
-            yield self.unreadable(name, missing[start : start + REJECT_ROWS], message or "rows are missing")
+        at_once = self.format.limits.reject_rows
+        for start in range(0, len(missing), at_once):
+            yield self.unreadable(name, missing[start : start + at_once], message or "rows are missing")
 
     def unreadable(self, name: str, rows: range, message: str) -> tuple[pa.Table, dict[int, Reject]]:
-        """Rows that are known to be there but can't be read."""
+        """Rows that the file must have but that can't be read."""
         values = {OBJECT: pa.repeat(name, len(rows)), ROW: pa.array(rows, pa.int64())}
         schema = read_schema(self.extra)
         columns = [values.get(field.name, pa.nulls(len(rows), field.type)) for field in schema]
-        reject = Reject("read", "object_unreadable", f"{name}: {message}"[:500])
+        reject = OBJECT_UNREADABLE.reject(f"{name}: {message}")
         return pa.table(columns, schema=schema), dict.fromkeys(range(len(rows)), reject)

@@ -1,1 +1,1 @@
-"""What happens to a record between source and sink: select, decode, encode. One file a stage."""
+"""What happens to a record on workers: read, select, fetch, decode, encode. One file a stage, on Arrow tables."""

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.reasons import REASONS, Reject
 from pipelines.records import (
     DECODED_FIELDS,
     IMAGE,
@@ -16,24 +17,25 @@ from pipelines.records import (
     PIXELS,
     TEXT,
     TRUNCATED,
-    Reject,
-    alive,
+    embeddable,
     replace_column,
     with_rejects,
 )
+from pipelines.stages.report import reports_warnings
 from vista_core import EncoderSettings, Preprocessor, RecordError
 
 
 @functools.lru_cache(maxsize=2)
 def preprocessor(settings: EncoderSettings) -> Preprocessor:
-    """One a worker process: the tokenizer takes a while to load."""
+    """Loaded once per worker process: the tokenizer takes a while to load."""
     return Preprocessor.load(settings)
 
 
+@reports_warnings
 def decode(records: pa.Table, settings: EncoderSettings, store_images: bool) -> pa.Table:
-    """`records` with what the encoder reads (`records.DECODED_FIELDS`); one that can't be decoded is rejected."""
+    """`records` with the encoder's input (`records.DECODED_FIELDS`); a record that can't be decoded is rejected."""
     prepare = preprocessor(settings)
-    live = alive(records)
+    live = embeddable(records)
     texts, images = records[TEXT].to_pylist(), records[IMAGE]
     wanted = np.logical_and(live, pc.is_valid(images))
     pixels = np.empty((wanted.sum(), prepare.image_size, prepare.image_size, 3), np.uint8)
@@ -44,7 +46,7 @@ def decode(records: pa.Table, settings: EncoderSettings, store_images: bool) -> 
             pixels[np.count_nonzero(decoded)] = prepare.decode_image(images[row].as_py())
             decoded[row] = True
         except RecordError as error:
-            rejects[row] = Reject("decode", error.reason, error.message)
+            rejects[row] = REASONS[error.reason].reject(error.message, stage="decode")
 
     rows = [row for row in range(len(records)) if live[row] and row not in rejects]
     tokens = dict(zip(rows, prepare.tokenize([texts[row] for row in rows], decoded[rows].tolist()), strict=True))
@@ -67,7 +69,7 @@ def modality(text: str | None, has_image: bool) -> str:
 
 
 def pixel_column(pixels: np.ndarray, decoded: np.ndarray) -> pa.LargeBinaryArray:
-    """The first of `pixels`, [N, S, S, 3], for the rows that are `decoded`, as they lie: they are most of all bytes."""
+    """`pixels` uint8 [N, S, S, 3] as a column that is null where not `decoded`, without a copy of the pixels."""
     offsets = np.append(0, np.cumsum(decoded * np.int64(pixels[:1].nbytes)))
     valid = np.packbits(decoded, bitorder="little")
     return pa.LargeBinaryArray.from_buffers(

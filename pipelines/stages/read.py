@@ -1,40 +1,63 @@
-"""Read a unit of the source and select from it at once: most nights nearly all that is read ends here."""
+"""Read a unit of the source and select from it in the same task: most nights nearly all that is read ends here."""
 
 from __future__ import annotations
 
-import json
+import pickle
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.batch_stats import BatchStats
+from pipelines.cluster.logs import captured_warnings
+from pipelines.fetching.locations import FetchRules
 from pipelines.records import OBJECT, read_schema, replace_column
-from pipelines.sources import Source
-from pipelines.sources.excerpt import thin_out
+from pipelines.sources.source import Source
+from pipelines.sources.units import Unit
 from pipelines.stages.fetch import identify
-from pipelines.stages.places import FetchRules
-from pipelines.stages.select import Against, ending, select, tally_row, with_content
+from pipelines.stages.select import Snapshot, select, with_content
 
 IDENTIFIED_ROWS = 256  # whose images may be in memory at once
 
 
-def read_and_select(
-    batch: dict[str, Any], source: Source, rules: FetchRules, share: float, against: Against
-) -> Iterator[pa.Table]:
-    """One unit, streamed: its records that need a vector, its rejects, and its tallies."""
-    for task in map(json.loads, batch["task"]):
-        unit, mark = task["unit"], task["mark"]
-        for records, rejects in thin_out(source.read(unit), share, unit.get("limit")):
-            if mark:
-                named = pc.binary_join_element_wise(mark, records[OBJECT], "")
-                records = replace_column(records, OBJECT, named)
-            rows = IDENTIFIED_ROWS if source.elsewhere else max(1, len(records))
-            for start in range(0, len(records), rows):
-                bad = {row - start: reject for row, reject in rejects.items() if start <= row < start + rows}
-                identified = identify(records.slice(start, rows), bad, rules)
-                yield from select(*identified, source.has_ids, against)
-        if not against.claims:
-            yield tally_row(
-                with_content(read_schema(source.extra).empty_table(), {}, [], True).schema, ending(task["ended"])
-            )
+@dataclass(frozen=True)
+class Task:
+    """One unit to read. `mark` precedes the names of its files in the table: `NAME#`, or nothing."""
+
+    unit: Unit
+    mark: str = ""
+    files: tuple[str, ...] = ()  # names of the unit's files, which the table knows with the mark
+
+    def row(self) -> dict[str, bytes]:
+        """A row of the dataset that the flow starts from."""
+        return {"task": pickle.dumps(self)}
+
+
+def read_and_select(batch: dict[str, Any], source: Source, rules: FetchRules, snapshot: Snapshot) -> Iterator[pa.Table]:
+    """The tasks of `batch`, streamed: records that need a vector, rejects, and batch statistics."""
+    for row in batch["task"]:
+        task: Task = pickle.loads(row)
+        with captured_warnings() as warnings:
+            yield from selected(task, source, rules, snapshot)
+        if warnings or not snapshot.second_pass:
+            ended = () if snapshot.second_pass else task.files
+            yield BatchStats(ended=ended, warnings=warnings).row(record_schema(source))
+
+
+def selected(task: Task, source: Source, rules: FetchRules, snapshot: Snapshot) -> Iterator[pa.Table]:
+    """What is selected from a unit, and the statistics of each batch."""
+    for records, rejects in task.unit.scope.select(source.read(task.unit)):
+        if task.mark:
+            records = replace_column(records, OBJECT, pc.binary_join_element_wise(task.mark, records[OBJECT], ""))
+        rows = IDENTIFIED_ROWS if source.external_images else max(1, len(records))
+        for start in range(0, len(records), rows):
+            bad = {row - start: reject for row, reject in rejects.items() if start <= row < start + rows}
+            identified = identify(records.slice(start, rows), bad, rules)
+            yield from select(*identified, source.has_ids, snapshot)
+
+
+def record_schema(source: Source) -> pa.Schema:
+    """The schema of records behind select."""
+    return with_content(read_schema(source.extra).empty_table(), {}, [], True).schema

@@ -1,7 +1,7 @@
-"""Select the records that need a vector: those whose id is new, or whose content is no longer the embedded one.
+"""Select the records that need a vector: their id is new, or their content differs from what the vector was made of.
 
-A record of which only other columns changed (a price), or that moved to another object, keeps its vector: it is marked,
-and the sink copies the vector. Resume and nightly increment are this one mechanism, since the table is the checkpoint.
+A record that moved to another file, or of which only other columns changed (a price), keeps its vector: it is marked,
+and the write step copies the vector. Resume and nightly increment are this one mechanism: the table is the checkpoint.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
+from pipelines.batch_stats import BatchStats, FileCounts
+from pipelines.fingerprint import fingerprint, row_checksums
+from pipelines.reasons import DUPLICATE_ID, EMPTY_RECORD, MISSING_ID, Reject
 from pipelines.records import (
     FINGERPRINT,
     FLOW_FIELDS,
@@ -24,144 +27,144 @@ from pipelines.records import (
     REASON,
     ROW,
     RUN,
-    TALLY,
-    TALLY_TYPE,
     TEXT,
-    Reject,
-    fingerprint,
     replace_column,
-    row_digests,
     with_rejects,
 )
-from pipelines.sink.table import ADDRESS, TableVersion, since, source_of
+from pipelines.storage.uris import listing_order
+from pipelines.tables.dataset import ADDRESS, TableVersion, source_of
+from pipelines.tables.vector_column import VectorColumn
 
-# Not among the columns that pass through: what the fingerprint covers, and what says where a row came from.
-COMPARED_ALREADY = {ID, IMAGE, FINGERPRINT, OBJECT}
+# Not compared as columns that pass through: the fingerprint covers them, or they say where a row came from.
+NOT_COMPARED = {ID, IMAGE, OBJECT}
 
 
 @dataclass(frozen=True)
-class Against:
-    """What records are selected against.
+class Snapshot:
+    """What records are selected against: the table and the listing at the start of the run.
 
-    The same on each retry, so that a retried unit selects the same rows.
+    It is the same for each retry of a task, so a retried unit selects the same rows.
     """
 
-    base: TableVersion  # at the start of the run
-    present: np.ndarray  # `names_digest` of the source's objects
-    skipped: np.ndarray  # those of them that are not read, being as they were
-    claims: bool = False  # whether to hand on claims, and only these
+    base: TableVersion
+    column: VectorColumn
+    present: np.ndarray  # `file_hashes` of the source's files
+    skipped: np.ndarray  # `file_hashes` of those that are skipped, unchanged
+    second_pass: bool = False  # True if only deferred conflicts are handed on
 
 
-def names_digest(names: Iterable[str]) -> np.ndarray:
-    """Sorted uint64 hashes: what a worker needs to know of a listing, at 8 bytes an object."""
+def file_hashes(names: Iterable[str]) -> np.ndarray:
+    """uint64 [N], sorted: what a worker needs to know of a listing, at 8 bytes a file."""
     return np.sort(np.array([xxhash.xxh3_64_intdigest(name.encode()) for name in names], np.uint64))
 
 
 def select(
-    records: pa.Table, rejects: dict[int, Reject], elsewhere: list[str | None], has_ids: bool, against: Against
+    records: pa.Table, rejects: dict[int, Reject], external: list[str | None], has_ids: bool, snapshot: Snapshot
 ) -> Iterator[pa.Table]:
-    """From a batch of `records` as read, those to embed, rewrite or reject, then a tally of the whole batch.
+    """From a batch of `records` as read: those to embed, rewrite or reject, then the statistics of the whole batch.
 
-    `rejects` are those that reading found; `elsewhere` stands for images that are not at hand.
+    `rejects` are those of reading; `external` stands for images that were not read (`fetch.identify`).
 
-    A *claim* is a record whose id the table has from another object of the source, which precedes the record's own and
-    is read in this run, too. Whether it moved or is there twice is known only once that object was read: claims are
-    counted at first, and handed on in a second reading.
+    A conflict is *deferred* if the table has the record's id from another file of the source that precedes this one
+    and is read in this run, too. Whether the record moved or is a duplicate is known only after that file was read:
+    in the first pass deferred records are only counted; a second pass over their units hands them on.
     """
-    records = with_content(records, rejects, elsewhere, has_ids)
-    known = as_known(records, against.base)
-    claims, doubled = owned_by_others(records[OBJECT].to_pylist(), known[OBJECT].to_pylist(), against)
-    records = with_rejects(records, doubled)
+    records = with_content(records, rejects, external, has_ids)
+    stored = stored_rows(records, snapshot)
+    deferred, duplicates = conflicts(records[OBJECT].to_pylist(), stored[OBJECT].to_pylist(), snapshot)
+    records = with_rejects(records, duplicates)
 
-    has_vector = pc.is_null(records[REASON]).to_numpy() & same_content(
-        records, known, since(against.base.open().schema)
-    )
-    unchanged = has_vector & as_it_was(records, known)
+    has_vector = pc.is_null(records[REASON]).to_numpy() & same_content(records, stored, snapshot.column)
+    unchanged = has_vector & same_columns(records, stored, snapshot.column)
     records = replace_column(records, HAS_VECTOR, pa.array(has_vector & ~unchanged))
-    handed_on = claims if against.claims else ~(claims | unchanged)
+    handed_on = deferred if snapshot.second_pass else ~(deferred | unchanged)
     if handed_on.any():
-        yield records if handed_on.all() else records.filter(pa.array(handed_on))  # it would copy all images
-    if not against.claims:
-        yield tally_row(records.schema, tally(records, known.filter(pa.array(unchanged)), unchanged, claims))
+        # A filter would copy every image.
+        yield records if handed_on.all() else records.filter(pa.array(handed_on))
+    if not snapshot.second_pass:
+        stats = batch_stats(records, stored.filter(pa.array(unchanged)), unchanged, deferred, snapshot.column)
+        yield stats.row(records.schema)
 
 
-def with_content(records: pa.Table, rejects: dict[int, Reject], elsewhere: list[str | None], has_ids: bool) -> pa.Table:
-    """`records` with their fingerprints and, where they have no id, its; what can't be embedded is rejected."""
+def with_content(records: pa.Table, rejects: dict[int, Reject], external: list[str | None], has_ids: bool) -> pa.Table:
+    """`records` with their fingerprints, which are also their ids if they have none; empty records are rejected."""
     images = [image.as_buffer() for chunk in records[IMAGE].chunks for image in chunk]  # to_pylist would copy them
-    contents = list(zip(records[TEXT].to_pylist(), images, elsewhere, strict=True))
-    prints = [fingerprint(*content) for content in contents]
+    contents = list(zip(records[TEXT].to_pylist(), images, external, strict=True))
+    fingerprints = [fingerprint(*content) for content in contents]
     if not has_ids:
-        ids = [None if row in rejects else digest.hex() for row, digest in enumerate(prints)]
+        ids = [None if row in rejects else digest.hex() for row, digest in enumerate(fingerprints)]
         records = replace_column(records, ID, pa.array(ids, pa.string()))
-    records = with_flow_columns(records, prints)
-    return with_rejects(records, nameless(records) | empty(contents) | rejects)
+    for field in FLOW_FIELDS:
+        is_fingerprint = field.name == FINGERPRINT
+        values = pa.array(fingerprints, field.type) if is_fingerprint else pa.nulls(len(records), field.type)
+        records = records.append_column(field, values)
+    return with_rejects(records, without_id(records) | empty(contents) | rejects)
 
 
-def as_known(records: pa.Table, base: TableVersion) -> pa.Table:
-    """For each record its row of the table, as far as the two are compared; nulls where there is none."""
-    names = [name for name in base.open().schema.names if name in records.column_names and name not in COMPARED_ALREADY]
-    found = base.find(pc.drop_null(records[ID]).to_pylist(), [FINGERPRINT, RUN, OBJECT, *names])
-    return found.take(pc.index_in(records[ID], found[ID]))
-
-
-def owned_by_others(
-    objects: list[str], owners: list[str | None], against: Against
-) -> tuple[np.ndarray, dict[int, Reject]]:
-    """Which records are claims, and which can't have their id, since another object has it."""
-    claims = np.zeros(len(objects), bool)
-    doubled: dict[int, Reject] = {}
-    for row, (mine, owner) in enumerate(zip(objects, owners, strict=True)):
-        if owner is None or owner == mine:
-            continue
-        if source_of(owner) != source_of(mine):
-            doubled[row] = Reject("select", "duplicate_id", f"the id is that of a record of another source: {owner}")
-        elif owner < mine:  # else it is this record's, since its object comes first
-            if is_among(owner, against.skipped):
-                doubled[row] = Reject("select", "duplicate_id", f"the id is that of a record of {owner}")
-            else:
-                claims[row] = is_among(owner, against.present)
-    return claims, doubled
-
-
-def is_among(name: str, digests: np.ndarray) -> bool:
-    """Whether `names_digest` was made of `name`, too."""
-    digest = np.uint64(xxhash.xxh3_64_intdigest(name.encode()))
-    at = np.searchsorted(digests, digest)
-    return bool(at < len(digests) and digests[at] == digest)
-
-
-def nameless(records: pa.Table) -> dict[int, Reject]:
-    """Records without an id."""
-    rows = np.flatnonzero(pc.is_null(records[ID]).to_numpy())
-    return {int(row): Reject("select", "missing_id", "the id is null") for row in rows}
+def without_id(records: pa.Table) -> dict[int, Reject]:
+    """Records whose id is null."""
+    return {int(row): MISSING_ID.reject("the id is null") for row in np.flatnonzero(pc.is_null(records[ID]).to_numpy())}
 
 
 def empty(contents: list[tuple[str | None, pa.Buffer | None, str | None]]) -> dict[int, Reject]:
     """Records in which there is nothing to embed."""
     return {
-        row: Reject("select", "empty_record", "neither text nor image")
-        for row, (text, image, named) in enumerate(contents)
-        if not text and image is None and named is None
+        row: EMPTY_RECORD.reject("neither text nor image")
+        for row, (text, image, external) in enumerate(contents)
+        if not text and image is None and external is None
     }
 
 
-def same_content(records: pa.Table, known: pa.Table, since: str) -> np.ndarray:
-    """Where the table has a vector of this very content, and of the column's encoder."""
-    same = pc.equal(records[FINGERPRINT], known[FINGERPRINT])
-    return pc.fill_null(pc.and_(same, pc.greater_equal(known[RUN], since)), False).to_numpy().astype(bool)
+def stored_rows(records: pa.Table, snapshot: Snapshot) -> pa.Table:
+    """For each record the table's row with its id, in the columns that are compared; nulls where there is none."""
+    base, column = snapshot.base, snapshot.column
+    table = base.open().schema.names
+    names = [name for name in table if name in records.column_names and name not in NOT_COMPARED]
+    found = base.find(pc.drop_null(records[ID]).to_pylist(), [column.fingerprint, RUN, OBJECT, *names])
+    return found.take(pc.index_in(records[ID], found[ID]))
 
 
-def as_it_was(records: pa.Table, known: pa.Table) -> np.ndarray:
-    """Where a record's object and the columns that pass through are those of its row."""
-    same = pc.fill_null(pc.equal(records[OBJECT], known[OBJECT]), False).to_numpy().astype(bool)
-    names = [name for name in known.column_names if name in records.column_names and name not in COMPARED_ALREADY]
-    for name in names:
-        same &= ~unequal(records[name].cast(known[name].type), known[name])
+def conflicts(files: list[str], owners: list[str | None], snapshot: Snapshot) -> tuple[np.ndarray, dict[int, Reject]]:
+    """Which records have a deferred conflict, and which are duplicates; `owners` are the files of the stored rows."""
+    deferred = np.zeros(len(files), bool)
+    duplicates: dict[int, Reject] = {}
+    for row, (file, owner) in enumerate(zip(files, owners, strict=True)):
+        if owner is None or owner == file:
+            continue
+        if source_of(owner) != source_of(file):
+            duplicates[row] = DUPLICATE_ID.reject(f"the id is that of a record of another source: {owner}")
+        elif listing_order(owner) < listing_order(file):  # otherwise the id is this record's, since its file is first
+            if is_among(owner, snapshot.skipped):
+                duplicates[row] = DUPLICATE_ID.reject(f"the id is that of a record of {owner}")
+            else:
+                deferred[row] = is_among(owner, snapshot.present)
+    return deferred, duplicates
+
+
+def is_among(name: str, hashes: np.ndarray) -> bool:
+    """True if `file_hashes` has the hash of `name`."""
+    digest = np.uint64(xxhash.xxh3_64_intdigest(name.encode()))
+    at = np.searchsorted(hashes, digest)
+    return bool(at < len(hashes) and hashes[at] == digest)
+
+
+def same_content(records: pa.Table, stored: pa.Table, column: VectorColumn) -> np.ndarray:
+    """bool [N]: the table has a vector of this content, made by the column's encoder."""
+    same = pc.equal(records[FINGERPRINT], stored[column.fingerprint])
+    return pc.fill_null(pc.and_(same, pc.greater_equal(stored[RUN], column.since)), False).to_numpy().astype(bool)
+
+
+def same_columns(records: pa.Table, stored: pa.Table, column: VectorColumn) -> np.ndarray:
+    """bool [N]: a record's file and the columns that pass through are those of its stored row."""
+    same = pc.fill_null(pc.equal(records[OBJECT], stored[OBJECT]), False).to_numpy().astype(bool)
+    for name in stored.column_names:
+        if name in records.column_names and name not in NOT_COMPARED:
+            same &= ~unequal(records[name].cast(stored[name].type), stored[name])
     return same
 
 
 def unequal(one: pa.ChunkedArray, other: pa.ChunkedArray) -> np.ndarray:
-    """Where two columns of one type differ; nulls are alike, and so are NaNs."""
+    """bool [N]: where two columns of one type differ. Nulls equal each other, and so do NaNs."""
     if pa.types.is_nested(one.type):
         pairs = zip(one.to_pylist(), other.to_pylist(), strict=True)
         return np.array([repr(a) != repr(b) for a, b in pairs], bool)
@@ -170,39 +173,19 @@ def unequal(one: pa.ChunkedArray, other: pa.ChunkedArray) -> np.ndarray:
     return pc.invert(equal).to_numpy().astype(bool)
 
 
-def with_flow_columns(records: pa.Table, prints: list[bytes]) -> pa.Table:
-    """`records` with the fields that every record carries from here on."""
-    for field in FLOW_FIELDS:
-        values = pa.array(prints, field.type) if field.name == FINGERPRINT else pa.nulls(len(records), field.type)
-        records = records.append_column(field, values)
-    return records
-
-
-def tally(records: pa.Table, rows: pa.Table, unchanged: np.ndarray, claims: np.ndarray) -> dict:
-    """What is counted of a batch; `rows` are those of the table that are `unchanged`."""
-    objects = records[OBJECT].combine_chunks().dictionary_encode()
-    at = objects.indices.to_numpy()
-    digests = np.zeros(len(objects.dictionary), np.uint64)
-    np.add.at(digests, at[unchanged], row_digests(rows[FINGERPRINT], rows[RUN]))
-    counts = (np.bincount(at[which], minlength=len(digests)) for which in (slice(None), claims, unchanged))
-    names = ("object", "read", "claims", "unchanged", "digest")
-    columns = (objects.dictionary.to_pylist(), *(count.tolist() for count in counts), digests.tolist())
-    return {
-        "objects": [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)],
-        "unchanged_addresses": rows[ADDRESS].to_pylist(),
-        "unchanged_rows": records[ROW].to_numpy()[unchanged].tolist(),
-        "unchanged_objects": at[unchanged].tolist(),
-        "ended": [],
-    }
-
-
-def ending(names: list[str]) -> dict:
-    """The tally that closes a unit: all that it holds of the objects `names` was read."""
-    return {"ended": names} | {field.name: [] for field in TALLY_TYPE if field.name != "ended"}
-
-
-def tally_row(schema: pa.Schema, tally: dict) -> pa.Table:
-    """A row without a record that carries what was counted."""
-    value = pa.array([tally], TALLY_TYPE)
-    columns = [value if field.name == TALLY else pa.nulls(1, field.type) for field in schema]
-    return pa.table(columns, schema=schema)
+def batch_stats(
+    records: pa.Table, rows: pa.Table, unchanged: np.ndarray, deferred: np.ndarray, column: VectorColumn
+) -> BatchStats:
+    """What is counted of a batch; `rows` are the stored rows of the `unchanged` records."""
+    files = records[OBJECT].combine_chunks().dictionary_encode()
+    at = files.indices.to_numpy()
+    checksums = np.zeros(len(files.dictionary), np.uint64)
+    np.add.at(checksums, at[unchanged], row_checksums(rows[column.fingerprint], rows[RUN]))
+    counts = [np.bincount(at[which], minlength=len(checksums)) for which in (slice(None), deferred, unchanged)]
+    columns = (files.dictionary.to_pylist(), *(count.tolist() for count in counts), checksums.tolist())
+    return BatchStats(
+        files=[FileCounts(*values) for values in zip(*columns, strict=True)],
+        unchanged_addresses=rows[ADDRESS].to_pylist(),
+        unchanged_rows=records[ROW].to_numpy()[unchanged].tolist(),
+        unchanged_files=at[unchanged].tolist(),
+    )

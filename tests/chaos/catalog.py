@@ -1,4 +1,4 @@
-"""A fixed catalog with the troubles that catalogs have, what embedding it must give, and how to tell whether it did."""
+"""A fixed catalog with the usual defects, the result that embedding it must give, and the checks of that result."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.records import fingerprint
+from pipelines.fingerprint import fingerprint
 from pipelines.sample_catalog import COLOURS, SCHEMA, SHAPES, draw
 from tests.s3 import S3
 from vista_core import Encoder, EncoderSettings, Record
 
-ROW_GROUPS = 2  # of a file: each is read by a worker of its own, and workers are slow to start
-EVERY_IMAGE = 20  # so many rows to one with an image
+ROW_GROUPS = 2  # per file; few, because each is read by a separate worker and workers are slow to start
+EVERY_IMAGE = 20  # one row in 20 has an image
 BROKEN = b"no image"
-SAME_TWICE, OTHERWISE_TWICE = "item-00007", "item-00011"  # ids of the first file that the last has, too
+# The last file repeats two ids of the first file: one with the same content, one with other content.
+SAME_CONTENT_TWICE, OTHER_CONTENT_TWICE = "item-00007", "item-00011"
 COSINE = 0.999
 
-Row = dict  # in the columns of `SCHEMA`
-Seen = tuple[bytes, str | None, float]  # fingerprint, text and price of a row of the table
+Row = dict  # one record, with the columns of `SCHEMA`
+Seen = tuple[bytes, str | None, float]  # a table row's fingerprint, text and price
 
 
 @dataclass(frozen=True)
 class Catalog:
-    """Rows by file."""
+    """The rows of each file."""
 
     files: tuple[tuple[Row, ...], ...]
 
@@ -42,7 +43,7 @@ class Catalog:
         return itertools.chain.from_iterable(self.files)
 
     def store(self, s3: S3, folder: str) -> str:
-        """Put the files into a folder of the bucket, and return its URI."""
+        """Write the files to a folder of the bucket and return its URI."""
         for number, rows in enumerate(self.files):
             s3.put(f"{folder}/part-{number}.parquet", parquet(rows))
         return s3.url(folder)
@@ -56,17 +57,17 @@ def parquet(rows: tuple[Row, ...]) -> bytes:
 
 
 def catalog(files: int = 5, rows: int = 400) -> Catalog:
-    """Texts, some with an image, of which some are broken; a record of nothing; two ids that two files have."""
+    """Texts, some with an image, of which some are broken; one empty record; two ids that occur in two files."""
     parts = [[row(part * rows + at) for at in range(rows)] for part in range(files)]
     parts[1][3] |= {"text": None, "image": None}
-    same, otherwise = parts[0][7], parts[0][11]
-    assert (same["id"], otherwise["id"]) == (SAME_TWICE, OTHERWISE_TWICE)
-    parts[-1] += [dict(same), otherwise | {"text": "another text of the same id", "price": 1.5}]
+    same, other = parts[0][7], parts[0][11]
+    assert (same["id"], other["id"]) == (SAME_CONTENT_TWICE, OTHER_CONTENT_TWICE)
+    parts[-1] += [dict(same), other | {"text": "another text of the same id", "price": 1.5}]
     return Catalog(tuple(map(tuple, parts)))
 
 
 def row(number: int) -> Row:
-    """One record; each 20th has an image, and each tenth of those is broken."""
+    """One record. Every 20th record has an image, and every tenth image is broken."""
     shape, (one, other) = SHAPES[number % len(SHAPES)], pairs()[number % len(pairs())]
     image = draw(shape, one, other) if number % EVERY_IMAGE == 0 else None
     return {
@@ -80,14 +81,14 @@ def row(number: int) -> Row:
 
 @functools.cache
 def pairs() -> list[tuple[str, str]]:
-    """Two different colours."""
+    """All pairs of two different colours."""
     return list(itertools.permutations(COLOURS, 2))
 
 
 def changed(before: Catalog, chance: random.Random) -> Catalog:
-    """A night later: one text in a hundred is another, a few prices too, a few images broke or were mended, a few rows
-    are gone."""
-    steady = {SAME_TWICE, OTHERWISE_TWICE}  # theirs may be either of two rows, which is enough
+    """The catalog of the next night: 1 % of the texts changed, and a few prices; a few images broke or were repaired; a
+    few rows are gone."""
+    steady = {SAME_CONTENT_TWICE, OTHER_CONTENT_TWICE}  # unchanged, to keep the expected result simple
 
     def files() -> Iterator[tuple[Row, ...]]:
         for rows in before.files:
@@ -101,8 +102,8 @@ def changed(before: Catalog, chance: random.Random) -> Catalog:
                 elif what < 0.014:
                     kept.append(each | {"price": each["price"] + 0.5})
                 elif what < 0.017:
-                    mended = draw("star", "red", "blue") if each["image"] == BROKEN else BROKEN
-                    kept.append(each | {"image": mended})
+                    repaired = draw("star", "red", "blue") if each["image"] == BROKEN else BROKEN
+                    kept.append(each | {"image": repaired})
             yield tuple(kept)
 
     return replace(before, files=tuple(files()))
@@ -110,14 +111,14 @@ def changed(before: Catalog, chance: random.Random) -> Catalog:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a table must hold: by id the rows that it may be (two where two records have the id), and the rejects."""
+    """What a table must hold: for each id the allowed rows (two where two records share it), and the rejects."""
 
     rows: dict[str, set[Seen]] = field(default_factory=dict)
     rejects: Counter[tuple[str, str]] = field(default_factory=Counter)
 
 
 def expected(now: Catalog, before: Expected | None = None) -> Expected:
-    """What embedding `now` must give, over a table that held `before`: rows that are gone from the source stay."""
+    """The result of embedding `now` into a table that held `before`. Rows that are gone from the source stay."""
     rows: dict[str, set[Seen]] = {}
     rejects: Counter[tuple[str, str]] = Counter()
     for each in now.rows:
@@ -135,7 +136,7 @@ def expected(now: Catalog, before: Expected | None = None) -> Expected:
 
 
 def seen(each: Row) -> Seen:
-    """A record as the table shows it; its vector is computed once, in this process, without Ray."""
+    """How the table stores a record. Its vector is computed once, in this process and without Ray."""
     digest = fingerprint(each["text"], each["image"])
     if digest not in VECTORS:
         [VECTORS[digest]] = encoder().encode([Record(text=each["text"], image=each["image"])])
@@ -147,12 +148,12 @@ VECTORS: dict[bytes, np.ndarray] = {}  # by fingerprint
 
 @functools.cache
 def encoder() -> Encoder:
-    """The encoder that the jobs of these tests use."""
+    """The encoder that the jobs in these tests use."""
     return Encoder.load(EncoderSettings(model="vista-tiny", device="cpu"))
 
 
 def assert_same(db: str, name: str, wanted: Expected) -> None:
-    """The table `db`/`name` as published, and its latest version, are what is expected: all of it, and nothing else."""
+    """The published and the latest version of `db`/`name` hold exactly the expected rows, and its rejects match."""
     assert_rows(db, name, wanted, "published")
     assert_rows(db, name, wanted, None)
     rejects = lance.dataset(f"{db}/{name}_rejects.lance").to_table(columns=["id", "reason"]).to_pylist()
@@ -161,23 +162,25 @@ def assert_same(db: str, name: str, wanted: Expected) -> None:
 
 
 def assert_rows(db: str, name: str, wanted: Expected, version: str | None) -> None:
-    """One version of the table holds each id once, with the fingerprint, the text, the price and the vector of it."""
+    """One version of the table holds each id once, with the expected fingerprint, text, price and vector."""
     columns = ["id", "vector_fingerprint", "text", "price", "vector"]
     table = lance.dataset(f"{db}/{name}.lance", version=version).to_table(columns=columns)
     ids, *others = (table[column].to_pylist() for column in columns[:4])
     twice = [key for key, times in Counter(ids).items() if times > 1]
-    assert not twice, f"in the table more than once: {twice[:5]} and so on, {len(twice)} in all"
-    missing, more = wanted.rows.keys() - set(ids), set(ids) - wanted.rows.keys()
-    assert not missing and not more, f"missing: {first(missing)}, not expected: {first(more)}"
+    assert not twice, f"{len(twice)} ids are in the table more than once, such as {twice[:5]}"
+    missing, extra = wanted.rows.keys() - set(ids), set(ids) - wanted.rows.keys()
+    assert not missing and not extra, f"missing: {first(missing)}, not expected: {first(extra)}"
     rows = dict(zip(ids, zip(*others, strict=True), strict=True))
     wrong = {key for key, values in rows.items() if values not in wanted.rows[key]}
     assert not wrong, f"other content: {[(key, rows[key], wanted.rows[key]) for key in first(wrong)]}"
     stored = np.array(table["vector"].combine_chunks().flatten(), np.float32).reshape(len(ids), -1)
-    meant = np.array([VECTORS[rows[key][0]] for key in ids])
-    cosines = np.einsum("nd,nd->n", stored, meant) / np.linalg.norm(stored, axis=1) / np.linalg.norm(meant, axis=1)
-    assert cosines.min() >= COSINE, f"{ids[int(cosines.argmin())]}: its vector is another record's ({cosines.min()})"
+    reference = np.array([VECTORS[rows[key][0]] for key in ids])
+    cosines = (
+        np.einsum("nd,nd->n", stored, reference) / np.linalg.norm(stored, axis=1) / np.linalg.norm(reference, axis=1)
+    )
+    assert cosines.min() >= COSINE, f"{ids[int(cosines.argmin())]} has a wrong vector (cosine {cosines.min()})"
 
 
 def first(keys: set[str]) -> list[str]:
-    """A few, for a message."""
+    """A few keys, for an error message."""
     return sorted(keys)[:3]

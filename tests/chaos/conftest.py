@@ -1,4 +1,4 @@
-"""What the chaos tests share: where Ray is, a small catalog, and what an undisturbed run makes of it."""
+"""Fixtures of the chaos tests: Ray's address, a small catalog, and the result of an undisturbed run over it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.s3 import S3
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """A catalog that is stored, what a run makes of it, and how long it takes."""
+    """A stored catalog, the table that an undisturbed run makes of it, and how long the run takes."""
 
     catalog: Catalog
     source: str
@@ -26,7 +26,7 @@ class Undisturbed:
 
 @pytest.fixture(scope="session")
 def ray_address(ray_cluster: str) -> str:
-    """What RAY_ADDRESS is to be for jobs on the Ray that all tests share."""
+    """RAY_ADDRESS for jobs that use the tests' shared Ray."""
     import ray
 
     return ray.get_runtime_context().gcs_address
@@ -34,7 +34,7 @@ def ray_address(ray_cluster: str) -> str:
 
 @pytest.fixture(scope="session")
 def undisturbed(s3: S3, ray_address: str) -> Undisturbed:
-    """What becomes of a small catalog when nothing happens, which is what each disturbed run must come to."""
+    """An undisturbed run over a small catalog. Each disturbed run must end with the same result."""
     some = catalog(files=2, rows=240)
     source, db, wanted = some.store(s3, "chaos/undisturbed"), s3.url("chaos-db"), expected(some)
     began = time.monotonic()

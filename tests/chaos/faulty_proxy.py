@@ -1,7 +1,7 @@
-"""A proxy before the S3 server that fails as networks and stores do, when a test says so.
+"""A proxy in front of the S3 server that fails like a network or a store, when a test asks for it.
 
-The requests' signatures cover the Host header, which therefore passes unchanged: the server checks against what the
-client named, and that is the proxy.
+A request's signature covers the Host header, so the proxy passes it on unchanged: the client signed the proxy's name,
+and the server verifies that.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from typing import Any
 from urllib.parse import urlsplit
 
 WAIT_SECONDS = 60
-OF_ONE_CONNECTION = {"connection", "keep-alive", "transfer-encoding", "content-length"}
+HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}  # set anew for each connection
 XML = '<?xml version="1.0" encoding="UTF-8"?><Error><Code>{code}</Code><Message>{message}</Message></Error>'
 
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for."""
+    """A request that the proxy received."""
 
     method: str
-    path: str  # with the query
-    fault: str = ""  # what was done to it, if anything
+    path: str  # including the query
+    fault: str = ""  # the kind of fault applied to it, if any
 
     def matches(self, method: str, path: str) -> bool:
-        """Whether it has this method ("" for any) and a path in which the regular expression is found."""
+        """True if it has this method ("" matches any) and the regular expression is found in its path."""
         return method in ("", self.method) and re.search(path, self.path) is not None
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens to matching requests."""
+    """A kind of failure, and the requests that it applies to."""
 
     kind: str  # lost, expired, slow or refused
     method: str
@@ -51,7 +51,7 @@ ERRORS = {
 
 
 class FaultyProxy:
-    """Passes requests on to the server at `upstream`, but for those that a fault matches."""
+    """Forwards requests to the server at `upstream`, except those that match a fault."""
 
     def __init__(self, upstream: str) -> None:
         self.upstream = urlsplit(upstream)
@@ -63,51 +63,51 @@ class FaultyProxy:
 
     @property
     def endpoint(self) -> str:
-        """What AWS_ENDPOINT_URL is to be."""
+        """The value of AWS_ENDPOINT_URL that leads to this proxy."""
         return f"http://127.0.0.1:{self.server.server_port}"
 
     def lose_response(self, path: str, method: str = "PUT") -> None:
-        """The next matching request is executed, and its answer never arrives: the connection closes."""
+        """Execute the next matching request, but close the connection instead of answering."""
         self.begin(Fault("lost", method, path, once=True))
 
     def expire_credentials(self, path: str = "", method: str = "") -> None:
-        """Matching requests are answered as those of an expired token, until `heal`."""
+        """Answer matching requests with 403 ExpiredToken, until `heal`."""
         self.begin(Fault("expired", method, path))
 
     def slow_down(self, path: str = "", method: str = "") -> None:
-        """Matching requests are answered 503 SlowDown, until `heal`."""
+        """Answer matching requests with 503 SlowDown, until `heal`."""
         self.begin(Fault("slow", method, path))
 
     def refuse(self, path: str = "", method: str = "") -> None:
-        """The connections of matching requests are closed unanswered, and nothing is executed, until `heal`."""
+        """Close the connections of matching requests without executing them or answering, until `heal`."""
         self.begin(Fault("refused", method, path))
 
     def begin(self, fault: Fault) -> None:
-        """A fault, from now on."""
+        """Apply a fault from now on."""
         with self.changed:
             self.faults.append(fault)
 
     def heal(self) -> None:
-        """No more faults."""
+        """Remove all faults."""
         with self.changed:
             self.faults.clear()
 
     def wait_for(self, method: str, path: str, times: int = 1) -> None:
-        """Wait until so many matching requests were answered, or suffered their fault."""
+        """Wait until at least `times` matching requests were answered or failed by a fault."""
         with self.changed:
             arrived = self.changed.wait_for(lambda: len(self.matching(method, path)) >= times, WAIT_SECONDS)
-        assert arrived, f"{method} {path}: {len(self.matching(method, path))} requests, not {times}"
+        assert arrived, f"{method} {path}: {len(self.matching(method, path))} requests instead of {times}"
 
     def matching(self, method: str, path: str) -> list[Request]:
-        """The requests so far with this method and a path in which the regular expression is found."""
+        """The requests so far with this method whose path matches the regular expression."""
         return [request for request in self.requests if request.matches(method, path)]
 
     def suffered(self, kind: str) -> list[Request]:
-        """The requests that a fault of this kind befell."""
+        """The requests that a fault of this kind was applied to."""
         return [request for request in self.requests if request.fault == kind]
 
     def fault_of(self, method: str, path: str) -> str:
-        """The kind of the fault that a request is to suffer; one that strikes once is used up."""
+        """The kind of fault to apply to a request, or "". A fault with `once` is removed when it is used."""
         with self.changed:
             for fault in self.faults:
                 if Request(method, path).matches(fault.method, fault.path):
@@ -117,7 +117,7 @@ class FaultyProxy:
             return ""
 
     def record(self, request: Request) -> None:
-        """A request is done with."""
+        """Note a request that has been handled."""
         with self.changed:
             self.requests.append(request)
             self.changed.notify_all()
@@ -130,30 +130,30 @@ class Server(ThreadingHTTPServer):
     proxy: FaultyProxy
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that go away are what these tests are about."""
+        """Print nothing: the tests make clients disconnect on purpose."""
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One client's connection, and one to the server for it."""
+    """A client's connection, with its own connection to the server."""
 
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # an answer's head and body are two writes
+    disable_nagle_algorithm = True  # a response's head and body are written separately
     server: Server
 
     def setup(self) -> None:
-        """As it is, with the connection to the server to come."""
+        """Set up the client's side. The connection to the server is opened by the first request."""
         super().setup()
         self.connection_upstream: HTTPConnection | None = None
 
     def finish(self) -> None:
-        """The other connection ends with the client's."""
+        """Close the connection to the server together with the client's."""
         if self.connection_upstream is not None:
             self.connection_upstream.close()
         with suppress(OSError):
             super().finish()
 
     def pass_on(self) -> None:
-        """One request: forward it, or do to it what the test wants."""
+        """Handle one request: forward it, or apply the fault that matches it."""
         proxy, body = self.server.proxy, self.body()
         fault = proxy.fault_of(self.command, self.path)
         try:
@@ -168,7 +168,7 @@ class Handler(BaseHTTPRequestHandler):
                     self.close_connection = True
                 else:
                     self.answer(response.status, response.getheaders(), content)
-        except (OSError, HTTPException):  # one of the two others is gone
+        except (OSError, HTTPException):  # the client or the server has disconnected
             self.close_connection = True
         finally:
             proxy.record(Request(self.command, self.path, fault))
@@ -176,14 +176,14 @@ class Handler(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = pass_on  # noqa: N815
 
     def body(self) -> bytes | None:
-        """The request's content, whichever way its end is marked; what of it is signed (aws-chunked) is in it."""
+        """The request's content, chunked or with a Content-Length. Signed aws-chunked content is passed on as it is."""
         if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
             return b"".join(self.chunks())
         length = self.headers.get("Content-Length")
         return None if length is None else self.rfile.read(int(length))
 
     def chunks(self) -> Iterator[bytes]:
-        """The pieces of a content whose length was not known beforehand."""
+        """The chunks of a request with chunked transfer encoding."""
         while size := int(self.rfile.readline().partition(b";")[0], 16):
             yield self.rfile.read(size)
             self.rfile.readline()
@@ -191,7 +191,7 @@ class Handler(BaseHTTPRequestHandler):
             pass
 
     def forward(self, body: bytes | None) -> tuple[HTTPResponse, bytes]:
-        """The server's answer; a connection that it closed meanwhile is opened again."""
+        """Forward the request and return the response. If the server closed the idle connection, reconnect once."""
         for attempt in range(2):
             if self.connection_upstream is None:
                 self.connection_upstream = HTTPConnection(
@@ -208,10 +208,10 @@ class Handler(BaseHTTPRequestHandler):
         raise AssertionError("unreachable")
 
     def send(self, upstream: HTTPConnection, body: bytes | None) -> tuple[HTTPResponse, bytes]:
-        """The request as it came: its line, its headers in their order, its content."""
+        """Send the request unchanged: the request line, the headers in their order, the content."""
         upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
         for name, value in self.headers.items():
-            if name.lower() not in (*OF_ONE_CONNECTION, "expect"):
+            if name.lower() not in (*HOP_BY_HOP, "expect"):
                 upstream.putheader(name, value)
         if body is not None:
             upstream.putheader("Content-Length", str(len(body)))
@@ -220,10 +220,10 @@ class Handler(BaseHTTPRequestHandler):
         return response, response.read()
 
     def answer(self, status: int, headers: list[tuple[str, str]], content: bytes) -> None:
-        """To the client; the length of what a HEAD asks about is the server's word."""
+        """Send a response to the client. For HEAD, pass on the server's Content-Length."""
         self.send_response_only(status)
         for name, value in headers:
-            if name.lower() not in OF_ONE_CONNECTION or (self.command == "HEAD" and name.lower() == "content-length"):
+            if name.lower() not in HOP_BY_HOP or (self.command == "HEAD" and name.lower() == "content-length"):
                 self.send_header(name, value)
         if self.command != "HEAD" and status not in (204, 304):
             self.send_header("Content-Length", str(len(content)))
@@ -232,12 +232,12 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """The record says it."""
+        """Print nothing: `requests` has every request."""
 
 
 @contextmanager
-def before(upstream: str) -> Iterator[FaultyProxy]:
-    """A proxy before the server at `upstream` for as long as the context lasts."""
+def in_front_of(upstream: str) -> Iterator[FaultyProxy]:
+    """Run a proxy in front of the server at `upstream` while the context lasts."""
     proxy = FaultyProxy(upstream)
     thread = threading.Thread(target=proxy.server.serve_forever, daemon=True)
     thread.start()

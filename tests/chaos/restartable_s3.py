@@ -1,4 +1,4 @@
-"""An S3 server that can be killed and comes back with the same data under the same address."""
+"""An S3 server that can be killed and restarted with the same data at the same address."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.s3 import ATTEMPTS, KEY, SECRET, SERVERS, answers, command, environme
 
 
 class RestartableS3:
-    """SeaweedFS on ports of its own, its data in `folder`."""
+    """SeaweedFS on its own ports, with its data in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -24,13 +24,13 @@ class RestartableS3:
 
     @property
     def fs(self) -> AbstractFileSystem:
-        """This server's file system, whatever the variables say."""
+        """This server's file system, regardless of the environment's AWS_* variables."""
         return fsspec.filesystem(
             "s3", key=KEY, secret=SECRET, endpoint_url=self.endpoint, skip_instance_cache=True, use_listings_cache=False
         )
 
     def start(self) -> bool:
-        """Start it, or start it again, and wait until it answers; False if it can't (a port was taken)."""
+        """Start or restart the server and wait until it answers; False if it failed to start (a port was taken)."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
@@ -43,7 +43,7 @@ class RestartableS3:
         return answers(self.endpoint, self.process)
 
     def kill(self) -> None:
-        """As a machine that goes away."""
+        """Kill the server, as if its machine had failed."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
@@ -51,7 +51,7 @@ class RestartableS3:
 
 @contextmanager
 def restartable(folder: Path) -> Iterator[RestartableS3]:
-    """A server that runs, for as long as the context lasts."""
+    """Run a server while the context lasts."""
     for attempt in range(ATTEMPTS):
         server = RestartableS3(folder / str(attempt))
         try:

@@ -1,4 +1,4 @@
-"""Jobs as processes of their own, which can be killed, on the Ray that the tests share."""
+"""Run jobs in separate processes, which can be killed, on the Ray that the tests share."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from typing import IO
 
 import lance
 
-from pipelines.sink.table import open_dataset
+from pipelines.tables.dataset import open_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
-LOOK_SECONDS = 0.005  # between two looks at what is waited for
+LOOK_SECONDS = 0.005  # between two polls
 WAIT_SECONDS = 120
 
 
 def arguments(source: str, db: str, name: str) -> list[str]:
-    """The job's options; it commits whatever has arrived, so that there are many commits to disturb."""
+    """The job's options. It commits as often as possible, so that there are many commits to disturb."""
     return ["--source", source, "--db", db, "--table", name, "--commit-seconds", "0"]
 
 
@@ -33,24 +33,24 @@ def command(source: str, db: str, name: str) -> list[str]:
 
 
 def command_to(point: str, time: int, source: str, db: str, name: str) -> list[str]:
-    """The same, which dies or halts at a point: see `points`."""
+    """The command line of a job that is killed or stopped at a point: see `points`."""
     return [sys.executable, "-m", "tests.chaos.points", point, str(time), "--", *arguments(source, db, name)]
 
 
 def environment(address: str, endpoint: str | None = None) -> dict[str, str]:
-    """Variables by which a job finds Ray, and another S3 server than the tests' own, if it is to."""
+    """Variables by which a job finds Ray and, if `endpoint` is given, a different S3 server than the tests' own."""
     found = os.environ | {"RAY_ADDRESS": address}
     if endpoint is None:
         return found
     variables = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     variables |= {"AWS_ENDPOINT_URL": endpoint, "PYTHONPATH": str(ROOT)}
-    # As `ray job submit` hands them over: the workers of a Ray that is up have the variables that it was started with.
+    # Passed on the way `ray job submit` does it: otherwise workers have the variables that Ray was started with.
     return found | variables | {"RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps({"runtime_env": {"env_vars": variables}})}
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a process ended, and what it printed."""
+    """The exit code and the output of a process."""
 
     code: int
     output: str
@@ -58,20 +58,20 @@ class Ended:
 
 @dataclass(frozen=True)
 class Running:
-    """A process whose output goes to a file, so that nobody has to read it meanwhile."""
+    """A running process. Its output goes to a file, so it never blocks on a full pipe."""
 
     process: subprocess.Popen[bytes]
     log: IO[bytes]
 
     def end(self) -> Ended:
-        """Wait for it."""
+        """Wait until it ends."""
         code = self.process.wait()
         self.log.seek(0)
         with self.log:
             return Ended(code, self.log.read().decode(errors="replace"))
 
     def ended_within(self, seconds: float) -> bool:
-        """Whether it ends by itself in this time."""
+        """True if it ends by itself within this time."""
         try:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -83,8 +83,8 @@ class Running:
         state = os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
         return state is not None and state.si_code == os.CLD_STOPPED
 
-    def go_on(self) -> None:
-        """After it was stopped."""
+    def resume(self) -> None:
+        """Resume it after it was stopped."""
         self.process.send_signal(signal.SIGCONT)
 
 
@@ -100,7 +100,7 @@ def run(command: list[str], environment: dict[str, str]) -> Ended:
 
 
 def wait_for_version(uri: str, version: int, running: Running) -> lance.LanceDataset:
-    """Wait until a dataset has this version, and return its latest; the job must not end before."""
+    """Wait until a dataset has this version and return its latest one; fail if the job ends first."""
     deadline = time.monotonic() + WAIT_SECONDS
     while time.monotonic() < deadline and running.process.poll() is None:
         dataset = open_dataset(uri)
@@ -108,12 +108,12 @@ def wait_for_version(uri: str, version: int, running: Running) -> lance.LanceDat
             return dataset
         time.sleep(LOOK_SECONDS)
     raise AssertionError(
-        f"{uri} never had version {version}: {running.end() if running.process.poll() else 'time out'}"
+        f"{uri} never reached version {version}: {running.end() if running.process.poll() else 'time out'}"
     )
 
 
 def wait_for_worker(title: str, running: Running) -> int | None:
-    """A worker of this process's Ray that does what `title` says, as soon as there is one; None once the job ended."""
+    """Wait for a worker with this title below this process and return its pid; None if the job ended first."""
     while running.process.poll() is None:
         if found := workers(title):
             return found[0]
@@ -122,9 +122,10 @@ def wait_for_worker(title: str, running: Running) -> int | None:
 
 
 def workers(title: str, below: int | None = None) -> list[int]:
-    """Workers below a process, default this one, that do what `title` says: Ray names them after their actor or task.
+    """The pids of Ray workers below a process (default: this one) whose title contains `title`.
 
-    Ray's state API knows of a task only when it is over, where the task is as short as here.
+    Ray titles a worker process after the actor or task that it runs. Ray's state API is no alternative: it reports
+    tasks as short as these only when they are over.
     """
     top = os.getpid() if below is None else below
     parents: dict[int, int] = {}
@@ -134,7 +135,7 @@ def workers(title: str, below: int | None = None) -> list[int]:
             try:
                 parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
                 titles[int(entry.name)] = (entry / "cmdline").read_text()
-            except OSError:  # it ended meanwhile
+            except OSError:  # the process has ended
                 continue
 
     def ours(pid: int) -> bool:

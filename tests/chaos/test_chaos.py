@@ -1,4 +1,4 @@
-"""Whatever happens to a run, at whatever moment: the same command ends well, and each record is there once."""
+"""A run may be disturbed at any moment: the same command then succeeds, and each record is in the table once."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ import fsspec
 import lance
 import pytest
 
-from pipelines.embed import embed
-from pipelines.run_config import EmbedConfig
-from pipelines.sink.table import open_dataset, published
+from pipelines.embed.config import EmbedConfig
+from pipelines.embed.run import embed
+from pipelines.tables.dataset import open_dataset, published
 from tests.chaos import faulty_proxy
 from tests.chaos.catalog import assert_rows, assert_same, catalog, changed, expected, parquet
-from tests.chaos.points import POINTS, STOP, place
+from tests.chaos.points import POINTS, STOP
 from tests.chaos.restartable_s3 import restartable
 from tests.chaos.running import (
     Ended,
@@ -41,18 +41,18 @@ pytestmark = pytest.mark.chaos
 
 KILLS = int(os.environ.get("VISTA_KILLS", "20"))
 SEED = int(os.environ.get("VISTA_SEED", "1"))
-ONCE = {"before reading", "before publish", "before the tag moves", "after publish"}  # in a run
-MIDDLE = 3  # a bundle before which there are others, and after
-AFTER_SOME = 4  # version of a table that has got rows
+ONCE = {"before reading", "before publish", "before the tag moves", "after publish"}  # reached once in a run
+MIDDLE = 3  # a bundle in the middle of the run
+AFTER_SOME = 4  # a table of this version has rows
 MANIFEST = r"/{name}\.lance/_versions/\d+\.manifest"
 TITLES = {"encoder": "EncodeActor", "writer": "write_bundle"}
-NEW_TABLE = 0.25  # how often the next night begins with an empty table
+NEW_TABLE = 0.25  # probability that the next night starts with an empty table
 
 
 def failed_clearly(ended: Ended) -> None:
-    """A job that failed says why in a line of its own; what Ray logs of it may stand before."""
+    """A failed job logs the cause on a separate line; log output of Ray may precede it."""
     assert ended.code == 1, ended.output[-3000:]
-    assert re.search("^error: ", ended.output, re.MULTILINE), ended.output[-3000:]
+    assert re.search(r"^\S+ ERROR ", ended.output, re.MULTILINE), ended.output[-3000:]
 
 
 def ended_well(ended: Ended) -> None:
@@ -66,9 +66,7 @@ def table_name(text: str) -> str:
 @pytest.mark.parametrize(
     "point, times", [(point, n) for point in POINTS for n in (1, MIDDLE) if n == 1 or point not in ONCE]
 )
-def test_a_run_that_dies_at_a_point_is_resumed(undisturbed, ray_address, point, times):
-    if place(point) is None:
-        pytest.skip(f"{point}: the product has no {'.'.join(POINTS[point][:2])}")
+def test_a_run_killed_at_any_point_is_resumed(undisturbed, ray_address, point, times):
     name, source, db = table_name(f"{point}-{times}"), undisturbed.source, undisturbed.db
     ended = run(command_to(point, times, source, db, name), environment(ray_address))
     assert ended.code == -signal.SIGKILL, ended.output
@@ -76,13 +74,13 @@ def test_a_run_that_dies_at_a_point_is_resumed(undisturbed, ray_address, point, 
         assert_rows(db, name, undisturbed.expected, "published")
     else:
         assert published(lance.dataset(f"{db}/{name}.lance")) is None
-    embed(EmbedConfig(source, db, name, commit_seconds=0))  # as the command does, with workers that are warm
+    embed(EmbedConfig(source, db, name, commit_seconds=0))  # like the command, but with warm workers
     assert_same(db, name, undisturbed.expected)
 
 
-@pytest.mark.timeout(0)  # as long as VISTA_KILLS says
-def test_random_kills(s3, undisturbed, ray_address, capsys):
-    """The driver, an encoder or a writer dies at a random moment, night after night."""
+@pytest.mark.timeout(0)  # the duration depends on VISTA_KILLS
+def test_kills_at_random_moments_lose_nothing(s3, undisturbed, ray_address, capsys):
+    """The driver, an encoder or a writer is killed at a random moment, night after night."""
     chance, killed, finished = random.Random(SEED), Counter(), 0
     db, tables = s3.url("random-db"), 0
 
@@ -99,12 +97,12 @@ def test_random_kills(s3, undisturbed, ray_address, capsys):
     while killed.total() < KILLS:
         job, started = start(command(source, db, name), environment(ray_address)), time.monotonic()
         kind = chance.choice(["driver", "driver", *TITLES])
-        moment = chance.uniform(0, seconds / 2 if kind == "encoder" else seconds)  # which ends before its run
+        moment = chance.uniform(0, seconds / 2 if kind == "encoder" else seconds)  # encoders end before their run does
         was_killed = not job.ended_within(moment) and kill(kind, job)
         if was_killed:
             killed[kind] += 1
             version_now = published(dataset) if (dataset := open_dataset(f"{db}/{name}.lance")) else None
-            if version_now is not None:  # as it was, or the run had come to its end
+            if version_now is not None:  # still the old version, unless the run was finished before the kill
                 assert_rows(db, name, before if version_now == version else wanted, "published")
         ended = job.end()
         took = time.monotonic() - started
@@ -133,7 +131,7 @@ def test_random_kills(s3, undisturbed, ray_address, capsys):
 
 
 def kill(kind: str, job: Running) -> bool:
-    """Kill the driver, or the first worker of a kind that comes up; False if the job ended before."""
+    """Kill the driver, or the first worker of a kind that appears; False if the job ended first."""
     pid = job.process.pid if kind == "driver" else wait_for_worker(TITLES[kind], job)
     if pid is None:
         return False
@@ -144,7 +142,7 @@ def kill(kind: str, job: Running) -> bool:
     return True
 
 
-def test_the_store_dies_and_comes_back(undisturbed, ray_address, tmp_path):
+def test_a_run_survives_a_restart_of_the_store_or_is_resumed(undisturbed, ray_address, tmp_path):
     with restartable(tmp_path / "s3") as server:
         for number, rows in enumerate(undisturbed.catalog.files):
             server.fs.pipe_file(f"{BUCKET}/catalog/part-{number}.parquet", parquet(rows))
@@ -152,7 +150,7 @@ def test_the_store_dies_and_comes_back(undisturbed, ray_address, tmp_path):
         outside = environment(ray_address, server.endpoint)
         job, fs = start(command(source, db, "t"), outside), server.fs
         while job.process.poll() is None and len(fs.glob(f"{BUCKET}/db/t.lance/_versions/*")) < AFTER_SOME:
-            time.sleep(0.01)  # between two looks
+            time.sleep(0.01)  # between two polls
         assert job.process.poll() is None
         server.kill()
         assert server.start()
@@ -166,8 +164,8 @@ def test_the_store_dies_and_comes_back(undisturbed, ray_address, tmp_path):
 
 @pytest.fixture(scope="module")
 def proxy(s3):
-    with faulty_proxy.before(s3.endpoint) as between:
-        yield between
+    with faulty_proxy.in_front_of(s3.endpoint) as running:
+        yield running
 
 
 @pytest.fixture(autouse=True)
@@ -177,8 +175,8 @@ def healed(request):
         request.getfixturevalue("proxy").heal()
 
 
-def test_a_commit_whose_answer_is_lost_counts_once(undisturbed, proxy, ray_address):
-    source, db, name = undisturbed.source, undisturbed.db, "answer-lost"
+def test_a_commit_whose_response_is_lost_counts_once(undisturbed, proxy, ray_address):
+    source, db, name = undisturbed.source, undisturbed.db, "response-lost"
     outside = environment(ray_address, proxy.endpoint)
     job = start(command(source, db, name), outside)
     manifest = MANIFEST.format(name=name)
@@ -190,7 +188,7 @@ def test_a_commit_whose_answer_is_lost_counts_once(undisturbed, proxy, ray_addre
     assert_same(db, name, undisturbed.expected)
 
 
-def test_credentials_that_expire_are_said(undisturbed, proxy, ray_address):
+def test_expired_credentials_are_reported(undisturbed, proxy, ray_address):
     source, db, name = undisturbed.source, undisturbed.db, "expired"
     outside = environment(ray_address, proxy.endpoint)
     job = start(command(source, db, name), outside)
@@ -206,7 +204,7 @@ def test_credentials_that_expire_are_said(undisturbed, proxy, ray_address):
     assert_same(db, name, undisturbed.expected)
 
 
-def test_a_store_that_is_busy_or_away_for_a_moment(undisturbed, proxy, ray_address):
+def test_a_run_survives_a_short_outage_of_the_store_or_is_resumed(undisturbed, proxy, ray_address):
     source, db, name = undisturbed.source, undisturbed.db, "busy"
     outside = environment(ray_address, proxy.endpoint)
     job = start(command(source, db, name), outside)
@@ -233,18 +231,18 @@ mount -o remount,size=512m "$DISK"
 """
 
 
-def test_a_full_disk_is_said_and_a_larger_one_resumed(undisturbed, tmp_path):
-    """On a file system of the job's own, which nobody else sees."""
+def test_a_full_disk_is_reported_and_the_run_resumes_on_a_larger_one(undisturbed, tmp_path):
+    """The job runs on a small file system of its own, in a private mount namespace."""
     alone = ["unshare", "--map-root-user", "--mount"]
     trial = ["sh", "-c", f"mount -t tmpfs -o size=1m tmpfs {tmp_path}"]
     if shutil.which("unshare") is None or subprocess.run([*alone, *trial], capture_output=True).returncode:
-        pytest.skip("this machine lets nobody mount a file system of one's own (unshare --map-root-user --mount)")
+        pytest.skip("this machine does not allow private mounts (unshare --map-root-user --mount)")
     whole, path = fsspec.url_to_fs(f"{undisturbed.db}/{undisturbed.table}.lance")
     size = whole.du(path)
     disk, logs = tmp_path / "disk", tmp_path / "logs"
     disk.mkdir()
     logs.mkdir()
-    variables = environment("local") | {  # a Ray of its own, whose workers are in there, too
+    variables = environment("local") | {  # its own Ray, so that its workers see the mount, too
         "SIZE": str(size // 2),
         "DISK": str(disk),
         "LOGS": str(logs),
@@ -261,7 +259,7 @@ def test_a_full_disk_is_said_and_a_larger_one_resumed(undisturbed, tmp_path):
 
 
 @pytest.mark.parametrize("point", ["before reading", "after the commit"])
-def test_an_object_replaced_during_the_run(undisturbed, s3, ray_address, point):
+def test_a_source_file_replaced_during_the_run_fails_it_and_the_next_run_resumes(undisturbed, s3, ray_address, point):
     now, db, name = undisturbed.catalog, undisturbed.db, table_name(f"replaced-{point}")
     source = now.store(s3, f"chaos/{name}")
     job = start(command_to(STOP + point, 1, source, db, name), environment(ray_address))
@@ -269,9 +267,9 @@ def test_an_object_replaced_during_the_run(undisturbed, s3, ray_address, point):
     last = tuple(row | {"text": f"{row['text']}, reworded"} for row in now.files[-1])
     after = dataclasses.replace(now, files=(*now.files[:-1], last))
     after.store(s3, f"chaos/{name}")
-    job.go_on()
+    job.resume()
     ended = job.end()
-    if point == "before reading" or ended.code != 0:  # later all may have been read
+    if point == "before reading" or ended.code != 0:  # at a later point, the file may have been read already
         failed_clearly(ended)
         assert f"part-{len(now.files) - 1}.parquet changed" in ended.output
     ended_well(run(command(source, db, name), environment(ray_address)))
@@ -279,7 +277,7 @@ def test_an_object_replaced_during_the_run(undisturbed, s3, ray_address, point):
 
 
 @pytest.mark.parametrize("point", ["after fragments are written", "after the commit", "before the tag moves"])
-def test_a_driver_that_slept_through_a_takeover_changes_nothing_when_it_wakes(undisturbed, ray_address, point):
+def test_a_driver_that_was_stopped_during_a_takeover_changes_nothing_when_it_resumes(undisturbed, ray_address, point):
     source, db, name = undisturbed.source, undisturbed.db, table_name(f"zombie-{point}")
     zombie = start(command_to(STOP + point, 1, source, db, name), environment(ray_address))
     assert zombie.stopped(), zombie.end().output
@@ -289,16 +287,16 @@ def test_a_driver_that_slept_through_a_takeover_changes_nothing_when_it_wakes(un
     ended_well(run([*command(source, db, name), "--take-over"], environment(ray_address)))
     assert_same(db, name, undisturbed.expected)
     after = lance.dataset(f"{db}/{name}.lance")
-    zombie.go_on()
+    zombie.resume()
     ended = zombie.end()
     failed_clearly(ended)
     assert "was taken for dead" in ended.output
-    assert lance.dataset(after.uri).version == after.version, "it committed something"
+    assert lance.dataset(after.uri).version == after.version, "the resumed driver committed something"
     assert published(lance.dataset(after.uri)) == published(after)
     assert_same(db, name, undisturbed.expected)
 
 
-def test_a_node_is_taken_away(s3):
+def test_a_lost_node_costs_no_restart(s3):
     some = catalog()
     source, db, name = some.store(s3, "chaos/three-nodes"), s3.url("chaos-db"), "three-nodes"
     script = [sys.executable, "-m", "tests.chaos.three_nodes", *arguments(source, db, name)]

@@ -1,8 +1,9 @@
-"""Run the embedding job on a Ray of three nodes, and take one away when the first rows are committed.
+"""Run the embedding job on a Ray cluster of three nodes, and remove one node once the first rows are committed.
 
     python -m tests.chaos.three_nodes ARGUMENTS OF jobs/embed_corpus.py
 
-prints the job's output, and ends with its exit code. A process of its own: a second Ray can't be joined beside a first.
+prints the job's output and exits with its exit code. It is a separate process, because a process can connect to
+only one Ray.
 """
 
 from __future__ import annotations
@@ -13,18 +14,19 @@ import time
 import ray
 from ray.cluster_utils import Cluster
 
-from pipelines.run_config import EmbedConfig, parse
-from pipelines.sink.table import table_uri
+from pipelines.embed.config import EmbedConfig
+from pipelines.options import parse
+from pipelines.tables.dataset import table_uri
 from tests.chaos.running import LOOK_SECONDS, command, environment, start, wait_for_version, workers
 
 NODE = {"num_cpus": 2, "object_store_memory": 200_000_000}
-# A node that is gone is missed within seconds, while the job still runs.
+# A lost node is noticed within seconds, while the job still runs.
 HEALTH = {"health_check_period_ms": 1000, "health_check_timeout_ms": 5000, "health_check_failure_threshold": 3}
-ROWS_ARE_THERE = 2  # version of the table
+HAS_ROWS = 2  # a table of this version has rows
 
 
-def left() -> int:
-    """How many nodes Ray believes to have."""
+def nodes_alive() -> int:
+    """The number of nodes that Ray considers alive."""
     return sum(node["Alive"] for node in ray.nodes())
 
 
@@ -37,17 +39,17 @@ if __name__ == "__main__":
     cluster.wait_for_nodes()
     ray.init(cluster.address, log_to_driver=False)
     job = start(command(config.source, config.db, config.table), environment(cluster.address))
-    wait_for_version(table_uri(config.db, config.table), ROWS_ARE_THERE, job)
-    # The node that has most to lose: an encoder, if there is one beside the head's.
+    wait_for_version(table_uri(config.db, config.table), HAS_ROWS, job)
+    # Remove the node with the most encoders, then the most workers; the head node stays.
     busy = {node: workers("", node.all_processes["raylet"][0].process.pid) for node in nodes}
     encoders = workers("EncodeActor")
-    gone = max(nodes, key=lambda node: (len({*busy[node]} & {*encoders}), len(busy[node])))
-    print(f"the node that goes has {len(busy[gone])} workers, {len({*busy[gone]} & {*encoders})} of them encoders")
-    cluster.remove_node(gone, allow_graceful=False)
-    while left() == len(nodes) + 1 and job.process.poll() is None:
+    removed = max(nodes, key=lambda node: (len({*busy[node]} & {*encoders}), len(busy[node])))
+    print(f"removing a node with {len(busy[removed])} workers, {len({*busy[removed]} & {*encoders})} of them encoders")
+    cluster.remove_node(removed, allow_graceful=False)
+    while nodes_alive() == len(nodes) + 1 and job.process.poll() is None:
         time.sleep(LOOK_SECONDS)
     if job.process.poll() is None:
-        print(f"{left()} nodes are left, and the job goes on")
+        print(f"{nodes_alive()} nodes are left, and the job goes on")
     ended = job.end()
     print(ended.output)
     ray.shutdown()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,9 @@ import ray
 from pipelines.sample_catalog import draw
 
 ROOT = Path(__file__).resolve().parents[2]
+LOG_LINE = re.compile(
+    r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ (INFO|WARNING|ERROR) (pipelines[.a-z_]*|vista_core[.a-z_]*|jobs): .+"
+)
 
 
 def job(name: str, *options: object) -> subprocess.CompletedProcess[str]:
@@ -41,6 +45,14 @@ def test_the_embedding_job_ends_with_a_summary_and_0(shapes):
     assert "image_truncated 1" in done.stdout
     assert f"published version {lance.dataset(f'{db}/shapes.lance', version='published').version}" in done.stdout
     assert "id: id, text: text, image: image" in done.stderr
+
+
+def test_without_a_terminal_the_log_has_a_time_and_a_level_in_each_line(shapes):
+    lines = shapes[0].stderr.splitlines()
+    assert not [line for line in lines if not LOG_LINE.fullmatch(line)]
+    assert re.search(
+        r"INFO pipelines\.progress: 336 of 336 rows \(100%\), .*1 rejected$", shapes[0].stderr, re.MULTILINE
+    )
 
 
 def test_search_by_image_finds_the_image(shapes, tmp_path):
@@ -83,7 +95,9 @@ def test_bad_usage_ends_with_2_and_one_line_that_names_the_option(ray_cluster, c
     given = {"--source": catalog, "--db": tmp_path, "--table": "t"} | options
     done = job("embed_corpus", *[part for pair in given.items() for part in pair])
     assert done.returncode == 2, done.stderr
-    assert message in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert " ERROR jobs: " in last
+    assert message in last
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "t.lance").exists()
 
@@ -92,15 +106,27 @@ def test_a_run_that_failed_a_gate_ends_with_3(ray_cluster, tmp_path):
     (tmp_path / "a.png").write_bytes(b"no image")
     done = job("embed_corpus", "--source", tmp_path, "--db", tmp_path / "db", "--table", "t")
     assert done.returncode == 3
-    assert "image_undecodable 1" in done.stderr
+    assert re.search(r"ERROR jobs: .*image_undecodable 1", done.stderr)
     assert "Traceback" not in done.stderr
 
 
-def test_search_in_what_is_not_there_ends_with_2(tmp_path):
+def test_search_in_a_table_that_does_not_exist_ends_with_2(tmp_path):
     done = job("search", "--db", tmp_path, "--table", "t", "--text", "x")
     assert (done.returncode, "there is no table t" in done.stderr) == (2, True)
     done = job("search", "--db", tmp_path, "--table", "t")
     assert (done.returncode, "--text, --image, or both" in done.stderr) == (2, True)
+
+
+def test_a_rollback_publishes_another_version_and_needs_no_ray(shapes):
+    """The version before it was tagged has the same rows, so other tests find them in either."""
+    _, db = shapes
+    published = lance.dataset(f"{db}/shapes.lance", version="published").version
+    done = job("rollback", "--db", db, "--table", "shapes", "--to", published - 1)
+    assert done.returncode == 0, done.stderr
+    assert f"published version {published - 1} of" in done.stdout
+    back = job("rollback", "--db", db, "--table", "shapes")
+    assert f"published version {published} of" in back.stdout
+    assert lance.dataset(f"{db}/shapes.lance", version="published").version == published
 
 
 def test_ray_job_submit(ray_cluster, s3, catalog):

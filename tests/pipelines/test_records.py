@@ -1,56 +1,20 @@
-"""What a record's fingerprint depends on, and how a record is rejected."""
+"""The schema that records travel in, and how a record is rejected."""
 
 import pyarrow as pa
-import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
 
+from pipelines.batch_stats import BatchStats, FileCounts, split_stats
+from pipelines.reasons import Reject
 from pipelines.records import (
-    DECODED_FIELDS,
     FLOW_FIELDS,
     MESSAGE,
-    READ_FIELDS,
     REASON,
-    RESERVED,
     STAGE,
-    TALLY,
-    TALLY_TYPE,
-    Reject,
-    alive,
-    fingerprint,
+    STATS,
+    STATS_TYPE,
+    embeddable,
     replace_column,
-    table_schema,
     with_rejects,
 )
-
-CONTENTS = st.tuples(
-    st.none() | st.text(alphabet="a\x00\x01é", max_size=4),
-    st.none() | st.lists(st.sampled_from([b"a", b"\x00", b"\x01", b"\xc3"]), max_size=4).map(b"".join),
-)
-
-
-@given(CONTENTS, CONTENTS)
-@example(("a", b"\x01b"), ("a\x01", b"b"))
-@example(("", b"\x01"), ("\x01", b""))
-@example(("a", None), ("a", b""))
-@example((None, b""), ("", b""))
-@example(("", None), (None, None))
-def test_fingerprints_are_equal_if_and_only_if_text_and_image_are(one, other):
-    same = ((one[0] or ""), one[1]) == ((other[0] or ""), other[1])
-    assert (fingerprint(*one) == fingerprint(*other)) == same
-
-
-@given(st.binary(min_size=2, max_size=12).filter(bytes.isascii), st.data())
-def test_moving_bytes_from_the_text_to_the_image_changes_the_fingerprint(content, data):
-    first, second = (data.draw(st.integers(0, len(content))) for _ in range(2))
-    one, other = (fingerprint(content[:at].decode(), content[at:]) for at in (first, second))
-    assert (one == other) == (first == second)
-
-
-def test_a_fingerprint_is_the_same_in_each_version():
-    """Another value would have every table embedded anew."""
-    assert fingerprint("a red star", b"png").hex() == "e07a7e2aac6b89c0fd0ac53ae0df4731"
-    assert fingerprint(None, None).hex() == "be637bf2e7ab4aec17dbb924bfd111e6"
 
 
 def records(*ids: str) -> pa.Table:
@@ -68,10 +32,10 @@ def test_a_rejected_row_keeps_its_first_reason():
     assert table[MESSAGE].to_pylist() == [None, "first", "m"]
 
 
-def test_neither_rejects_nor_tallies_are_alive():
+def test_rejected_rows_and_batch_statistics_are_not_embeddable():
     table = with_rejects(records("a", "b", "c"), {0: Reject("read", "r", "m")})
-    table = replace_column(table, TALLY, pa.array([None, {"read": 1}, None], TALLY_TYPE))
-    assert alive(table) == [False, False, True]
+    table = replace_column(table, STATS, pa.array([None, {"ended": ["a.parquet"]}, None], STATS_TYPE))
+    assert embeddable(table) == [False, False, True]
 
 
 def test_a_replaced_column_stays_where_it_was():
@@ -80,16 +44,16 @@ def test_a_replaced_column_stays_where_it_was():
     assert replace_column(table, "c", pa.array([3])).column_names == ["a", "b", "c"]
 
 
-def test_a_source_cannot_bring_a_column_that_the_flow_or_the_table_adds():
-    added = {field.name for field in (*READ_FIELDS, *FLOW_FIELDS, *DECODED_FIELDS)}
-    made = set(table_schema(pa.schema([]), 4, image_uri=True, store_images=True).names)
-    assert added | made <= RESERVED
-
-
-@pytest.mark.parametrize(("image_uri", "store_images"), [(False, False), (True, True)])
-def test_a_table_has_the_columns_that_were_asked_for(image_uri, store_images):
-    extra = pa.schema([("price", pa.float64())])
-    schema = table_schema(extra, 8, image_uri=image_uri, store_images=store_images)
-    assert schema.field("vector").type == pa.list_(pa.float16(), 8)
-    assert schema.field("price").type == pa.float64()
-    assert ("image_uri" in schema.names, "image" in schema.names) == (image_uri, store_images)
+def test_batch_statistics_travel_as_a_row_and_come_back_whole():
+    stats = BatchStats(
+        files=[FileCounts("a.parquet", 3, 1, 2, (1 << 64) - 1), FileCounts("b.parquet", 1)],
+        unchanged_addresses=[5, 1 << 40],
+        unchanged_rows=[0, 2],
+        unchanged_files=[0, 0],
+        ended=["a.parquet"],
+        warnings=["the disk is slow"],
+    )
+    table = pa.concat_tables([records("a"), stats.row(records("a").schema)])
+    rest, [found] = split_stats(table)
+    assert rest["id"].to_pylist() == ["a"]
+    assert found == stats

@@ -1,4 +1,4 @@
-"""The catalog that `make demo` and the tests embed."""
+"""The sample catalog, which `make demo` and tests embed."""
 
 import io
 import runpy
@@ -11,18 +11,18 @@ from PIL import Image
 from pipelines.sample_catalog import SIZE, records, write_catalog
 
 
-def test_records_are_the_same_each_time_and_have_ids_of_their_own():
+def test_records_are_always_the_same_and_have_unique_ids():
     rows = list(records())
     assert rows == list(records())
     assert len({row["id"] for row in rows}) == len(rows) == 336
 
 
-def test_texts_images_and_both_are_there_and_never_neither():
+def test_every_record_has_a_text_or_an_image_or_both():
     kinds = [(row["text"] is not None, row["image"] is not None) for row in records()]
     assert set(kinds) == {(True, True), (True, False), (False, True)}
 
 
-def test_pictures_show_what_their_text_says():
+def test_images_show_what_their_text_says():
     first = next(records())
     assert first["text"] == "a red circle on a orange background"
     image = Image.open(io.BytesIO(first["image"]))
@@ -31,7 +31,7 @@ def test_pictures_show_what_their_text_says():
     assert image.getpixel((2, 2)) == (247, 127, 0)
 
 
-def test_the_file_has_one_damaged_image_several_row_groups_and_a_query_beside_it(tmp_path):
+def test_one_image_is_damaged_and_a_query_image_lies_beside_the_file(tmp_path):
     path = write_catalog(tmp_path / "new" / "folder", row_group_size=100)
     assert pq.ParquetFile(path).num_row_groups == 4
     damaged = []
@@ -45,7 +45,7 @@ def test_the_file_has_one_damaged_image_several_row_groups_and_a_query_beside_it
     assert Image.open(path.parent / "query.png").size == (SIZE, SIZE)
 
 
-def test_it_is_written_from_the_command_line(tmp_path, monkeypatch, capsys):
+def test_the_command_writes_the_catalog_and_prints_its_path(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["sample_catalog", str(tmp_path)])
     monkeypatch.delitem(sys.modules, "pipelines.sample_catalog")
     runpy.run_module("pipelines.sample_catalog", run_name="__main__")

@@ -1,4 +1,4 @@
-"""Golden vectors of the reference, for two tiny variants with synthetic weights."""
+"""Golden vectors of the reference implementation, for two tiny models with synthetic weights."""
 
 import json
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ TINY_CONFIGS = {
 
 @dataclass(frozen=True)
 class Golden:
-    """One variant: its sizes, model, inputs, and the reference's vectors."""
+    """One tiny model: its sizes, the loaded model, inputs, and the vectors of the reference."""
 
     name: str
     config: ModelConfig
@@ -39,7 +39,7 @@ class Golden:
     arrays: dict[str, np.ndarray]
 
     def inputs(self, kind: str) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
-        """Token ids and pixels of `text`, `image` or `pair`."""
+        """Token ids and pixels for `kind`: "text", "image" or "pair"."""
         ids = [np.array(text["input_ids"], dtype=np.int32) for text in self.facts["texts"]]
         pixels = [decode_image((IMAGES / name).read_bytes(), self.config.vision.image_size) for name in self.images]
         if kind == "text":

@@ -28,14 +28,14 @@ CONFIG = MODELS[TINY]
 
 @pytest.fixture(scope="module")
 def pth(tmp_path_factory) -> Path:
-    """vista-tiny's sizes, as a released file comes."""
+    """A `.pth` like the released ones, with the sizes of vista-tiny."""
     path = tmp_path_factory.mktemp("weights") / "released.pth"
     write_synthetic(CONFIG, path)
     return path
 
 
 def changed(pth: Path, folder: Path, change) -> Path:
-    """A copy of a released file with its table of tensors changed."""
+    """A copy of a released file, with its dict of tensors edited by `change`."""
     state = torch.load(pth, weights_only=True)
     change(state)
     torch.save(state, folder / "changed.pth")
@@ -43,6 +43,7 @@ def changed(pth: Path, folder: Path, change) -> Path:
 
 
 def failure(path: Path) -> str:
+    """The message of the CheckpointError with which loading fails."""
     with pytest.raises(CheckpointError) as caught:
         load_model(CONFIG, open_checkpoint(path))
     assert str(path) in str(caught.value)
@@ -50,7 +51,7 @@ def failure(path: Path) -> str:
 
 
 @pytest.mark.parametrize(("model", "variant"), [(BASE, "base"), (M3, "m3")])
-def test_released_key_lists_fit_strictly(model: str, variant: str):
+def test_the_keys_of_the_released_files_fit_strictly(model: str, variant: str):
     listed = json.loads((GOLDEN / f"keys_{variant}.json").read_text())
     shapes = {key: tuple(shape) for key, (shape, _) in listed.items()}
     tables = synthetic_checkpoint(MODELS[model])
@@ -58,7 +59,7 @@ def test_released_key_lists_fit_strictly(model: str, variant: str):
     assert detect_model(shapes) == model
 
 
-def test_every_released_key_has_one_place(golden: Golden):
+def test_every_released_key_belongs_to_exactly_one_parameter(golden: Golden):
     rows = dict(key_rows(golden.config))
     assert rows.keys() == golden.model.state_dict().keys()
     used = [key for released in rows.values() for key in released]
@@ -66,14 +67,14 @@ def test_every_released_key_has_one_place(golden: Golden):
     assert len(set(used)) == len(used)
 
 
-def test_a_model_gives_back_what_it_was_loaded_from(golden: Golden):
+def test_released_state_is_what_the_model_was_loaded_from(golden: Golden):
     checkpoint = synthetic_checkpoint(golden.config)
     state = released_state(golden.model)
     assert state.keys() == released_shapes(golden.config).keys()
     assert all(torch.equal(value, checkpoint.read(key)) for key, value in state.items())
 
 
-def test_the_conversion_is_the_same_model_with_the_same_digest(pth: Path, tmp_path: Path, capsys):
+def test_a_converted_file_is_the_same_model_with_the_same_digest(pth: Path, tmp_path: Path, capsys):
     target = tmp_path / "converted.safetensors"
     assert main(["convert", str(pth), str(target)]) == 0
     digest = weights_digest(CONFIG, open_checkpoint(pth))
@@ -85,7 +86,7 @@ def test_the_conversion_is_the_same_model_with_the_same_digest(pth: Path, tmp_pa
     assert target.stat().st_mode & 0o444 == 0o444
 
 
-def test_the_digest_moves_with_any_value_the_model_uses(pth: Path, tmp_path: Path):
+def test_the_digest_depends_on_the_values_that_the_model_uses_and_no_others(pth: Path, tmp_path: Path):
     digest = weights_digest(CONFIG, open_checkpoint(pth))
 
     def nudge(state: dict) -> None:
@@ -96,7 +97,7 @@ def test_the_digest_moves_with_any_value_the_model_uses(pth: Path, tmp_path: Pat
     assert weights_digest(CONFIG, open_checkpoint(dropped)) == digest
 
 
-def test_keys_without_a_place_may_be_there_or_not(pth: Path, tmp_path: Path):
+def test_ignored_keys_may_be_present_or_absent(pth: Path, tmp_path: Path):
     def rearrange(state: dict) -> None:
         state["bge_embeddings.position_ids"] = torch.arange(128)[None]
         for key in [key for key in state if "rope" in key or "pooler" in key or "head" in key]:
@@ -105,7 +106,7 @@ def test_keys_without_a_place_may_be_there_or_not(pth: Path, tmp_path: Path):
     check_keys(CONFIG, open_checkpoint(changed(pth, tmp_path, rearrange)))
 
 
-def test_missing_unexpected_and_misshaped_keys_are_each_named(pth: Path, tmp_path: Path):
+def test_missing_unexpected_and_misshaped_keys_are_listed(pth: Path, tmp_path: Path):
     def spoil(state: dict) -> None:
         del state["visual_proj.weight"]
         state["module.extra"] = torch.zeros(1)
@@ -117,7 +118,7 @@ def test_missing_unexpected_and_misshaped_keys_are_each_named(pth: Path, tmp_pat
     assert "1 of another shape: bge_embeddings.LayerNorm.bias [5], not [128]." in message
 
 
-def test_a_long_list_of_keys_is_cut_and_counted(pth: Path, tmp_path: Path):
+def test_a_long_list_of_keys_is_shortened_and_counted(pth: Path, tmp_path: Path):
     message = failure(changed(pth, tmp_path, lambda state: state.clear()))
     assert f"{len(released_shapes(CONFIG))} missing: " in message
     assert message.count("bge_") <= 12
@@ -130,11 +131,11 @@ def test_weights_of_another_known_model_are_recognised():
         check_keys(TINY_CONFIGS["tiny_bert"], checkpoint)
 
 
-def test_a_position_table_of_another_grid_is_refused(pth: Path, tmp_path: Path):
+def test_a_rope_table_of_another_grid_is_refused(pth: Path, tmp_path: Path):
     def turn(state: dict) -> None:
         state["model_visual.visual.rope.freqs_sin"] += 1e-3
 
-    assert "rope.freqs_sin is of another position grid than 4 x 4" in failure(changed(pth, tmp_path, turn))
+    assert "rope.freqs_sin is the table of another grid than 4 x 4" in failure(changed(pth, tmp_path, turn))
 
 
 def test_a_truncated_file_is_a_checkpoint_error(pth: Path, tmp_path: Path):
@@ -150,17 +151,17 @@ def test_a_file_of_another_kind_is_a_checkpoint_error(tmp_path: Path, name: str,
     failure(tmp_path / name)
 
 
-def test_a_pickle_with_code_in_it_is_not_run(tmp_path: Path):
+def test_code_in_a_pickle_is_not_executed(tmp_path: Path):
     torch.save({"weight": Path("/")}, tmp_path / "code.pth")
     failure(tmp_path / "code.pth")
 
 
-def test_a_table_of_more_than_tensors_is_refused(tmp_path: Path):
+def test_a_dict_of_more_than_tensors_is_refused(tmp_path: Path):
     torch.save({"state_dict": {}, "epoch": 3}, tmp_path / "training.pth")
-    assert "no plain table of tensors" in failure(tmp_path / "training.pth")
+    assert "not a plain dict of tensors" in failure(tmp_path / "training.pth")
 
 
-def test_a_file_of_the_older_torch_layout_loads(pth: Path, tmp_path: Path):
+def test_a_file_in_torchs_older_format_loads(pth: Path, tmp_path: Path):
     torch.save(torch.load(pth, weights_only=True), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     digests = [weights_digest(CONFIG, open_checkpoint(path)) for path in (pth, tmp_path / "old.pth")]
     assert digests[0] == digests[1]
@@ -173,7 +174,7 @@ def test_half_precision_weights_are_read_as_float32(pth: Path, tmp_path: Path):
     assert {value.dtype for value in model.state_dict().values()} == {torch.float32}
 
 
-def test_loading_does_not_depend_on_the_file_afterwards(pth: Path, tmp_path: Path):
+def test_a_loaded_model_does_not_depend_on_its_file(pth: Path, tmp_path: Path):
     copy = tmp_path / "copy.pth"
     copy.write_bytes(pth.read_bytes())
     model = load_model(CONFIG, open_checkpoint(copy))
@@ -183,8 +184,8 @@ def test_loading_does_not_depend_on_the_file_afterwards(pth: Path, tmp_path: Pat
     assert torch.equal(model.visual_proj.weight, before)
 
 
-def test_converting_needs_a_known_model_and_a_fitting_name(pth: Path, tmp_path: Path, capsys):
-    with pytest.raises(UsageError, match=r"ends in \.safetensors"):
+def test_converting_needs_a_known_model_and_a_safetensors_target(pth: Path, tmp_path: Path, capsys):
+    with pytest.raises(UsageError, match=r"must end in \.safetensors"):
         convert(pth, tmp_path / "out.bin")
     with pytest.raises(UsageError, match="there is no such file"):
         convert(tmp_path / "none.pth", tmp_path / "out.safetensors")

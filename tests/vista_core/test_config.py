@@ -8,12 +8,12 @@ from vista_core import MODELS, EncoderSettings, UsageError, display_name
 from vista_core.config import hugging_face_config, read_text_config
 
 
-def test_three_models_by_name():
+def test_three_models_are_known_by_name():
     assert list(MODELS) == ["bge-visualized-base-en-v1.5", "bge-visualized-m3", "vista-tiny"]
     assert [MODELS[name].dimension for name in MODELS] == [768, 1024, 128]
 
 
-def test_vista_tiny_says_that_it_is_untrained():
+def test_the_name_of_vista_tiny_says_that_it_is_untrained():
     assert display_name(TINY) == EncoderSettings().display_name == "vista-tiny (untrained)"
     assert display_name(TINY, "trained.safetensors") == TINY
     assert display_name(BASE) == BASE
@@ -29,7 +29,7 @@ def test_vista_tiny_says_that_it_is_untrained():
         ({"max_tokens": 2}, "--max-tokens 2 leaves no room"),
     ],
 )
-def test_wrong_settings_name_the_option_and_what_is_allowed(change: dict, message: str):
+def test_a_wrong_setting_is_an_error_with_the_option_and_the_allowed_values(change: dict, message: str):
     with pytest.raises(UsageError) as caught:
         EncoderSettings(**change)
     assert message in str(caught.value)
@@ -37,7 +37,7 @@ def test_wrong_settings_name_the_option_and_what_is_allowed(change: dict, messag
 
 
 @pytest.mark.parametrize("name", [BASE, M3, TINY])
-def test_a_hugging_face_config_is_read_back(tmp_path: Path, name: str):
+def test_a_hugging_face_config_round_trips(tmp_path: Path, name: str):
     path = tmp_path / "config.json"
     path.write_text(json.dumps(hugging_face_config(MODELS[name].text) | {"architectures": ["Any"]}))
     assert read_text_config(path, MODELS[name].text) == MODELS[name].text
@@ -46,13 +46,13 @@ def test_a_hugging_face_config_is_read_back(tmp_path: Path, name: str):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"model_type": "xlm-roberta"}', "configures a 'xlm-roberta' text tower; this model has 'bert'"),
+        ('{"model_type": "xlm-roberta"}', "describes a 'xlm-roberta' text tower; this model has a 'bert' one"),
         ('{"hidden_act": "relu"}', "hidden_act 'relu'"),
-        ("[]", "is no readable config.json"),
-        ("{", "is no readable config.json"),
+        ("[]", "cannot be read as a config.json"),
+        ("{", "cannot be read as a config.json"),
     ],
 )
-def test_a_config_of_another_kind_is_refused(tmp_path: Path, content: str, message: str):
+def test_an_unreadable_or_unsupported_config_is_refused(tmp_path: Path, content: str, message: str):
     path = tmp_path / "config.json"
     path.write_text(content)
     with pytest.raises(UsageError, match=message):

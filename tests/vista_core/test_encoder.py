@@ -11,6 +11,7 @@ from tests.vista_core.conftest import IMAGES
 from vista_core import Encoder, EncoderSettings, Preprocessor, Record, RecordError, UsageError
 from vista_core.batching import TokenBudget
 from vista_core.encoder import encode_tensors
+from vista_core.model import VistaModel
 
 SAME = 1e-5
 
@@ -21,7 +22,7 @@ def png(color: str = "red", mode: str = "RGB") -> bytes:
     return buffer.getvalue()
 
 
-def test_one_vector_of_norm_one_for_each_record(tiny_encoder: Encoder, photo: bytes):
+def test_each_record_gives_one_vector_of_norm_one(tiny_encoder: Encoder, photo: bytes):
     vectors = tiny_encoder.encode([Record("a red apple"), Record(image=photo), Record("a red apple", photo)])
     assert vectors.shape == (3, tiny_encoder.dimension)
     assert vectors.dtype == np.float32
@@ -30,7 +31,7 @@ def test_one_vector_of_norm_one_for_each_record(tiny_encoder: Encoder, photo: by
     assert np.abs(vectors[1] - vectors[2]).max() > 0.01
 
 
-def test_vectors_do_not_depend_on_order_or_company(tiny_encoder: Encoder):
+def test_vectors_do_not_depend_on_order_or_on_other_records(tiny_encoder: Encoder):
     files = sorted(IMAGES.iterdir())
     records = [Record(f"number {i} " * (i + 1), files[i] if i % 3 else None) for i in range(len(files))]
     records += [Record(image=path) for path in files]
@@ -40,7 +41,7 @@ def test_vectors_do_not_depend_on_order_or_company(tiny_encoder: Encoder):
     np.testing.assert_allclose(together, alone[order], atol=SAME)
 
 
-def test_images_come_as_bytes_path_string_or_open(tiny_encoder: Encoder, tmp_path: Path):
+def test_an_image_may_be_bytes_a_path_a_string_or_an_open_image(tiny_encoder: Encoder, tmp_path: Path):
     path = tmp_path / "a.png"
     path.write_bytes(png())
     sources = [path.read_bytes(), path, str(path), Image.open(path)]
@@ -48,7 +49,7 @@ def test_images_come_as_bytes_path_string_or_open(tiny_encoder: Encoder, tmp_pat
     np.testing.assert_allclose(vectors, vectors[:1].repeat(4, axis=0), atol=SAME)
 
 
-def test_the_hot_path_gives_the_same_vectors(tiny_encoder: Encoder, photo: bytes):
+def test_encode_tensors_gives_the_same_vectors_as_encode(tiny_encoder: Encoder, photo: bytes):
     preprocessor = Preprocessor.load(EncoderSettings())
     tokens = preprocessor.tokenize(["a red apple", None, ""], [False, True, True])
     pixels = [None, preprocessor.decode_image(photo), preprocessor.decode_image(photo)]
@@ -57,8 +58,8 @@ def test_the_hot_path_gives_the_same_vectors(tiny_encoder: Encoder, photo: bytes
     np.testing.assert_allclose(vectors, expected, atol=SAME)
 
 
-def test_fast_pixels_give_the_vectors_of_exact_ones(tiny_encoder: Encoder):
-    checker = io.BytesIO()  # the worst there is
+def test_fast_pixels_give_nearly_the_vectors_of_exact_ones(tiny_encoder: Encoder):
+    checker = io.BytesIO()  # the worst case known
     Image.open(IMAGES / "02_checker_300x900.png").save(checker, "JPEG", quality=95)
     records = [Record("something", image) for image in (*sorted(IMAGES.iterdir()), checker.getvalue())]
     exact = Encoder.load(EncoderSettings(device="cpu", resize="exact"))
@@ -67,7 +68,7 @@ def test_fast_pixels_give_the_vectors_of_exact_ones(tiny_encoder: Encoder):
     assert cosines[-1] >= 0.9995
 
 
-def test_no_records_no_vectors(tiny_encoder: Encoder):
+def test_no_records_give_no_vectors(tiny_encoder: Encoder):
     assert tiny_encoder.encode([]).shape == (0, tiny_encoder.dimension)
 
 
@@ -82,61 +83,71 @@ def test_no_records_no_vectors(tiny_encoder: Encoder):
         (Record(image="/no/such/file.png"), "image_unreadable"),
     ],
 )
-def test_a_bad_record_is_named_by_reason_and_place(tiny_encoder: Encoder, record: Record, reason: str):
+def test_a_bad_record_is_an_error_with_its_reason_and_index(tiny_encoder: Encoder, record: Record, reason: str):
     with pytest.raises(RecordError) as caught:
         tiny_encoder.encode([Record("fine"), record])
     assert (caught.value.reason, caught.value.index) == (reason, 1)
 
 
-def test_alpha_is_part_of_the_encoder():
+def test_alpha_decides_how_a_transparent_image_is_encoded():
     encoders = [Encoder.load(EncoderSettings(alpha=alpha, device="cpu")) for alpha in ("drop", "white")]
     hidden = Record(image=png((255, 0, 0, 0), "RGBA"))
     black, white = (encoder.encode([hidden]) for encoder in encoders)
-    # resizing weights colours by their alpha, so of a wholly transparent image the reference sees black
+    # resizing weights colours by their alpha, so a fully transparent image is black to the reference
     np.testing.assert_allclose(black, encoders[0].encode([Record(image=png("black"))]), atol=SAME)
     np.testing.assert_allclose(white, encoders[0].encode([Record(image=png("white"))]), atol=SAME)
 
 
-def test_a_batch_too_large_for_the_device_is_halved(tiny_encoder: Encoder, monkeypatch, photo: bytes):
+class SmallDevice:
+    """A model on a device whose memory holds a batch of at most `capacity` items."""
+
+    def __init__(self, model: VistaModel, capacity: int) -> None:
+        self.model = model
+        self.config = model.config
+        self.device = model.device
+        self.capacity = capacity
+        self.sizes: list[int] = []  # of the batches tried
+
+    def __call__(self, input_ids: torch.Tensor, lengths: np.ndarray, pixel_values: torch.Tensor | None) -> torch.Tensor:
+        self.sizes.append(len(lengths))
+        if len(lengths) > self.capacity:
+            raise torch.OutOfMemoryError("no more")
+        return self.model(input_ids, lengths, pixel_values)
+
+
+def on_small_device(encoder: Encoder, capacity: int) -> tuple[Encoder, SmallDevice]:
+    device = SmallDevice(encoder.model, capacity)
+    return Encoder(device, encoder.preprocessor, encoder.identity, TokenBudget(10_000)), device
+
+
+def test_a_batch_too_large_for_the_device_is_halved(tiny_encoder: Encoder, photo: bytes):
     records = [Record(f"word {'more ' * i}", photo) for i in range(9)]
     expected = tiny_encoder.encode(records)
-    whole = type(tiny_encoder.model).forward
-    sizes = []
-
-    def cramped(model, input_ids, lengths, *rest):
-        sizes.append(len(lengths))
-        if len(lengths) > 2:
-            raise torch.OutOfMemoryError("no more")
-        return whole(model, input_ids, lengths, *rest)
-
-    monkeypatch.setattr(type(tiny_encoder.model), "forward", cramped)
-    monkeypatch.setattr(tiny_encoder, "budget", TokenBudget(10_000))
-    np.testing.assert_allclose(tiny_encoder.encode(records), expected, atol=SAME)
-    assert sizes[0] == 9
-    tried = len(sizes)
-    np.testing.assert_allclose(tiny_encoder.encode(records), expected, atol=SAME)
-    assert max(sizes[tried:]) <= 2, "the smaller budget is kept"
+    encoder, device = on_small_device(tiny_encoder, capacity=2)
+    np.testing.assert_allclose(encoder.encode(records), expected, atol=SAME)
+    assert device.sizes[0] == 9
+    tried = len(device.sizes)
+    np.testing.assert_allclose(encoder.encode(records), expected, atol=SAME)
+    assert max(device.sizes[tried:]) <= 2, "the smaller budget is kept"
 
 
-def test_one_item_too_large_for_the_device_is_an_error(tiny_encoder: Encoder, monkeypatch):
-    def cramped(*_):
-        raise torch.OutOfMemoryError("no more")
-
-    monkeypatch.setattr(type(tiny_encoder.model), "forward", cramped)
+def test_one_item_too_large_for_the_device_is_an_error(tiny_encoder: Encoder):
+    encoder, device = on_small_device(tiny_encoder, capacity=0)
     with pytest.raises(torch.OutOfMemoryError):
-        tiny_encoder.encode([Record("one"), Record("two")])
+        encoder.encode([Record("one"), Record("two")])
+    assert device.sizes[-1] == 1, "it is raised for a single item only"
 
 
-def test_settings_and_records_travel_to_workers():
+def test_settings_and_records_can_be_pickled_for_workers():
     settings = EncoderSettings(alpha="white", max_tokens=40)
     assert pickle.loads(pickle.dumps(settings)) == settings
     assert pickle.loads(pickle.dumps(Record("a", b"b"))) == Record("a", b"b")
 
 
-def test_without_a_gpu_asking_for_one_is_an_error():
+def test_asking_for_a_gpu_on_a_machine_without_one_is_an_error():
     if torch.cuda.is_available():
         pytest.skip("there is one")
-    with pytest.raises(UsageError, match=r"--device cuda was asked for, and this machine has none"):
+    with pytest.raises(UsageError, match=r"--device cuda was asked for, but this machine has none"):
         Encoder.load(EncoderSettings(device="cuda"))
 
 
@@ -148,14 +159,14 @@ def test_a_gpu_gives_the_same_vectors(tiny_encoder: Encoder, photo: bytes, dtype
     assert ((encoder.encode(records) * tiny_encoder.encode(records)).sum(1) >= cosine).all()
 
 
-def test_settings_say_how_many_tokens_go_through_at_once():
+def test_inference_tokens_set_the_budget():
     assert Encoder.load(EncoderSettings(device="cpu", inference_tokens=77)).budget.tokens == 77
 
 
 def test_the_budget_does_not_change_vectors(tiny_encoder: Encoder):
     ids = [np.array([2, *range(10, 10 + length), 3]) for length in range(1, 60)]
     vectors = [
-        encode_tensors(tiny_encoder.model, ids, [None] * len(ids), TokenBudget(most)) for most in (1, 200, 10**9)
+        encode_tensors(tiny_encoder.model, ids, [None] * len(ids), TokenBudget(tokens)) for tokens in (1, 200, 10**9)
     ]
     for other in vectors[1:]:
         torch.testing.assert_close(vectors[0], other, rtol=0, atol=SAME)

@@ -18,7 +18,7 @@ LOAD = (
 
 
 def load_offline(model: str, folder: str, tmp_path: Path, **environment: str) -> str:
-    """What an encoder says that finds neither the hub nor a cache, in a process of its own."""
+    """Load an encoder in a process without a hub or a cache; returns the last line of its error."""
     start = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", LOAD, model, folder],
@@ -33,10 +33,10 @@ def load_offline(model: str, folder: str, tmp_path: Path, **environment: str) ->
 
 
 @pytest.mark.parametrize("environment", [{"HF_ENDPOINT": "http://127.0.0.1:9"}, {"HF_HUB_OFFLINE": "1"}])
-def test_without_a_network_the_error_names_the_text_files_and_their_option(tmp_path: Path, environment: dict[str, str]):
+def test_without_a_network_the_error_names_the_text_model_and_its_option(tmp_path: Path, environment: dict[str, str]):
     message = load_offline(M3, "", tmp_path, **environment)
     assert "DownloadError: config.json of BAAI/bge-m3" in message
-    assert "/5617a9f61b028005a4858fdac845db406aefb181/config.json" in message
+    assert "https://huggingface.co/BAAI/bge-m3/resolve/5617a9f61b028005a4858fdac845db406aefb181/config.json" in message
     assert "--from-pretrained FOLDER" in message
 
 
@@ -47,7 +47,7 @@ def test_without_a_network_the_error_names_the_weights_and_their_option(tmp_path
     assert "--weights PATH" in message
 
 
-def test_what_is_given_or_built_in_is_not_fetched(tmp_path: Path):
+def test_files_that_are_given_or_built_in_are_not_downloaded(tmp_path: Path):
     assert weights_path(EncoderSettings(BASE, weights="a.pth")) == Path("a.pth")
     assert resolve_text_folder(EncoderSettings(BASE, from_pretrained=str(tmp_path))) == tmp_path
     assert weights_path(EncoderSettings()) == BUILT_IN / "vista-tiny" / "model.safetensors"

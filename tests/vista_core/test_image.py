@@ -38,7 +38,7 @@ def test_every_golden_image_is_bit_identical(golden: Golden):
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in IMAGES.iterdir()))
-def test_fast_pixels_are_nearly_the_exact_ones(name: str):
+def test_fast_pixels_of_each_golden_image_are_nearly_the_exact_ones(name: str):
     data = (IMAGES / name).read_bytes()
     exact, fast = (decode_image(data, 224, resize=resize).astype(int) for resize in ("exact", "fast"))
     assert np.abs(fast - exact).max() <= 2
@@ -51,12 +51,11 @@ def test_fast_pixels_are_nearly_the_exact_ones_at_any_size(mode: str, width: int
     data = encoded(noise(mode, (width, height)), "JPEG")
     exact, fast = (decode_image(data, 64, resize=resize) for resize in ("exact", "fast"))
     assert exact.shape == fast.shape == (64, 64, 3)
-    assert (
-        np.abs(fast.astype(int) - exact.astype(int)).mean() <= 0.6
-    )  # a value is an integer: half of them may round over
+    # values are integers, and at worst half of them round the other way
+    assert np.abs(fast.astype(int) - exact.astype(int)).mean() <= 0.6
 
 
-def test_fast_pixels_of_an_image_that_pillow_keeps_in_several_places():
+def test_fast_pixels_of_an_image_that_pillow_stores_in_several_blocks():
     data = encoded(Image.linear_gradient("L").convert("RGB").resize((2200, 2000)), "JPEG")
     with Image.open(io.BytesIO(data)) as image, pytest.raises(ValueError, match=r"contiguous|blocks"):
         image.load()
@@ -65,31 +64,32 @@ def test_fast_pixels_of_an_image_that_pillow_keeps_in_several_places():
     assert np.abs(fast - exact).max() <= 1
 
 
-def test_normalising_a_batch_is_normalising_each():
+def test_a_batch_is_normalised_like_each_of_its_images():
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8))
     torch.testing.assert_close(normalise(pixels), torch.stack([normalise(image) for image in pixels]), rtol=0, atol=0)
 
 
 def rejected(data: bytes) -> str:
+    """The reason for which both ways of resizing reject an image."""
     reasons = []
     for resize in ("exact", "fast"):
         with pytest.raises(RecordError) as caught:
             decode_image(data, 64, resize=resize)
-        assert "0x" not in caught.value.message  # addresses in memory differ from run to run
+        assert "0x" not in caught.value.message  # a memory address would differ between runs
         reasons.append(caught.value.reason)
     assert len(set(reasons)) == 1
     return reasons[0]
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF"])
-def test_a_truncated_file_is_rejected_as_that(kind: str):
+def test_a_truncated_file_is_rejected_as_truncated(kind: str):
     data = encoded(noise(), kind)
     assert rejected(data[: len(data) // 2]) == "image_truncated"
     assert not ImageFile.LOAD_TRUNCATED_IMAGES
 
 
 @pytest.mark.parametrize("data", [b"", b"no image", b"<html></html>", b"<svg></svg>", b"\x89PNG\r\n\x1a\n"])
-def test_what_is_no_image_is_rejected(data: bytes):
+def test_bytes_that_are_not_an_image_are_rejected(data: bytes):
     assert rejected(data).startswith("image_")
 
 
@@ -119,7 +119,7 @@ def test_any_format_that_pillow_opens_is_accepted(kind: str):
 
 
 def transparent(mode: str) -> bytes:
-    """A wholly transparent image of black pixels."""
+    """A fully transparent image of black pixels."""
     if mode in ("RGBA", "LA"):
         return encoded(Image.new(mode, (40, 30)))
     options = {"P": 0, "L": 0, "RGB": (0, 0, 0)}
@@ -127,17 +127,17 @@ def transparent(mode: str) -> bytes:
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "RGB"])
-def test_transparent_pixels_become_white_only_where_asked(mode: str):
+def test_transparent_pixels_become_white_only_with_alpha_white(mode: str):
     assert decode_image(transparent(mode), 16, "drop").max() == 0
     assert decode_image(transparent(mode), 16, "white").min() == 255
 
 
-def test_a_palette_with_alpha_becomes_white_where_asked():
+def test_a_transparent_palette_becomes_white_with_alpha_white():
     assert square_pixels(Image.new("PA", (40, 30)), 16, "white").min() == 255
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "RGB", "CMYK", "YCbCr", "P", "I", "I;16", "F"])
-def test_white_leaves_opaque_images_alone(mode: str):
+def test_alpha_white_does_not_change_opaque_images(mode: str):
     image = noise(mode) if mode not in ("I;16", "F", "I") else Image.new(mode, (90, 60), 77)
     np.testing.assert_array_equal(square_pixels(image, 16, "white"), square_pixels(image, 16, "drop"))
 
@@ -147,7 +147,7 @@ def test_half_transparency_is_composited_before_the_resize():
     assert abs(int(square_pixels(image, 64, "white")[0, 0, 0]) - 127) <= 1
 
 
-def test_a_record_error_survives_pickling():
+def test_a_record_error_can_be_pickled():
     error = pickle.loads(pickle.dumps(RecordError("image_truncated", "half of it", 3)))
     assert (error.reason, error.message, error.index) == ("image_truncated", "half of it", 3)
     assert str(error) == "record 3: image_truncated: half of it"

@@ -7,7 +7,7 @@ from vista_core.linear import GatedLinear, Linear, Packed, PackedGatedLinear, Qu
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
 @pytest.mark.parametrize("gelu", [False, True])
 @pytest.mark.parametrize("rows", [1, 33])
-def test_a_packed_layer_computes_the_same(dtype: torch.dtype, tolerance: float, gelu: bool, rows: int):
+def test_packed_layers_compute_the_same(dtype: torch.dtype, tolerance: float, gelu: bool, rows: int):
     torch.manual_seed(0)
     model = torch.nn.Sequential(Linear(40, 72, gelu=gelu), QueryKeyValue(72), GatedLinear(216, 30)).to(dtype)
     torch.nn.init.normal_(model[1].weight, std=0.1)
@@ -21,7 +21,7 @@ def test_a_packed_layer_computes_the_same(dtype: torch.dtype, tolerance: float, 
     assert can_pack(torch.float32) and not can_pack(torch.float16)
 
 
-def test_the_keys_have_no_bias():
+def test_keys_have_no_bias():
     layer = QueryKeyValue(4)
     torch.nn.init.ones_(layer.q_bias)
     torch.nn.init.ones_(layer.v_bias)

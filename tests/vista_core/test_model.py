@@ -1,4 +1,4 @@
-"""Parity with the reference: golden vectors, and timm's and transformers' own towers."""
+"""Parity with the reference implementation's golden vectors, and with the towers of timm and transformers."""
 
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ from vista_core.linear import pack_for_cpu
 from vista_core.synthetic import synthetic_checkpoint
 from vista_core.vision import normalise
 
-PARITY = 5e-6  # largest absolute difference of any value
+PARITY = 5e-6  # largest absolute difference of any component
 KINDS = ("text", "image", "pair")
 
 
@@ -52,12 +52,11 @@ def test_vision_tokens_match_the_reference(golden: Golden):
     pixels = torch.from_numpy(np.stack(golden.inputs("image")[1]))
     with torch.inference_mode():
         tokens = golden.model.vision(normalise(pixels)).numpy()
-    np.testing.assert_allclose(
-        tokens, golden.arrays["vision_tokens"], rtol=0, atol=2e-4
-    )  # values up to 10; flat patches amplify rounding
+    # values reach 10, and uniform patches amplify rounding errors
+    np.testing.assert_allclose(tokens, golden.arrays["vision_tokens"], rtol=0, atol=2e-4)
 
 
-def test_vectors_have_norm_one_and_the_config_says_how_many_tokens_fit(golden: Golden):
+def test_the_longest_text_that_the_config_allows_gives_a_vector_of_norm_one(golden: Golden):
     meta = golden.facts["meta"]
     assert golden.config.max_tokens() == (meta["max_text_len"], meta["max_prompt_len_mm"])
     assert golden.config.vision.tokens == meta["n_img_tokens"]
@@ -92,7 +91,7 @@ def test_bfloat16_keeps_a_cosine_of_0999(name: str, photo: bytes):
 
 
 def texts_images_and_pairs(config: ModelConfig, photo: bytes) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
-    """Two of each."""
+    """Token ids and pixels: two texts, two images and two pairs."""
     draw = np.random.default_rng(0)
     first, last = {"bert": (101, 102), "xlm-roberta": (0, 2)}[config.text.family]
     images = [decode_image(photo, 224), draw.integers(0, 256, (224, 224, 3), dtype=np.uint8)]
@@ -112,11 +111,11 @@ def test_timm_has_the_same_vision_tower():
     pixel_values = normalise(torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), np.uint8)))
     with torch.inference_mode():
         difference = ours.vision(pixel_values) - theirs.forward_features(pixel_values)
-    assert difference.abs().max() < 1e-4  # of values up to 20, from kernels that sum in another order
+    assert difference.abs().max() < 1e-4  # values reach 20, and the kernels sum in another order
 
 
 def timm_key(key: str) -> str:
-    """timm's name of a released key."""
+    """timm's name for a released key."""
     names = {
         "attn.inner_attn_ln": "attn.norm",
         "attn.q_bias": "attn.q_proj.bias",

@@ -18,19 +18,19 @@ def released_keys(variant: str) -> dict[str, tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("variant", CONFIGS)
-def test_it_has_exactly_the_keys_and_shapes_of_the_released_file(variant: str):
+def test_keys_and_shapes_are_exactly_those_of_the_released_file(variant: str):
     assert synthetic_shapes(CONFIGS[variant]) == released_keys(variant)
 
 
 @pytest.mark.parametrize("variant", ["base", "tiny_bert", "tiny_xlmr"])
-def test_every_tensor_is_the_recipes(variant: str):
+def test_tensors_equal_those_of_the_recipe(variant: str):
     expected = json.loads((GOLDEN / "recipe_sha256_16.json").read_text())[variant]
     shapes = released_keys(variant)
     drawn = {key: hashlib.sha256(draw(key, shapes[key]).tobytes()).hexdigest()[:16] for key in expected}
     assert drawn == expected
 
 
-def test_the_command_writes_both_kinds_of_file(tmp_path, capsys):
+def test_the_command_writes_both_formats(tmp_path, capsys):
     shapes = synthetic_shapes(MODELS["vista-tiny"])
     for name in ("tiny.safetensors", "tiny.pth"):
         assert main(["vista-tiny", str(tmp_path / name)]) == 0

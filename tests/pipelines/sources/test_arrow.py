@@ -1,7 +1,6 @@
 """Arrow IPC files of both kinds, whole, cut off and damaged, become records."""
 
 import dataclasses
-import errno
 import json
 import pickle
 from collections.abc import Iterator
@@ -12,15 +11,15 @@ import pyarrow.ipc as ipc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from s3fs.core import S3File
 
 from pipelines.records import read_schema
-from pipelines.sources import arrow
 from pipelines.sources.arrow import ArrowFiles
 from pipelines.sources.columns import Columns
-from pipelines.sources.kinds import open_source
-from pipelines.sources.objects import SourceChangedError, SourceError, list_objects
+from pipelines.sources.detect import open_source
+from pipelines.sources.limits import DEFAULTS, Limits
 from pipelines.sources.tabular import Tabular
+from pipelines.storage.errors import SourceChangedError, SourceError
+from pipelines.storage.files import list_files
 from vista_core import UsageError
 
 KINDS = {"stream": ipc.new_stream, "file": ipc.new_file}
@@ -36,7 +35,7 @@ def encoded(table: pa.Table, kind: str = "stream", batch: int = 10, compression:
 
 
 def boundaries(table: pa.Table, kind: str) -> list[int]:
-    """Where the messages of a file begin: the schema's end, and each batch's of 10 rows."""
+    """The positions after the schema and after each batch of 10 rows."""
     sink = pa.BufferOutputStream()
     with KINDS[kind](sink, table.schema) as writer:
         found = [sink.tell()]
@@ -48,11 +47,11 @@ def boundaries(table: pa.Table, kind: str) -> list[int]:
 
 def batches(source) -> Iterator[tuple[pa.Table, dict]]:
     for unit in source.units():
-        yield from pickle.loads(pickle.dumps(source.without_listing())).read(json.loads(json.dumps(unit)))
+        yield from pickle.loads(pickle.dumps(source.without_listing())).read(pickle.loads(pickle.dumps(unit)))
 
 
 def read(source) -> tuple[list[dict], dict[int, str]]:
-    """The records that could be read, and by row why the others could not."""
+    """The records that could be read, and by row the messages of the others."""
     rows, reasons = [], {}
     for table, rejects in batches(source):
         assert table.schema == read_schema(source.extra)
@@ -79,7 +78,7 @@ def columns(rows: list[dict], *names: str) -> list[tuple]:
 
 @pytest.mark.parametrize("compression", [None, "lz4", "zstd"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_both_kinds(store, kind, compression):
+def test_streams_and_files_with_a_footer_are_read(store, kind, compression):
     source = open_bytes(store, encoded(TEXTS, kind, compression=compression))
     rows, reasons = read(source)
     assert reasons == {}
@@ -88,7 +87,7 @@ def test_both_kinds(store, kind, compression):
     assert not source.exact
 
 
-def test_the_layout_that_older_writers_used(local):
+def test_the_legacy_layout_is_read(local):
     sink = pa.BufferOutputStream()
     with ipc.new_stream(sink, TEXTS.schema, options=ipc.IpcWriteOptions(use_legacy_format=True)) as writer:
         writer.write_table(TEXTS)
@@ -96,7 +95,7 @@ def test_the_layout_that_older_writers_used(local):
     assert (len(rows), reasons) == (30, {})
 
 
-def test_what_hugging_face_datasets_saves(store):
+def test_a_dataset_saved_by_hugging_face_datasets_is_read(store):
     label = {"image": {"_type": "Image"}, "label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
     table = pa.table({"image": pa.array(IMAGES), "caption": ["x", "y", "z"], "label": [0, 1, 0]})
     table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": label}})})
@@ -116,19 +115,19 @@ def test_what_hugging_face_datasets_saves(store):
     ]
     said = "; ".join(source.describe())
     assert "4 Arrow file(s)" in said
-    assert "what datasets' map left behind: 2 file(s), cache-3f2a91.arrow, cache-3f2a91.arrow" in said
+    assert "skipped 2 cache file(s) of `Dataset.map`: cache-3f2a91.arrow, cache-3f2a91.arrow" in said
 
 
-def test_a_leftover_that_is_named_is_read(local):
+def test_a_cache_file_is_read_if_it_is_named(local):
     local.put("cache-1.arrow", encoded(TEXTS))
-    with pytest.raises(UsageError, match=r"all files are called cache-\*, name one"):
+    with pytest.raises(UsageError, match=r"all files are called cache-\*; to read one, name it"):
         open_source(local.root, Columns())
     for uri in ("cache-1.arrow", "cache-*.arrow"):
         rows, _ = read(open_source(local.uri(uri), Columns()))
         assert len(rows) == 30
 
 
-def test_lists_of_images(local):
+def test_each_image_of_a_list_is_a_row(local):
     table = pa.table({"id": ["a", "b"], "images": pa.array([IMAGES[:2], []])})
     rows, _ = read(open_bytes(local, encoded(table)))
     assert columns(rows, "id", "image") == [("a#0", b"one"), ("a#1", b"two"), ("b#0", None)]
@@ -140,7 +139,7 @@ def test_categories_may_differ_from_batch_to_batch(local):
     assert (columns(rows, "text"), reasons) == ([("a",), ("b",), ("c",), ("a",)], {})
 
 
-def test_extension_types_are_read_as_what_they_are_stored_as(local):
+def test_extension_types_are_read_as_their_storage_types(local):
     ids = pa.array([bytes([n]) * 16 for n in range(2)], pa.uuid())
     tensor = pa.FixedShapeTensorArray.from_numpy_ndarray(np.arange(8, dtype=np.float32).reshape(2, 2, 2))
     nested = pa.StructArray.from_arrays([pa.ListArray.from_arrays([0, 1, 2], ids)], ["ids"])
@@ -158,19 +157,19 @@ def test_extension_types_are_read_as_what_they_are_stored_as(local):
     ]
 
 
-def test_nulls_in_a_column_that_says_it_has_none(local):
+def test_nulls_in_a_non_nullable_column_are_read(local):
     schema = pa.schema([pa.field("text", pa.string(), nullable=False)])
     rows, reasons = read(open_bytes(local, encoded(pa.table({"text": ["x", None]}, schema=schema))))
     assert (columns(rows, "text"), reasons) == ([("x",), (None,)], {})
 
 
-def test_rows_are_guessed_by_size(local):
+def test_rows_are_estimated_from_the_size_of_files(local):
     table = pa.table({"image": [bytes(1000)] * 500})
     for name, rows in (("a", 500), ("b", 50), ("c", 0)):
         local.put(f"{name}.arrow", encoded(table.slice(0, rows), batch=100))
     units = open_source(local.root, Columns()).units()
-    assert [round(unit["rows"], -1) for unit in units] == [500, 50, 0]
-    assert units[2]["rows"] == 1, "an empty file is read, too"
+    assert [round(unit.rows, -1) for unit in units] == [500, 50, 0]
+    assert units[2].rows == 1, "an empty file is read, too"
 
 
 @settings(max_examples=30)
@@ -178,10 +177,8 @@ def test_rows_are_guessed_by_size(local):
 def test_a_batch_is_bounded_in_bytes_and_rows(tmp_path_factory, rows, image_size, ceiling):
     path = tmp_path_factory.mktemp("bounded") / "a.arrow"
     path.write_bytes(encoded(pa.table({"image": [bytes([n]) * image_size for n in range(rows)]}), batch=1000))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(arrow, "BATCH_BYTES", ceiling)
-        patch.setattr(arrow, "BATCH_ROWS", 20)
-        tables = [table for table, _ in batches(open_source(str(path), Columns()))]
+    source = open_source(str(path), Columns(), limits=Limits(batch_bytes=ceiling, batch_rows=20))
+    tables = [table for table, _ in batches(source)]
     assert [row for table in tables for row in table["_row"].to_pylist()] == list(range(rows))
     sizes = [len(table) for table in tables]
     assert max(sizes) <= 20
@@ -189,36 +186,24 @@ def test_a_batch_is_bounded_in_bytes_and_rows(tmp_path_factory, rows, image_size
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_store_is_asked_for_large_pieces(bucket, monkeypatch, kind):
-    requests = []
-    watch_s3(monkeypatch, lambda start, end: requests.append((start, end)))
-    source = open_bytes(bucket, encoded(pa.table({"image": [bytes(100_000)] * 200}), kind, batch=5))
+def test_a_store_is_read_in_large_parts(faulty_bucket, kind):
+    source = open_bytes(faulty_bucket, encoded(pa.table({"image": [bytes(100_000)] * 200}), kind, batch=5))
     [unit] = source.units()
-    requests.clear()
+    faulty_bucket.proxy.requests.clear()
     assert sum(len(table) for table, _ in source.read(unit)) == 200
-    assert len(requests) <= 6, "20 MB in pieces of 8, and the footer"
-
-
-def watch_s3(monkeypatch, seen):
-    fetch = S3File._fetch_range
-
-    def watched(self, start, end):
-        seen(start, end)
-        return fetch(self, start, end)
-
-    monkeypatch.setattr(S3File, "_fetch_range", watched)
+    assert 3 <= len(faulty_bucket.proxy.requests) <= 6, "20 MB in parts of 8 MB, and the footer"
 
 
 # Damage
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_wherever_a_file_is_cut_its_whole_batches_are_read_and_the_cut_is_a_reject(local, kind):
+def test_wherever_a_file_is_cut_its_whole_batches_are_read_and_the_rest_is_one_reject(local, kind):
     content, ends = encoded(TEXTS, kind), boundaries(TEXTS, kind)
     source = open_bytes(local, content)
     for size in {*range(0, len(content), 7), *ends, len(content) - 1}:
         local.put("data.arrow", content[:size])
-        cut = dataclasses.replace(source, format=dataclasses.replace(source.format, listing=list_objects(local.root)))
+        cut = dataclasses.replace(source, format=dataclasses.replace(source.format, listing=list_files(local.root)))
         rows, reasons = read(cut)
         whole = 10 * max(0, sum(end <= size for end in ends) - 1)
         assert columns(rows, "id", "_row") == [(f"k{n}", n) for n in range(whole)]
@@ -226,7 +211,7 @@ def test_wherever_a_file_is_cut_its_whole_batches_are_read_and_the_cut_is_a_reje
         assert local.uri("data.arrow") in reasons[whole]
 
 
-def test_a_writer_that_leaves_out_the_end_marker_costs_one_reject_and_no_row(local):
+def test_a_missing_end_marker_is_one_reject_and_loses_no_row(local):
     rows, reasons = read(open_bytes(local, encoded(TEXTS).removesuffix(b"\xff\xff\xff\xff\0\0\0\0")))
     assert len(rows) == 30
     assert "no end-of-stream marker" in reasons[30]
@@ -247,7 +232,7 @@ def stored_at(content: bytearray, value: bytes) -> int:
     return content.index(value)
 
 
-def test_values_that_cannot_be_cost_their_rows_and_no_other(local):
+def test_invalid_values_reject_their_own_rows_only(local):
     table = pa.table({"id": TEXTS["id"], "image": [{"bytes": b"%3d" % n, "path": f"path{n:02}"} for n in range(30)]})
     content = bytearray(encoded(table))
     content[stored_at(content, b"path07")] = 0xFF  # no UTF-8
@@ -262,7 +247,7 @@ def test_values_that_cannot_be_cost_their_rows_and_no_other(local):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("value", [0x7F, 0xFF])
-def test_whatever_byte_is_damaged_rows_are_numbered_in_order_and_none_is_lost_silently(local, value, kind):
+def test_whatever_byte_is_damaged_no_row_is_lost_without_a_reject(local, value, kind):
     table = pa.table(
         {
             "id": TEXTS["id"],
@@ -275,9 +260,7 @@ def test_whatever_byte_is_damaged_rows_are_numbered_in_order_and_none_is_lost_si
     source = open_bytes(local, content)
     for at in range(0, len(content), 5):
         local.put("data.arrow", content[:at] + bytes([value]) + content[at + 1 :])
-        damaged = dataclasses.replace(
-            source, format=dataclasses.replace(source.format, listing=list_objects(local.root))
-        )
+        damaged = dataclasses.replace(source, format=dataclasses.replace(source.format, listing=list_files(local.root)))
         seen = list(batches(damaged))
         numbers = [number for table, _ in seen for number in table["_row"].to_pylist()]
         assert numbers == list(range(len(numbers))), f"byte {at}"
@@ -290,7 +273,7 @@ def test_a_source_without_any_readable_file_is_a_usage_error(store):
         open_source(store.root, Columns())
 
 
-def test_the_schema_is_of_the_first_readable_file(local):
+def test_the_schema_is_that_of_the_first_readable_file(local):
     local.put("1.arrow", b"damaged")
     local.put("2.arrow", encoded(TEXTS))
     rows, reasons = read(open_source(local.root, Columns()))
@@ -298,7 +281,7 @@ def test_the_schema_is_of_the_first_readable_file(local):
     assert list(reasons) == [0]
 
 
-def test_an_object_that_is_replaced_between_listing_and_reading_is_not_read(store):
+def test_a_file_that_is_replaced_after_listing_is_not_read(store):
     source = open_bytes(store, encoded(TEXTS))
     [unit] = source.units()
     store.put("data.arrow", encoded(TEXTS.slice(1)))
@@ -306,22 +289,18 @@ def test_an_object_that_is_replaced_between_listing_and_reading_is_not_read(stor
         list(source.read(unit))
 
 
-def test_a_store_that_fails_is_no_damage(bucket, monkeypatch):
-    source = open_bytes(bucket, encoded(TEXTS))
+def test_a_failing_store_is_not_taken_for_damage(faulty_bucket):
+    source = open_bytes(faulty_bucket, encoded(TEXTS))
     [unit] = source.units()
-
-    def fail(start, end):
-        raise OSError(errno.EIO, "the network is gone")
-
-    watch_s3(monkeypatch, fail)
-    with pytest.raises(SourceError, match=r"\.arrow: OSError.*the network is gone.*AWS_"):
+    faulty_bucket.proxy.fail("501", "READ")
+    with pytest.raises(SourceError, match=r"\.arrow: OSError.*Not Implemented.*AWS_"):
         list(source.read(unit))
 
 
-def test_a_worker_is_sent_nothing_that_grows_with_the_source(local):
+def test_workers_are_sent_no_listing(local):
     for number in range(50):
         local.put(f"{number}.arrow", encoded(TEXTS))
         local.put(f"cache-{number}.arrow", b"")
-    source = ArrowFiles.open(list_objects(local.root))
+    source = ArrowFiles.open(list_files(local.root), DEFAULTS)
     assert len(source.units()) == 50
-    assert source.without_listing().listing.objects == source.without_listing().leftovers == ()
+    assert source.without_listing().listing.files == source.without_listing().caches == ()

@@ -1,11 +1,12 @@
-"""Which columns are taken for what, and what becomes of each kind of value."""
+"""Finding the columns of id, text and image, and turning values into records."""
 
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.records import Reject, read_schema
+from pipelines.reasons import Reject
+from pipelines.records import read_schema
 from pipelines.sources.columns import Batch, Columns, Layout
 from vista_core import UsageError
 
@@ -44,21 +45,21 @@ def columns(rows: list[dict], *names: str) -> list[tuple]:
         ({"text": pa.string(), "embedding": pa.list_(pa.float32())}, None),
     ],
 )
-def test_bytes_come_before_paths_and_a_page_is_no_image(schema, expected):
+def test_bytes_are_preferred_to_paths_and_the_url_of_a_page_is_no_image(schema, expected):
     layout = Layout.of(pa.schema(list(schema.items())), Columns(), "here")
     assert layout.image == expected
 
 
-def test_a_column_that_is_named_can_be_any_string_but_no_number():
+def test_a_named_image_column_can_have_strings_but_no_numbers():
     table = pa.table({"caption": ["x"], "url": ["https://a/b.jpg"], "n": [1]})
-    assert layout_of(table, image="url").elsewhere
+    assert layout_of(table, image="url").external_images
     with pytest.raises(UsageError, match=r"--image-column n: a column of type int64 can't serve as this"):
         layout_of(table, image="n")
     with pytest.raises(UsageError, match=r"--image-column picture: no such column; there are caption \(string\), url"):
         layout_of(table, image="picture")
 
 
-def test_a_column_that_is_named_may_be_empty_at_first():
+def test_a_named_column_may_have_no_value_in_the_first_records():
     table = pa.table({"text": ["x"], "photo": pa.nulls(1)})
     assert layout_of(table).image is None
     layout = layout_of(table, image="photo")
@@ -66,17 +67,17 @@ def test_a_column_that_is_named_may_be_empty_at_first():
     assert columns(rows, "text", "image_uri") == [("x", "a.jpg")]
 
 
-def test_the_text_is_not_taken_for_an_image_as_well():
+def test_the_text_column_does_not_serve_as_the_image_too():
     table = pa.table({"image_path": ["a.jpg"]})
     assert layout_of(table, text="image_path").image is None
 
 
-def test_nothing_to_embed_is_said_with_what_is_there():
+def test_the_message_for_nothing_to_embed_lists_the_columns():
     with pytest.raises(UsageError, match=r"here: no column of text or images found among n \(int64\)\. Name them"):
         layout_of(pa.table({"n": [1]}))
 
 
-def test_of_two_columns_of_one_name_neither_is_taken():
+def test_columns_with_the_same_name_are_left_out():
     table = pa.table([pa.array(["x"]), pa.array([1]), pa.array([2]), pa.array(["y"])], ["text", "n", "n", "id"])
     layout = layout_of(table)
     rows, _ = read(layout, table)
@@ -85,7 +86,7 @@ def test_of_two_columns_of_one_name_neither_is_taken():
         layout_of(table, text="n")
 
 
-def test_a_list_of_another_size_costs_its_own_row():
+def test_a_list_of_another_size_rejects_its_own_row():
     first, later = (
         pa.table({"text": ["x"], "v": pa.array([values], pa.list_(pa.float32(), len(values)))})
         for values in ([1, 2], [1, 2, 3])
@@ -99,14 +100,14 @@ def test_a_struct_without_fields_is_left_out():
     assert (layout.extra.names, layout.left_out) == ([], ("options",))
 
 
-# Images elsewhere
+# External images
 
 
-def test_paths_and_uris_are_handed_on_and_an_empty_one_is_none():
+def test_paths_and_uris_are_passed_on_and_an_empty_one_is_null():
     table = pa.table({"id": ["a", "b", "c"], "text": ["x", "y", "z"], "image_url": ["https://a/b.jpg", "", None]})
     layout = layout_of(table)
     rows, rejects = read(layout, table)
-    assert (layout.elsewhere, rejects) == (True, {})
+    assert (layout.external_images, rejects) == (True, {})
     assert columns(rows, "id", "image", "image_uri", "_row") == [
         ("a", None, "https://a/b.jpg", 100),
         ("b", None, None, 101),
@@ -115,8 +116,8 @@ def test_paths_and_uris_are_handed_on_and_an_empty_one_is_none():
     assert any("paths or URIs to fetch" in line for line in layout.describe())
 
 
-def test_bytes_alone_are_never_elsewhere():
-    assert not layout_of(pa.table({"image": [b"1"]})).elsewhere
+def test_bytes_alone_are_no_external_images():
+    assert not layout_of(pa.table({"image": [b"1"]})).external_images
 
 
 # Several images
@@ -146,7 +147,7 @@ def test_each_image_of_a_list_is_a_row():
     assert any("ID#0" in line for line in layout.describe())
 
 
-def test_the_first_only_keeps_the_ids():
+def test_with_only_the_first_image_ids_stay_as_they_are():
     rows, _ = read(layout_of(LISTS, images="first"), LISTS)
     assert columns(rows, "id", "image") == [("a", b"1"), ("b", b"3"), ("c", None), ("d", None)]
 
@@ -156,7 +157,7 @@ def test_lists_of_uris_of_each_kind(kind):
     table = pa.table({"id": [1, 2], "image_urls": pa.array([["a", "b"], None], kind)})
     layout = layout_of(table)
     rows, _ = read(layout, table)
-    assert layout.elsewhere
+    assert layout.external_images
     assert columns(rows, "id", "image_uri") == [("1#0", "a"), ("1#1", "b"), ("2#0", None)]
 
 
@@ -166,7 +167,7 @@ def test_lists_of_structs():
     assert columns(rows, "id", "image", "image_uri") == [(None, b"1", "p"), (None, None, "q"), (None, None, None)]
 
 
-def test_an_object_with_one_image_where_others_have_lists_and_the_other_way_round():
+def test_a_file_may_have_one_image_where_others_have_lists_and_the_other_way_round():
     single = pa.table({"id": ["a"], "images": [b"1"]})
     rows, rejects = read(layout_of(LISTS), single)
     assert (columns(rows, "id", "image"), rejects) == ([("a#0", b"1")], {})
@@ -176,7 +177,7 @@ def test_an_object_with_one_image_where_others_have_lists_and_the_other_way_roun
 
 
 @given(st.lists(st.none() | st.lists(st.binary(max_size=3) | st.none(), max_size=4), min_size=1), st.integers(0, 3))
-def test_no_image_is_lost_or_doubled_in_slices_either(lists, start):
+def test_no_image_is_lost_or_doubled_in_slices(lists, start):
     table = pa.table({"id": [str(n) for n in range(len(lists))], "images": pa.array(lists, pa.list_(pa.binary()))})
     rows, _ = read(layout_of(table), table.slice(start))
     expected = [
@@ -187,7 +188,7 @@ def test_no_image_is_lost_or_doubled_in_slices_either(lists, start):
     assert columns(rows, "id", "image") == expected
 
 
-# Text that is none
+# Text that is not UTF-8
 
 
 def invalid(kind: pa.DataType) -> pa.Array:
@@ -202,7 +203,7 @@ def invalid(kind: pa.DataType) -> pa.Array:
 
 
 @pytest.mark.parametrize("column", ["id", "text", "image_url", "plain", "large", "list", "struct"])
-def test_text_that_is_not_utf8_costs_its_own_row(column):
+def test_text_that_is_not_utf8_rejects_its_own_row(column):
     kinds = dict.fromkeys(("id", "text", "image_url", "plain"), pa.string())
     kinds |= {"large": pa.large_string(), "list": pa.list_(pa.string()), "struct": pa.struct([("s", pa.string())])}
     table = pa.table({name: pa.array([None] * 3, kind) for name, kind in kinds.items()})

@@ -2,8 +2,7 @@
 
 import dataclasses
 import datetime
-import errno
-import json
+import pickle
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.records import RESERVED, read_schema
-from pipelines.sources import parquet, tabular
 from pipelines.sources.columns import Columns
-from pipelines.sources.kinds import open_source
-from pipelines.sources.objects import SourceChangedError, SourceError, list_objects
+from pipelines.sources.detect import open_source
+from pipelines.sources.limits import Limits
+from pipelines.storage.errors import SourceChangedError, SourceError
+from pipelines.storage.files import list_files
 from vista_core import UsageError
 
 TEXTS = pa.table({"id": ["a", "b", "c"], "text": ["x", "y", "z"]})
@@ -31,11 +31,11 @@ def encoded(table: pa.Table, **options) -> bytes:
 
 def batches(source) -> Iterator[tuple[pa.Table, dict]]:
     for unit in source.units():
-        yield from source.read(json.loads(json.dumps(unit)))
+        yield from source.read(pickle.loads(pickle.dumps(unit)))
 
 
 def read(source) -> tuple[list[dict], dict[tuple[str, int], str]]:
-    """The records that could be read, and by object and row why the others could not."""
+    """The records that could be read, and by file and row the reasons of the others."""
     rows, reasons = [], {}
     for table, rejects in batches(source):
         assert table.schema == read_schema(source.extra)
@@ -59,7 +59,7 @@ def columns(rows: list[dict], *names: str) -> list[tuple]:
 # What is read
 
 
-def test_plain_bytes(store):
+def test_a_column_of_bytes_is_the_image(store):
     table = pa.table({"id": ["a", "b"], "caption": ["x", None], "jpg": [b"1", None], "price": [1.5, 2.5]})
     source = open_table(store, table)
     assert (source.has_ids, source.has_uris) == (True, False)
@@ -72,7 +72,7 @@ def test_plain_bytes(store):
     ]
 
 
-def test_the_struct_of_hugging_face_datasets(store):
+def test_a_struct_of_bytes_and_path_is_the_image(store):
     image = pa.array([{"bytes": b"1", "path": "a.jpg"}, {"bytes": None, "path": "b.jpg"}, None])
     source = open_table(store, pa.table({"id": ["a", "b", "c"], "image": image}))
     assert source.has_uris
@@ -82,7 +82,7 @@ def test_the_struct_of_hugging_face_datasets(store):
 
 
 @pytest.mark.parametrize("pattern", ["", "*.parquet", "b c#%20[1].parquet", "**/*.pq"])
-def test_a_folder_a_glob_and_a_single_file(store, pattern):
+def test_a_folder_a_glob_and_a_single_file_are_read(store, pattern):
     for name in ("a.parquet", "b c#%20[1].parquet", "sub/ü.pq", "_SUCCESS", ".a.parquet.crc", "notes.txt"):
         store.put(name, encoded(pa.table({"text": [name]})) if name.endswith(("parquet", "pq")) else b"")
     source = open_source(store.uri(pattern) if pattern else store.root, Columns())
@@ -121,7 +121,7 @@ def test_texts_of_other_types_become_strings(local, kind):
 
 
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary_view()], ids=str)
-def test_images_of_each_binary_type(local, kind):
+def test_images_may_have_any_binary_type(local, kind):
     rows, _ = read(open_table(local, pa.table({"image": pa.array([b"1", None], kind)})))
     assert [row["image"] for row in rows] == [b"1", None]
 
@@ -142,20 +142,20 @@ def test_columns_of_any_type_pass_through(local):
         table = table.append_column(name, column)
     source = open_table(local, table)
     assert source.extra.names == list(values)
-    assert source.extra.field("colour").type == pa.string(), "categories of one file need not be those of the next"
+    assert source.extra.field("colour").type == pa.string(), "files may have different categories"
     rows, _ = read(source)
     for name, column in values.items():
         assert [row[name] for row in rows] == column.to_pylist()
 
 
-def test_a_column_is_nullable_even_where_the_file_says_otherwise(local):
-    """A tally and a damaged row have no value for it."""
+def test_columns_are_nullable_even_if_the_file_says_otherwise(local):
+    """Batch statistics and damaged rows have no value for it."""
     schema = pa.schema([pa.field("text", pa.string()), pa.field("price", pa.int64(), nullable=False)])
     source = open_table(local, pa.table({"text": ["x"], "price": [1]}, schema=schema))
     assert source.extra.field("price").nullable
 
 
-def test_columns_that_a_table_cannot_hold_are_left_out_and_said(local):
+def test_columns_that_a_table_cannot_store_are_left_out_and_listed(local):
     kept = {"id": ["k"], "text": ["x"], "_idx": [1], "a b": [2]}
     left_out = {name: [1] for name in sorted(RESERVED - {"id", "text", "image"})} | {
         "dotted.name": [1],
@@ -181,7 +181,7 @@ def test_rows_are_numbered_through_the_file_across_row_groups(store):
     for name in ("a.parquet", "b.parquet"):
         store.put(name, encoded(table, row_group_size=10))
     source = open_source(store.root, Columns())
-    assert [unit["rows"] for unit in source.units()] == [10, 10, 5] * 2
+    assert [unit.rows for unit in source.units()] == [10, 10, 5] * 2
     rows, _ = read(source)
     expected = [(store.uri(name), n, f"k{n}") for name in ("a.parquet", "b.parquet") for n in range(25)]
     assert columns(rows, "_object", "_row", "id") == expected
@@ -193,10 +193,8 @@ def test_a_batch_is_bounded_in_bytes_and_rows(tmp_path_factory, rows, image_size
     path = tmp_path_factory.mktemp("bounded") / "a.parquet"
     images = [bytes([n]) * image_size for n in range(rows)]
     pq.write_table(pa.table({"image": images}), path, compression="none", use_dictionary=False)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parquet, "BATCH_BYTES", ceiling)
-        patch.setattr(parquet, "BATCH_ROWS", 20)
-        sizes = [len(table) for table, _ in batches(open_source(str(path), Columns()))]
+    source = open_source(str(path), Columns(), limits=Limits(batch_bytes=ceiling, batch_rows=20))
+    sizes = [len(table) for table, _ in batches(source)]
     assert sum(sizes) == rows
     assert max(sizes) <= 20
     assert max(sizes) <= 16 or max(sizes) * image_size <= ceiling
@@ -213,7 +211,7 @@ def test_columns_are_found_by_their_usual_names(local):
     assert "id: sku, text: title, image: photo, passed through: description, thumb, x" in source.describe()
 
 
-def test_a_usual_name_of_another_type_is_passed_over(local):
+def test_a_column_with_a_usual_name_but_another_type_is_not_chosen(local):
     table = pa.table({"id": [1.5], "title": [1], "caption": ["c"], "image": [1]})
     source = open_table(local, table)
     assert (source.layout.id, source.layout.text, source.layout.image) == (None, "caption", None)
@@ -225,7 +223,7 @@ def test_the_only_column_of_bytes_is_the_image(local):
         open_table(local, pa.table({"body": [b"1"], "other": [b"1"]}))
 
 
-def test_columns_that_were_named_are_taken(local):
+def test_named_columns_are_chosen(local):
     table = pa.table({"id": ["a"], "text": ["x"], "image": [b"1"], "nr": [7], "note": ["n"], "scan": [b"2"]})
     source = open_table(local, table, Columns("nr", "note", "scan"))
     rows, _ = read(source)
@@ -243,13 +241,13 @@ def test_columns_that_were_named_are_taken(local):
         (Columns(id="price"), r"--id-column price: a column of type double"),
     ],
 )
-def test_a_column_that_is_missing_or_of_a_wrong_type_is_named_with_what_is_there(local, named, message):
+def test_the_message_for_an_unusable_column_lists_the_columns(local, named, message):
     table = TEXTS.append_column("price", pa.array([1.5] * 3)).append_column("pair", pa.array([{"path": "a"}] * 3))
     with pytest.raises(UsageError, match=message):
         open_table(local, table, named)
 
 
-def test_nothing_to_embed_is_said_with_what_is_there(local):
+def test_the_message_for_nothing_to_embed_lists_the_columns(local):
     with pytest.raises(UsageError, match=r"no column of text or images .* price \(double\).*--text-column"):
         open_table(local, pa.table({"price": [1.5]}))
 
@@ -271,7 +269,7 @@ def two_files(store, first: dict, second: dict):
     return open_source(store.root, Columns())
 
 
-def test_a_column_that_a_later_file_lacks_is_null(local):
+def test_a_column_missing_in_a_later_file_is_null(local):
     first = {"id": ["a"], "text": ["x"], "image": [b"1"], "price": [1], "tags": [["t"]]}
     rows, reasons = read(two_files(local, first, {"text": ["y"], "more": [1]}))
     assert reasons == {}
@@ -281,12 +279,12 @@ def test_a_column_that_a_later_file_lacks_is_null(local):
     ]
 
 
-def test_a_later_file_with_nothing_of_the_first_loses_no_row(local):
+def test_no_row_of_a_later_file_without_common_columns_is_lost(local):
     rows, reasons = read(two_files(local, {"id": ["a"], "text": ["x"]}, {"other": [1, 2]}))
     assert len(rows) + len(reasons) == 3
 
 
-def test_a_wider_type_in_a_later_file_is_read_as_long_as_its_values_fit(local):
+def test_a_wider_type_in_a_later_file_is_read_if_its_values_fit(local):
     first = {"id": pa.array([1], pa.int32()), "text": ["x"], "n": pa.array([1], pa.int32()), "image": [b"1"]}
     image = pa.array([{"bytes": b"2", "path": "p"}])
     second = {"id": [2**40], "text": pa.array(["y"], pa.large_string()), "n": pa.array([2], pa.int64()), "image": image}
@@ -303,7 +301,7 @@ def test_a_wider_type_in_a_later_file_is_read_as_long_as_its_values_fit(local):
         ("text", [{"de": "x"}, None], "text is struct<de: string> here and string in the rest"),
     ],
 )
-def test_a_value_of_a_later_file_that_does_not_fit_costs_its_own_row(local, name, values, message):
+def test_a_value_of_a_later_file_that_does_not_fit_rejects_its_own_row(local, name, values, message):
     first = {"text": ["x", "y"], "n": pa.array([1, 2], pa.int32()), "image": [b"1", b"2"]}
     source = two_files(local, first, first | {name: values})
     rows, reasons = read(source)
@@ -317,7 +315,7 @@ def test_a_value_of_a_later_file_that_does_not_fit_costs_its_own_row(local, name
 
 
 def damaged_group(table: pa.Table, column: int, **options) -> bytes:
-    """The file with the bytes of a column of its second row group overwritten."""
+    """A file in whose second row group part of a column is overwritten."""
     content = bytearray(encoded(table, **options))
     chunk = pq.read_metadata(pa.BufferReader(bytes(content))).row_group(1).column(column)
     start = min(offset for offset in (chunk.data_page_offset, chunk.dictionary_page_offset) if offset)
@@ -326,14 +324,12 @@ def damaged_group(table: pa.Table, column: int, **options) -> bytes:
     return bytes(content)
 
 
-def test_a_damaged_row_group_costs_the_rest_of_its_own_rows(store, monkeypatch):
-    monkeypatch.setattr(parquet, "BATCH_ROWS", 16)
-    monkeypatch.setattr(tabular, "REJECT_ROWS", 16)
+def test_damage_in_a_row_group_rejects_the_rest_of_its_rows_only(store):
     rng = np.random.default_rng(0)
     table = pa.table({"id": [f"k{n}" for n in range(300)], "image": [rng.bytes(500) for _ in range(300)]})
     content = damaged_group(table, 1, row_group_size=100, data_page_size=2000, use_dictionary=False)
     store.put("a.parquet", content)
-    source = open_source(store.root, Columns())
+    source = open_source(store.root, Columns(), limits=Limits(batch_rows=16, reject_rows=16))
     rows, reasons = read(source)
     good = [row["_row"] for row in rows]
     assert [number for number in good if not 100 <= number < 200] == [*range(100), *range(200, 300)]
@@ -354,7 +350,7 @@ def test_a_file_without_a_readable_footer_is_one_reject(store, damage):
     rows, reasons = read(source)
     assert [row["id"] for row in rows] == ["a", "b", "c"]
     assert reasons == {(store.uri("1.parquet"), 0): "object_unreadable"}
-    assert [unit["rows"] for unit in source.units()] == [1, 3]
+    assert [unit.rows for unit in source.units()] == [1, 3]
 
 
 def test_a_source_without_any_readable_file_is_a_usage_error(store):
@@ -369,15 +365,15 @@ def test_whatever_byte_is_damaged_each_row_that_is_listed_is_read_or_rejected_on
     source = open_table(local, TEXTS)
     for at in range(len(good)):
         local.put("catalog.parquet", good[:at] + bytes([value]) + good[at + 1 :])
-        relisted = dataclasses.replace(source.format, listing=list_objects(local.root))
+        relisted = dataclasses.replace(source.format, listing=list_files(local.root))
         damaged = dataclasses.replace(source, format=relisted)
         for unit in damaged.units():
             numbers = [n for table, _ in damaged.read(unit) for n in table["_row"].to_pylist()]
-            assert numbers == list(range(unit["first_row"], unit["first_row"] + unit["rows"])), f"byte {at}"
-            assert unit["rows"] > 0
+            assert numbers == list(range(unit.first_row, unit.first_row + unit.rows)), f"byte {at}"
+            assert unit.rows > 0
 
 
-def test_an_object_that_is_replaced_between_listing_and_reading_is_not_read(store):
+def test_a_file_that_is_replaced_after_listing_is_not_read(store):
     source = open_table(store, TEXTS)
     [unit] = source.units()
     store.put("catalog.parquet", encoded(TEXTS.slice(1)))
@@ -387,26 +383,22 @@ def test_an_object_that_is_replaced_between_listing_and_reading_is_not_read(stor
         source.units()
 
 
-def test_a_store_that_fails_is_no_damage(bucket, monkeypatch):
-    """A retry mends it; rejecting the rows would lose them."""
-    source = open_table(bucket, TEXTS)
+def test_a_failing_store_is_not_taken_for_damage(faulty_bucket):
+    """A later run can read the rows. Rejecting them would lose them."""
+    source = open_table(faulty_bucket, TEXTS)
     [unit] = source.units()
-
-    def fail(*args, **kwargs):
-        raise OSError(errno.EIO, "the network is gone")
-
-    monkeypatch.setattr("s3fs.core.S3File._fetch_range", fail)
-    with pytest.raises(SourceError, match=r"\.parquet: OSError.*the network is gone.*AWS_"):
+    faulty_bucket.proxy.fail("501", "READ")
+    with pytest.raises(SourceError, match=r"\.parquet: OSError.*Not Implemented.*AWS_"):
         list(source.read(unit))
 
 
 def test_a_catalog_without_rows_has_no_units(local):
     source = open_table(local, TEXTS.slice(0, 0))
-    assert sum(unit["rows"] for unit in source.units()) == 0
+    assert sum(unit.rows for unit in source.units()) == 0
     assert read(source) == ([], {})
 
 
-def test_a_name_that_is_not_utf8_is_spelled_out(local):
+def test_bytes_of_a_name_that_are_not_utf8_become_escapes(local):
     local.put("a.parquet", encoded(TEXTS))
     odd = local.uri("caf\udce9.parquet")
     local.fs.mv(local.uri("a.parquet"), odd)

@@ -1,4 +1,4 @@
-"""Images become pixels, texts become tokens, and what can't be decoded is rejected with the reason."""
+"""Decoding turns images into pixels and texts into tokens, and rejects records that can't be decoded."""
 
 import io
 from pathlib import Path
@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from pipelines.records import DECODED_FIELDS, FLOW_FIELDS, TALLY_TYPE, Reject, read_schema, with_rejects
+from pipelines.reasons import Reject
+from pipelines.records import DECODED_FIELDS, FLOW_FIELDS, STATS_TYPE, read_schema, with_rejects
 from pipelines.stages.decode import decode
 from vista_core import EncoderSettings, Preprocessor
 
@@ -18,7 +19,7 @@ JPEG = (GOLDEN / "00_rgb_640x480.jpg").read_bytes()
 
 
 def png(width: int, height: int) -> bytes:
-    """Of a colour that depends on its width."""
+    """A PNG whose colour depends on its width."""
     file = io.BytesIO()
     Image.new("RGB", (width, height), (width % 256, 0, 0)).save(file, "PNG")
     return file.getvalue()
@@ -41,7 +42,7 @@ def preprocessor() -> Preprocessor:
     return Preprocessor.load(SETTINGS)
 
 
-def test_each_modality(preprocessor):
+def test_each_modality_is_decoded(preprocessor):
     both, image, text, blank = decoded(
         {"id": "both", "text": "a red star", "image": JPEG},
         {"id": "image", "image": JPEG},
@@ -56,11 +57,11 @@ def test_each_modality(preprocessor):
     assert text["_pixels"] is None
     [tokens] = preprocessor.tokenize(["a red star"], [True])
     assert both["_input_ids"] == text["_input_ids"] == list(tokens.input_ids)
-    assert len(image["_input_ids"]) == 2, "an image alone goes with an empty text"
+    assert len(image["_input_ids"]) == 2, "an image without a text has the tokens of an empty text"
     assert not any(row["truncated"] for row in (both, image, text))
 
 
-def test_a_bad_image_costs_its_own_record_and_says_why():
+def test_a_bad_image_rejects_only_its_own_record_with_a_reason():
     bad = {
         "image_undecodable": b"this is no image",
         "image_truncated": JPEG[: len(JPEG) // 2],
@@ -74,8 +75,8 @@ def test_a_bad_image_costs_its_own_record_and_says_why():
         assert [row[field.name] for field in DECODED_FIELDS] == [None] * len(DECODED_FIELDS)
 
 
-def test_each_record_has_the_pixels_of_its_own_image(preprocessor):
-    """Whatever is between them: pixels of a neighbour would be a wrong vector that nothing notices."""
+def test_each_record_gets_the_pixels_of_its_own_image(preprocessor):
+    """Also between rejects and texts: the pixels of a neighbour would give a wrong vector that looks valid."""
     images = [JPEG, b"this is no image", png(30, 20), None, JPEG[: len(JPEG) // 2], png(300, 20), JPEG]
     rows = decoded(*({"id": str(n), "text": "x", "image": image} for n, image in enumerate(images)))
     good = {row: images[row] for row in (0, 2, 5, 6)}
@@ -84,7 +85,7 @@ def test_each_record_has_the_pixels_of_its_own_image(preprocessor):
         assert rows[row]["_pixels"] == preprocessor.decode_image(image).tobytes()
 
 
-def test_a_text_that_does_not_fit_is_cut_and_said():
+def test_a_text_that_does_not_fit_is_truncated_and_marked():
     long = "word " * 500
     alone, beside, short = decoded(
         {"id": "alone", "text": long}, {"id": "beside", "text": long, "image": JPEG}, {"id": "short", "text": "word"}
@@ -97,36 +98,36 @@ def test_a_text_that_does_not_fit_is_cut_and_said():
     assert len(cut["_input_ids"]) == 4
 
 
-def test_image_bytes_are_kept_only_if_they_are_to_be_stored():
+def test_image_bytes_are_kept_only_with_store_images():
     [row] = decoded({"id": "a", "image": JPEG})
     assert row["image"] is None
     [row] = decoded({"id": "a", "image": JPEG}, store_images=True)
     assert row["image"] == JPEG
 
 
-def test_transparency_is_treated_as_the_settings_say():
+def test_transparency_is_handled_as_set_by_alpha():
     transparent = (GOLDEN / "06_rgba_250x250.png").read_bytes()
     [dropped] = decoded({"id": "a", "image": transparent})
     [white] = decoded({"id": "a", "image": transparent}, settings=EncoderSettings(alpha="white"))
     assert dropped["_pixels"] != white["_pixels"]
 
 
-def test_rejected_rows_and_tallies_pass_through_untouched():
-    tally = {"read": 7, "unchanged_addresses": [1], "unchanged_rows": [2]}
-    table = as_selected([{"id": "bad", "text": "x", "image": JPEG, "price": 1.5}, {"_object": "o", "_tally": tally}])
+def test_rejected_rows_and_batch_statistics_pass_through_unchanged():
+    stats = {"read": 7, "unchanged_addresses": [1], "unchanged_rows": [2]}
+    table = as_selected([{"id": "bad", "text": "x", "image": JPEG, "price": 1.5}, {"_object": "o", "_stats": stats}])
     table = with_rejects(table, {0: Reject("read", "object_unreadable", "damaged")})
     result = decode(table, SETTINGS, store_images=True)
     for name in table.column_names:
         assert result[name].to_pylist() == table[name].to_pylist()
     for field in DECODED_FIELDS:
         assert result[field.name].to_pylist() == [None, None]
-    assert result["_tally"].type == TALLY_TYPE
+    assert result["_stats"].type == STATS_TYPE
 
 
-def test_the_order_and_the_other_columns_stay():
+def test_the_order_of_rows_and_the_other_columns_are_kept():
     rows = decoded(*({"id": f"k{n}", "text": f"text {n}", "price": n / 2, "_row": n} for n in range(50)))
     assert [(row["id"], row["price"], row["_row"]) for row in rows] == [(f"k{n}", n / 2, n) for n in range(50)]
 
 
-def test_a_batch_without_rows():
+def test_an_empty_batch_stays_empty():
     assert decode(as_selected([]), SETTINGS, store_images=False).num_rows == 0

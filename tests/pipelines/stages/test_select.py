@@ -1,4 +1,4 @@
-"""What is selected against a real table: new and changed records, and those that can't be records."""
+"""Selection against a real table: which records are new, changed, unchanged, deferred or rejected."""
 
 from collections import Counter
 
@@ -8,37 +8,48 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.records import Reject, fingerprint, read_schema
-from pipelines.sink.reembed import begin_reembedding
-from pipelines.sink.table import LOOKUP_IDS, TableVersion, index_ids, new_table_schema
-from pipelines.stages.select import Against, names_digest, select
-from tests.tables import EXTRA, IDENTITY, block, commit, new_committer
+from pipelines.batch_stats import BatchStats, split_stats
+from pipelines.fingerprint import fingerprint
+from pipelines.ingest.reembed import begin_reembedding
+from pipelines.reasons import Reject
+from pipelines.records import FINGERPRINT, read_schema
+from pipelines.stages.select import Snapshot, file_hashes, select
+from pipelines.tables.dataset import LOOKUP_IDS, TableVersion
+from pipelines.tables.indexes import index_ids
+from pipelines.tables.origin import Origin
+from pipelines.tables.vector_column import VectorColumn
+from tests.tables import COLUMN, EXTRA, block, commit, new_committer
 
 ODD_IDS = ["it's", "''", '"', "a\\b", "a\nb", "%_", "日本", "", " ", "null", "id", "\x00", "x') OR ('1'='1"]
 
 
 def as_read(rows: list[dict], extra: pa.Schema = EXTRA) -> pa.Table:
-    """Records as a source yields them."""
+    """Records in the form in which a source yields them."""
     numbered = [{"_object": "a.parquet", "_row": number, "price": 1} | row for number, row in enumerate(rows)]
     return pa.Table.from_pylist(numbered, schema=read_schema(extra))
 
 
-def against(base: TableVersion, present=(), skipped=(), claims=False) -> Against:
-    """What records are selected against, with the source's objects."""
-    return Against(base, names_digest(present), names_digest(skipped), claims)
+def snapshot(base: TableVersion, present=(), skipped=(), second_pass=False) -> Snapshot:
+    """A snapshot of the table, with the files that the source lists and those that this run skips."""
+    column = VectorColumn.of(base.open().schema)
+    return Snapshot(base, column, file_hashes(present), file_hashes(skipped), second_pass)
 
 
-def selected(records: pa.Table, base: TableVersion | Against, rejects=None, has_ids=True) -> tuple[list[dict], dict]:
-    """The rows that were handed on, and the one tally at their end."""
-    to = base if isinstance(base, Against) else against(base)
+def selected(
+    records: pa.Table, base: TableVersion | Snapshot, rejects=None, has_ids=True
+) -> tuple[list[dict], BatchStats]:
+    """The rows that were passed on, and the row of batch statistics that follows them."""
+    to = base if isinstance(base, Snapshot) else snapshot(base)
     tables = list(select(records, rejects or {}, [None] * len(records), has_ids, to))
     assert len({table.schema for table in tables}) == 1
-    *rows, tally = pa.concat_tables(tables).to_pylist()
-    assert all(row["_tally"] is None for row in rows)
-    assert tally["id"] is None
-    tally = tally["_tally"]
-    assert sum(share["unchanged"] for share in tally["objects"]) == len(tally["unchanged_rows"])
-    return rows, tally | {"read": sum(share["read"] for share in tally["objects"])}
+    rows, [stats] = split_stats(pa.concat_tables(tables))
+    assert sum(file.unchanged for file in stats.files) == len(stats.unchanged_rows)
+    return rows.to_pylist(), stats
+
+
+def read(stats: BatchStats) -> int:
+    """The number of records read."""
+    return sum(file.read for file in stats.files)
 
 
 def reasons(rows: list[dict]) -> dict[object, str | None]:
@@ -60,7 +71,7 @@ def holding(db, contents: dict[str, str]) -> TableVersion:
     return TableVersion(table.uri, table.version)
 
 
-def test_new_and_changed_records_are_selected_and_unchanged_ones_are_counted_with_their_place(tmp_path):
+def test_new_and_changed_records_are_selected_and_unchanged_ones_counted_with_their_address(tmp_path):
     base = holding(tmp_path, {"same": "x", "changed": "x", "gone": "x", "same too": "y"})
     records = as_read(
         [
@@ -70,11 +81,11 @@ def test_new_and_changed_records_are_selected_and_unchanged_ones_are_counted_wit
             {"id": "same too", "text": "y"},
         ]
     )
-    rows, tally = selected(records, base)
+    rows, stats = selected(records, base)
     assert reasons(rows) == {"new": None, "changed": None}
-    assert [row["vector_fingerprint"] for row in rows] == [fingerprint("x", None), fingerprint("z", None)]
-    assert (tally["read"], tally["unchanged_rows"]) == (4, [1, 3])
-    found = lance.dataset(base.uri)._take_rows(tally["unchanged_addresses"], columns=["id"])
+    assert [row[FINGERPRINT] for row in rows] == [fingerprint("x", None), fingerprint("z", None)]
+    assert (read(stats), stats.unchanged_rows) == (4, [1, 3])
+    found = lance.dataset(base.uri)._take_rows(stats.unchanged_addresses, columns=["id"])
     assert found["id"].to_pylist() == ["same", "same too"]
 
 
@@ -89,7 +100,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_a_record_of_which_only_another_column_changed_is_marked_and_keeps_its_vector(tmp_path, name):
+def test_a_record_with_changes_only_in_other_columns_is_marked_to_keep_its_vector(tmp_path, name):
     kind, before, after = KINDS[name]
     after = after or [*before[:3], {"w": 2}, None]
     keys = list("abcde")
@@ -103,42 +114,42 @@ def test_a_record_of_which_only_another_column_changed_is_marked_and_keeps_its_v
     commit(committer, table)
     base = TableVersion(committer.table.uri, committer.table.version)
     read = [{"id": key, "text": "x", name: value} for key, value in zip(keys, after, strict=True)]
-    rows, tally = selected(as_read(read, schema), base)
+    rows, stats = selected(as_read(read, schema), base)
     same = [at for at in range(5) if repr(before[at]) == repr(after[at])]
-    assert tally["unchanged_rows"] == same
+    assert stats.unchanged_rows == same
     assert {row["id"] for row in rows} == {key for at, key in enumerate(keys) if at not in same}
     assert all(row["_has_vector"] and row["_reason"] is None for row in rows)
     assert len(same) >= 2
 
 
-def test_an_image_that_changed_or_came_or_went_makes_a_record_changed(tmp_path):
+def test_a_record_that_gained_an_image_is_changed(tmp_path):
     base = holding(tmp_path, {"came": "x", "text": "x"})
     records = as_read([{"id": "came", "text": "x", "image": b"1"}, {"id": "text", "text": "x", "image": None}])
-    rows, tally = selected(records, base)
+    rows, stats = selected(records, base)
     assert reasons(rows) == {"came": None}
-    assert tally["unchanged_rows"] == [1]
+    assert stats.unchanged_rows == [1]
 
 
-def test_the_base_is_the_version_that_the_run_started_from(tmp_path):
+def test_records_are_compared_with_the_version_at_the_start_of_the_run(tmp_path):
     committer = new_committer(tmp_path)
     base = TableVersion(committer.table.uri, committer.table.version)
     commit(committer, block({"a": "x"}))
     records = as_read([{"id": "a", "text": "x"}])
-    assert reasons(selected(records, base)[0]) == {"a": None}, "a retry selects what the first try did"
+    assert reasons(selected(records, base)[0]) == {"a": None}, "a retried task selects the same records"
     now = TableVersion(committer.table.uri, committer.table.version)
-    assert selected(records, now)[1]["unchanged_rows"] == [0]
+    assert selected(records, now)[1].unchanged_rows == [0]
 
 
-def test_without_ids_the_content_is_the_id(tmp_path):
+def test_without_ids_the_id_is_the_fingerprint_of_the_content(tmp_path):
     contents = [("x", None), ("x", b"1"), (None, b"1")]
     base = holding(tmp_path, {fingerprint("x", None).hex(): "x"})
     records = as_read([{"text": text, "image": image} for text, image in contents])
-    rows, tally = selected(records, base, has_ids=False)
+    rows, stats = selected(records, base, has_ids=False)
     assert [row["id"] for row in rows] == [fingerprint(*content).hex() for content in contents[1:]]
-    assert tally["unchanged_rows"] == [0]
+    assert stats.unchanged_rows == [0]
 
 
-def test_records_that_cannot_be_embedded_are_rejected_with_the_reason(empty):
+def test_records_that_cannot_be_embedded_are_rejected_with_a_reason(empty):
     records = as_read(
         [
             {"id": None, "text": "x"},
@@ -148,7 +159,7 @@ def test_records_that_cannot_be_embedded_are_rejected_with_the_reason(empty):
             {"id": "empty image", "image": b""},
         ]
     )
-    rows, tally = selected(records, empty)
+    rows, stats = selected(records, empty)
     assert reasons(rows) == {
         None: "missing_id",
         "nothing": "empty_record",
@@ -157,37 +168,37 @@ def test_records_that_cannot_be_embedded_are_rejected_with_the_reason(empty):
         "empty image": None,
     }
     assert {row["_stage"] for row in rows if row["_reason"]} == {"select"}
-    assert (tally["read"], tally["unchanged_addresses"], tally["unchanged_rows"]) == (5, [], [])
+    assert (read(stats), stats.unchanged_addresses, stats.unchanged_rows) == (5, [], [])
 
 
-def test_what_reading_rejected_stays_rejected_for_that_reason(tmp_path):
+def test_records_rejected_while_reading_keep_their_reason(tmp_path):
     base = holding(tmp_path, {"b": "x"})
     records = as_read([{}, {"id": "b", "text": "x"}])
     rejects = {row: Reject("read", "object_unreadable", "damaged") for row in range(2)}
-    rows, tally = selected(records, base, rejects)
+    rows, stats = selected(records, base, rejects)
     assert reasons(rows) == {None: "object_unreadable", "b": "object_unreadable"}
-    assert tally["unchanged_rows"] == [], "a row that could not be read is not unchanged"
+    assert stats.unchanged_rows == [], "a row that could not be read is not unchanged"
     rows, _ = selected(as_read([{}]), base, {0: rejects[0]}, has_ids=False)
-    assert reasons(rows) == {None: "object_unreadable"}, "no id is made of what was not read"
+    assert reasons(rows) == {None: "object_unreadable"}, "an unread record gets no id made from its content"
 
 
-def test_ids_of_all_kinds_are_found_again(tmp_path):
+def test_ids_with_special_characters_are_found(tmp_path):
     base = holding(tmp_path, dict.fromkeys(ODD_IDS, "x"))
-    _, tally = selected(as_read([{"id": key, "text": "x"} for key in ODD_IDS]), base)
-    assert tally["unchanged_rows"] == list(range(len(ODD_IDS)))
+    _, stats = selected(as_read([{"id": key, "text": "x"} for key in ODD_IDS]), base)
+    assert stats.unchanged_rows == list(range(len(ODD_IDS)))
 
 
-def test_more_ids_than_one_query_takes(tmp_path):
+def test_more_ids_are_found_than_one_query_takes(tmp_path):
     ids = [f"k{number}" for number in range(LOOKUP_IDS + 1)]
     base = holding(tmp_path, dict.fromkeys(ids[::2], "x"))
-    rows, tally = selected(as_read([{"id": key, "text": "x"} for key in ids]), base)
+    rows, stats = selected(as_read([{"id": key, "text": "x"} for key in ids]), base)
     assert [row["id"] for row in rows] == ids[1::2]
-    assert tally["unchanged_rows"] == list(range(0, len(ids), 2))
+    assert stats.unchanged_rows == list(range(0, len(ids), 2))
 
 
 def owned(db) -> TableVersion:
-    """Rows of three files and of another source."""
-    for name in ("a.parquet", "m.parquet", "gone.parquet", "shop#a.parquet"):
+    """A table with rows of several files, one of them of another source."""
+    for name in ("a.parquet", "m.parquet", "gone.parquet", "shop#a.parquet", "/x.lance#2", "/x.lance#10"):
         commit(new_committer(db), block({f"id of {name}": "x"}, name))
     return holding(db, {})
 
@@ -196,28 +207,30 @@ def owned(db) -> TableVersion:
     ("owner", "mine", "skipped", "becomes"),
     [
         ("m.parquet", "m.parquet", [], "unchanged"),
-        ("a.parquet", "m.parquet", [], "claim"),
-        ("m.parquet", "a.parquet", [], "taken"),  # its object comes first in the listing
+        ("a.parquet", "m.parquet", [], "deferred"),
+        ("m.parquet", "a.parquet", [], "taken"),  # the record's file comes first in the listing
         ("gone.parquet", "m.parquet", [], "taken"),
         ("a.parquet", "m.parquet", ["a.parquet"], "duplicate_id"),
         ("m.parquet", "a.parquet", ["m.parquet"], "taken"),
         ("shop#a.parquet", "m.parquet", [], "duplicate_id"),
         ("shop#a.parquet", "shop#b.parquet", [], "taken"),
         ("a.parquet", "shop#b.parquet", [], "duplicate_id"),
+        ("/x.lance#10", "/x.lance#2", [], "taken"),  # fragments are ordered by number
+        ("/x.lance#2", "/x.lance#10", [], "deferred"),
     ],
 )
 @pytest.mark.parametrize("text", ["x", "y"])
-def test_whose_an_id_is_that_the_table_has_from_elsewhere(tmp_path, owner, mine, skipped, becomes, text):
-    base, present = owned(tmp_path), ["a.parquet", "m.parquet", "shop#b.parquet"]
+def test_which_record_gets_an_id_that_the_table_has_from_another_file(tmp_path, owner, mine, skipped, becomes, text):
+    base, present = owned(tmp_path), ["a.parquet", "m.parquet", "shop#b.parquet", "/x.lance#2", "/x.lance#10"]
     records = as_read([{"id": f"id of {owner}", "text": text, "_object": mine}])
-    rows, tally = selected(records, against(base, present, skipped))
-    again = list(select(records, {}, [None], True, against(base, present, skipped, claims=True)))
-    assert tally["read"] == 1
-    assert sum(share["claims"] for share in tally["objects"]) == len(again) == (becomes == "claim")
+    rows, stats = selected(records, snapshot(base, present, skipped))
+    again = list(select(records, {}, [None], True, snapshot(base, present, skipped, second_pass=True)))
+    assert read(stats) == 1
+    assert sum(file.deferred for file in stats.files) == len(again) == (becomes == "deferred")
     if becomes == "unchanged":
-        assert tally["unchanged_rows"] == ([0] if text == "x" else [])
-    elif becomes == "claim":
-        assert rows == tally["unchanged_rows"] == []
+        assert stats.unchanged_rows == ([0] if text == "x" else [])
+    elif becomes == "deferred":
+        assert rows == stats.unchanged_rows == []
         [row] = again[0].to_pylist()
         assert (row["_reason"], row["_has_vector"]) == (None, text == "x")
     else:
@@ -226,23 +239,22 @@ def test_whose_an_id_is_that_the_table_has_from_elsewhere(tmp_path, owner, mine,
         assert row["_has_vector"] == (becomes == "taken" and text == "x")
 
 
-def test_a_claim_is_handed_on_once_whatever_is_wrong_with_it(tmp_path):
+def test_a_deferred_record_is_passed_on_once_even_if_it_is_rejected(tmp_path):
     base = owned(tmp_path)
     records = as_read([{"id": "id of a.parquet", "_object": "m.parquet"}, {"id": "new", "_object": "m.parquet"}])
-    rows, _ = selected(records, against(base, ["a.parquet", "m.parquet"]))
+    rows, _ = selected(records, snapshot(base, ["a.parquet", "m.parquet"]))
     assert reasons(rows) == {"new": "empty_record"}
-    [again] = select(records, {}, [None, None], True, against(base, ["a.parquet", "m.parquet"], claims=True))
+    [again] = select(records, {}, [None, None], True, snapshot(base, ["a.parquet", "m.parquet"], second_pass=True))
     assert reasons(again.to_pylist()) == {"id of a.parquet": "empty_record"}
 
 
-def test_rows_from_before_a_column_was_given_another_encoder_are_embedded_anew(tmp_path):
+def test_rows_with_vectors_of_the_previous_encoder_are_embedded_again(tmp_path):
     commit(new_committer(tmp_path, "run-1"), block({"old": "x"}))
-    schema = lance.dataset(f"{tmp_path}/t.lance").schema
-    begin_reembedding(lance.dataset(f"{tmp_path}/t.lance"), new_table_schema(schema, IDENTITY, {}), "run-2")
+    begin_reembedding(lance.dataset(f"{tmp_path}/t.lance"), COLUMN, Origin("vista-tiny"), "run-2")
     commit(new_committer(tmp_path, "run-2"), block({"new": "x"}))
-    rows, tally = selected(as_read([{"id": "old", "text": "x"}, {"id": "new", "text": "x"}]), holding(tmp_path, {}))
+    rows, stats = selected(as_read([{"id": "old", "text": "x"}, {"id": "new", "text": "x"}]), holding(tmp_path, {}))
     assert [(row["id"], row["_has_vector"]) for row in rows] == [("old", False)]
-    assert tally["unchanged_rows"] == [1]
+    assert stats.unchanged_rows == [1]
 
 
 @pytest.fixture(scope="module")
@@ -261,12 +273,12 @@ def some(tmp_path_factory) -> TableVersion:
     ),
     st.sets(st.integers(0, 11)),
 )
-def test_each_row_is_selected_rejected_or_unchanged_once(some, rows, unreadable):
+def test_each_record_is_selected_rejected_or_unchanged_exactly_once(some, rows, unreadable):
     rejects = {row: Reject("read", "object_unreadable", "damaged") for row in unreadable if row < len(rows)}
-    handed_on, tally = selected(as_read(rows), some, rejects)
-    seen = Counter([row["_row"] for row in handed_on] + tally["unchanged_rows"])
+    passed_on, stats = selected(as_read(rows), some, rejects)
+    seen = Counter([row["_row"] for row in passed_on] + stats.unchanged_rows)
     assert seen == Counter(range(len(rows)))
-    assert tally["read"] == len(rows)
-    assert len(tally["unchanged_addresses"]) == len(tally["unchanged_rows"])
-    for row in handed_on:
+    assert read(stats) == len(rows)
+    assert len(stats.unchanged_addresses) == len(stats.unchanged_rows)
+    for row in passed_on:
         assert (row["_reason"] == "object_unreadable") == (row["_row"] in rejects)

@@ -1,0 +1,122 @@
+"""The Ray session of a job: joined or started, quiet, and with workers that can import this code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import ray
+
+from pipelines.cluster.logs import log_again, reporting, warnings_of
+from pipelines.cluster.resources import Cluster
+
+ACTOR_START_SECONDS = 600
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+T = TypeVar("T")
+
+
+def start_ray() -> None:
+    """Join the cluster of RAY_ADDRESS (as a submitted job does) or one that runs on this machine, else start one."""
+    if not ray.is_initialized():
+        # Ray forks only to exec another program, so nothing of Lance runs in between.
+        warnings.filterwarnings("ignore", message="lance is not fork-safe")
+        # For Ray Data's actors the core worker always logs a complaint about their arguments (ray#53727).
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        # Ray ends workers that were idle for a second, and each new one spends seconds on the same imports.
+        os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "3600000")
+        os.environ.setdefault("RAY_num_workers_soft_limit", str(2 * cores() + 4))
+        with quiet_stderr():  # Ray would print that the log level was set
+            join_or_start()
+    silence_ray_data()
+    context = ray.data.DataContext.get_current()
+    # If encoders can't start, the run must end with their error; and decoding needn't start before them.
+    context.wait_for_min_actors_s = ACTOR_START_SECONDS
+    # Otherwise the error of a stage that is a plain function or an actor arrives as a UserCodeException without cause.
+    context.raise_original_map_exception = True
+
+
+def silence_ray_data() -> None:
+    """Turn off Ray Data's own progress bars and messages: a job has its own."""
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    # The traceback of an error that the job explains in its last line.
+    logging.getLogger("ray.data.exceptions").setLevel(logging.CRITICAL)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    # No stage says beforehand how much memory it uses, and Ray Data warns of each that uses any.
+    context.issue_detectors_config.high_memory_detector_config.detection_time_interval_s = -1
+
+
+def join_or_start() -> None:
+    """Join a Ray that runs already, else start one with two CPUs more than this machine has.
+
+    A CPU is the right to run a task. An encoder and a reader reserve only a part of one, and Ray Data can't use the
+    rest of it: with two CPUs on two cores, no two images would ever be decoded at the same time.
+    """
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    options["runtime_env"] = worker_environment()
+    try:
+        ray.init(num_cpus=cores() + 2, include_dashboard=False, **options)  # the dashboard always uses some CPU
+    except ValueError:  # raised if a Ray runs already, whose CPUs can't be set
+        ray.init(**options)
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def quiet_stderr() -> Iterator[None]:
+    """Discard what is written to standard error, also by native code. Exceptions are not affected."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def worker_environment() -> dict[str, Any]:
+    """A runtime environment in which workers can import this code although it isn't installed.
+
+    Under `ray job submit` they can do so already.
+    """
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        return {}
+    paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}}
+
+
+def on_a_worker(function: Callable[..., T], *arguments: Any) -> T:
+    """Run a memory-heavy function on a worker, so that it takes no memory of the driver, nor of the head node.
+
+    The function's warnings are logged here, too. The task reserves nothing: in the middle of a run, tasks under
+    backpressure keep their CPUs and wait for what comes after this one.
+    """
+    task: Any = ray.remote(num_cpus=0, scheduling_strategy="SPREAD")(reporting(function))
+    try:
+        result, logged = ray.get(task.remote(*arguments))
+    except Exception as error:
+        log_again(warnings_of(error))
+        raise
+    log_again(logged)
+    return result
+
+
+def cluster_now() -> Cluster:
+    """What the cluster has at this moment."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    cpus, gpus = (sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU"))
+    return Cluster(cpus, gpus, sum("CPU" in node for node in nodes))

@@ -1,0 +1,139 @@
+"""The end of a run: missing rows, upkeep of the table, the gates and, if these pass, the new published version."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+from dataclasses import dataclass
+from datetime import timedelta
+
+import lance
+
+from pipelines.cluster.session import on_a_worker
+from pipelines.cluster.tasks import on_workers
+from pipelines.embed.job import Job
+from pipelines.events import Publishing
+from pipelines.gates.evidence import Evidence, Gate, Tolerance
+from pipelines.gates.judge import OF_THE_RUN, OF_THE_TABLE, judge, require
+from pipelines.gates.reference import ReferencePath
+from pipelines.ingest.commit import Committer
+from pipelines.ingest.manifest import prune, read_manifest
+from pipelines.ingest.missing import Missing, delete_missing, find_missing
+from pipelines.tables.dataset import published
+from pipelines.tables.indexes import bring_indexes_up_to_date
+from pipelines.tables.publish import publish
+from pipelines.tables.upkeep import clean_up, compact, rewrite_one
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Gates:
+    """The gates that a run has to pass; benchmarks without an encoder have others."""
+
+    of_the_run: tuple[Gate, ...] = OF_THE_RUN
+    of_the_table: tuple[Gate, ...] = OF_THE_TABLE
+
+
+def finish(job: Job, committer: Committer, gates: Gates) -> int:
+    """Publish the table if it passes the gates, and return the published version. Raises GateError otherwise."""
+    events, missing = committer.events, Missing()
+    committer.lease.check(lance.dataset(committer.base.uri))  # before the other tables, which it does not fence
+    if job.config.scope.is_whole:
+        missing = count_and_remove_missing(job, committer)
+        committer.clear_stale_rejects(last_runs(job, committer))
+    committer.maintain(functools.partial(compact, execute=functools.partial(rewrite, committer.base.uri)))
+    committer.maintain(functools.partial(on_a_worker, bring_indexes_up_to_date))
+    table, before = committer.table, published_version(committer.table)
+    changed = before is None or not same_content(table, before)
+    evidence = dataclasses.replace(collect_evidence(job, committer), published=before, missing=missing)
+    verdicts = judge(gates.of_the_run, evidence, events)
+    if changed:
+        verdicts += judge(gates.of_the_table, evidence, events)
+    require(verdicts)
+    if changed:
+        events.report(Publishing(table.version))
+        publish(table, committer.lease, events)
+        before = table
+    try:
+        tidy(job, committer)
+    except (OSError, ValueError) as error:
+        log.warning("%s: not tidied up after publishing, which the next run does: %s", table.uri, error)
+    assert before is not None, "unchanged means that something was published"
+    return int(before.version)
+
+
+def collect_evidence(job: Job, committer: Committer) -> Evidence:
+    """What the gates judge by during a run."""
+    config = job.config
+    return Evidence(
+        counts=committer.counts,
+        table=committer.table,
+        column=job.column,
+        tolerance=Tolerance(config.max_reject_rate, config.deletes, config.delete_at_most),
+        example=committer.example_of,
+        reference=ReferencePath(job.source, job.files, job.mark, job.rules, job.settings),
+        on_workers=on_workers,
+    )
+
+
+def published_version(table: lance.LanceDataset) -> lance.LanceDataset | None:
+    """The version that is published, opened."""
+    now = published(table)
+    return None if now is None else lance.dataset(table.uri, version=now)
+
+
+def count_and_remove_missing(job: Job, committer: Committer) -> Missing:
+    """Count the rows whose record is no longer in the source and, if that was asked for and is safe, remove them."""
+    if not committer.base.open().count_rows():
+        return Missing()
+    known = sum(entry.missing for entry in job.skipped.values())
+    missing = dataclasses.replace(find_missing(committer, job.owns), known=known)
+    committer.count_missing(missing.rows + known)
+    if not job.config.deletes or not missing.rows:
+        committer.manifest.record_missing(missing.by_file)
+    elif missing.refusal(job.config.delete_at_most) is None:
+        delete_missing(committer, job.owns)
+    return missing
+
+
+def last_runs(job: Job, committer: Committer) -> dict[str, str]:
+    """The run that read each file in full last; for a file that is gone, the run that found that out: this one."""
+    gone = {
+        name
+        for batch in committer.rejects.scanner(columns=["object"]).to_batches()
+        for name in batch.column("object").unique().to_pylist()
+        if name not in job.files and job.owns(name)
+    }
+    manifest = committer.manifest
+    read = dict.fromkeys({*gone, *filter(manifest.was_read, manifest.stats)}, committer.run)
+    return read | {name: entry.run for name, entry in job.skipped.items()}
+
+
+def rewrite(uri: str, tasks: list) -> list:
+    """Rewrite fragments on workers; `tasks` are Lance's compaction tasks."""
+    return on_workers(rewrite_one, [(uri, task) for task in tasks])
+
+
+def same_content(one: lance.LanceDataset, other: lance.LanceDataset) -> bool:
+    """True if two versions have the same rows and indexes, so that readers see no difference."""
+
+    def content(table: lance.LanceDataset) -> tuple[list, set]:
+        indexes = {segment.uuid for index in table.describe_indices() for segment in index.segments}
+        return [each.metadata.to_json() for each in table.get_fragments()], indexes
+
+    return content(one) == content(other) and one.schema.equals(other.schema, check_metadata=True)
+
+
+def tidy(job: Job, committer: Committer) -> None:
+    """After publishing: prune the manifest, and remove old versions and the files that dead runs left."""
+    retention, manifest = timedelta(days=job.config.retention_days), committer.manifest.uri
+    if job.config.scope.is_whole:
+        entries = read_manifest(manifest)
+        prune(manifest, [entry for name, entry in entries.items() if name in job.files or not job.owns(name)])
+    runs = job.config.side_table("runs")
+    for uri in (committer.rejects.uri, runs):
+        lance.dataset(uri).optimize.compact_files()
+    for uri in (committer.base.uri, committer.rejects.uri, manifest, runs):
+        clean_up(uri, retention)

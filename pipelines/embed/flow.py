@@ -1,0 +1,121 @@
+"""The stream of a run: from units to encoded records, and from encoded records to commits."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
+
+from pipelines.cluster.session import on_a_worker
+from pipelines.cluster.streaming import stream_blocks
+from pipelines.embed.job import Job
+from pipelines.events import Arrived
+from pipelines.ingest.commit import Committer
+from pipelines.ingest.fragments import write_bundle
+from pipelines.sources.units import Unit
+from pipelines.stages.decode import decode
+from pipelines.stages.encode import EncodeActor
+from pipelines.stages.fetch import fetch
+from pipelines.stages.read import Task, read_and_select
+from pipelines.stages.select import Snapshot
+from pipelines.tables.indexes import index_ids
+
+FETCH_ROWS = 256
+COMMIT_ROWS = 262_144
+COMMIT_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The stages that cost the most; tests and benchmarks put others in their place."""
+
+    decode: Callable[..., pa.Table] = decode
+    encoder: type = EncodeActor
+
+
+def build(job: Job, units: Sequence[Unit], snapshot: Snapshot, stages: Stages) -> Dataset:
+    """The flow, from units to encoded records."""
+    uses, settings = job.resources, job.settings
+    readers = TaskPoolStrategy(size=min(uses.readers, len(units)))
+    tasks = [Task(unit, job.mark, job.files_of(unit)).row() for unit in units]
+    source = job.source.without_listing()
+    records = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
+        functools.partial(read_and_select, source=source, rules=job.rules, snapshot=snapshot),
+        batch_size=1,
+        num_cpus=uses.read_cpus,
+        compute=readers,
+    )
+    if source.external_images:
+        records = records.map_batches(
+            functools.partial(fetch, rules=job.rules),
+            batch_format="pyarrow",
+            batch_size=FETCH_ROWS,
+            num_cpus=uses.fetch_cpus,
+            compute=readers,
+        )
+    return (
+        records.map_batches(
+            functools.partial(stages.decode, settings=settings, store_images=job.config.store_images),
+            batch_format="pyarrow",
+            batch_size=uses.transport_rows,
+            num_cpus=uses.decode_cpus,
+        )
+        # Fused into decode. Without it a block is 128 MB, which of texts may be an hour's work between two commits.
+        .repartition(target_num_rows_per_block=uses.transport_rows)
+        .map_batches(
+            stages.encoder,
+            batch_format="pyarrow",
+            batch_size=uses.transport_rows,
+            compute=ActorPoolStrategy(size=uses.actors),
+            num_cpus=uses.actor_cpus or None,  # Ray Data wants one of the two, not both
+            num_gpus=uses.actor_gpus or None,
+            fn_constructor_args=(settings, job.column.identity, uses.actors_per_node),
+        )
+    )
+
+
+@dataclass
+class Waiting:
+    """Encoded blocks that wait for the next commit."""
+
+    refs: list[Any] = field(default_factory=list)
+    rows: int = 0
+    bytes: int = 0
+    since: float = field(default_factory=time.monotonic)
+
+    def is_due(self, seconds: float) -> bool:
+        """True if they are enough for a commit, or the last commit (or the start of the stream) was `seconds` ago."""
+        full = self.rows >= COMMIT_ROWS or self.bytes >= COMMIT_BYTES
+        return full or time.monotonic() - self.since >= seconds
+
+
+def stream(records: Dataset, job: Job, committer: Committer, after_commit: Callable[[], None]) -> None:
+    """Run the flow, and commit what comes out of it: by rows, bytes or time, whichever is first."""
+    waiting = Waiting()
+    for blocks in stream_blocks(records):
+        if not blocks.rows:
+            continue
+        waiting.refs += blocks.refs
+        waiting.rows += blocks.rows
+        waiting.bytes += blocks.bytes
+        committer.events.report(Arrived(waiting.rows, committer.counts))
+        if waiting.is_due(job.config.commit_seconds):
+            commit(committer, waiting.refs)
+            after_commit()
+            waiting = Waiting()
+    commit(committer, waiting.refs)
+
+
+def commit(committer: Committer, blocks: list[Any]) -> None:
+    """Have a worker write `blocks`, as often as it takes, and commit them; update the index on `id` if it is behind."""
+    if blocks:
+        committer.commit(lambda bundle: on_a_worker(write_bundle, bundle, *blocks))
+    if committer.index_is_behind():
+        on_a_worker(index_ids, committer.base.uri)
+        committer.reopen_after_indexing()

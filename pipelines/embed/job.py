@@ -1,0 +1,185 @@
+"""A run's job: everything that is decided before anything is written. What can't work is refused here."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lance
+import pyarrow as pa
+import xxhash
+
+from pipelines.cluster.resources import Resources, share_out
+from pipelines.cluster.session import cluster_now
+from pipelines.embed.catalog import Catalog, fetch_rules
+from pipelines.embed.config import EmbedConfig
+from pipelines.embed.encoder import choose_encoder
+from pipelines.fetching.locations import FetchRules
+from pipelines.ingest.manifest import Entry, read_manifest, row_checksum_by_file, unchanged_files
+from pipelines.ingest.reembed import is_under_way
+from pipelines.sources.source import Source, units_in
+from pipelines.sources.units import Unit
+from pipelines.storage.files import SourceFile
+from pipelines.storage.uris import absolute, is_named_by, printable
+from pipelines.tables.dataset import TableVersion
+from pipelines.tables.origin import vista_column
+from pipelines.tables.vector_column import VectorColumn, since
+from vista_core import EncoderSettings, UsageError, display_name
+
+READING = 1  # another number reads every file again: for when records are made of files in another way
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that a run was resolved to."""
+
+    config: EmbedConfig
+    catalog: Catalog
+    rules: FetchRules
+    settings: EncoderSettings
+    column: VectorColumn  # filled by the encoder of `settings`
+    resources: Resources
+    files: Mapping[str, SourceFile]  # the listing by name, in listing order
+    skipped: Mapping[str, Entry]  # the files that are skipped, unchanged
+    units: Sequence[Unit]  # of the others
+
+    @property
+    def source(self) -> Source:
+        """What is read."""
+        return self.catalog.source
+
+    @property
+    def rows(self) -> int:
+        """How many records there are to read, or an estimate."""
+        return sum(unit.rows for unit in self.units)
+
+    @property
+    def exact(self) -> bool:
+        """True if `rows` is not an estimate."""
+        return self.config.limit is not None or (self.source.exact and self.config.sample == 1)
+
+    @property
+    def mark(self) -> str:
+        """What precedes the names of this source's files in the table."""
+        return mark_of(self.config)
+
+    def name(self, uri: str) -> str:
+        """The name by which the table knows a file: its printable URI behind the source's mark."""
+        return f"{self.mark}{printable(uri)}"
+
+    def files_of(self, unit: Unit) -> tuple[str, ...]:
+        """The names of the files that a unit reads."""
+        return tuple(map(self.name, unit.uris))
+
+    @property
+    def units_by_file(self) -> Counter[str]:
+        """In how many units each file is read; empty for a part of the source, which tells nothing of whole files."""
+        units = self.units if self.config.scope.is_whole else ()
+        return Counter(name for unit in units for name in self.files_of(unit))
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """The version of each file."""
+        return {name: file.version for name, file in self.files.items()}
+
+    def owns(self, name: str) -> bool:
+        """True if a file belongs to this source: by the source's name or, if it has none, by its URI."""
+        return name.startswith(self.mark) if self.mark else is_named_by(self.config.source, name)
+
+    def __str__(self) -> str:
+        """The encoder, and what there is to read."""
+        reading = f"{len(self.files) - len(self.skipped):,} of {len(self.files):,} files to read, in "
+        return f"{describe_encoder(self)}; {reading}{len(self.units):,} units of work"
+
+
+def mark_of(config: EmbedConfig) -> str:
+    """`NAME#` for a source with a name. A URI that has a `#` has a `/` before it, and names have none."""
+    return f"{config.source_name}#" if config.source_name else ""
+
+
+def with_absolute_paths(config: EmbedConfig) -> EmbedConfig:
+    """Workers have working directories of their own."""
+    return dataclasses.replace(
+        config,
+        source=absolute(config.source),
+        db=absolute(config.db),
+        weights=config.weights and absolute(config.weights),
+        from_pretrained=config.from_pretrained and absolute(config.from_pretrained),
+        image_root=config.image_root and absolute(config.image_root),
+        allow_prefix=tuple(map(absolute, config.allow_prefix)),
+    )
+
+
+def resolve_job(config: EmbedConfig, catalog: Catalog, existing: lance.LanceDataset | None) -> Job:
+    """Decide everything that can be decided before the start. Raises UsageError for what can't work."""
+    resources = share_out(cluster_now(), config.device, config.num_actors)
+    if config.transport_rows is not None:
+        resources = dataclasses.replace(resources, transport_rows=config.transport_rows)
+    stored = vista_column(existing) if existing is not None and not config.reembed else None
+    settings, column = choose_encoder(config, resources, stored)
+    rules = fetch_rules(config, catalog)
+    return survey(Job(config, catalog, rules, settings, column, resources, {}, {}, ()), existing)
+
+
+def survey(job: Job, existing: lance.LanceDataset | None) -> Job:
+    """List the source, and decide which files are read, in which units; unchanged files are skipped."""
+    config, source = job.config, job.source
+    listed = source.files()
+    job = dataclasses.replace(job, files={job.name(name): file for name, file in listed.items()})
+    skipped = skippable(job, existing) if config.scope.is_whole and existing is not None else {}
+    chosen = source.only({name for name in listed if job.name(name) not in skipped}) if skipped else source
+    units = units_in(config.scope, chosen) if len(skipped) < len(listed) else []
+    rows = sum(unit.rows for unit in units)
+    if not rows and not skipped:
+        raise UsageError(f"--source {config.source}: there are no records in it")
+    actors = min(job.resources.actors, max(1, math.ceil(rows / job.resources.transport_rows)))  # a batch for each
+    resources = dataclasses.replace(job.resources, actors=actors)
+    return dataclasses.replace(job, skipped=skipped, units=units, resources=resources)
+
+
+def skippable(job: Job, existing: lance.LanceDataset) -> dict[str, Entry]:
+    """The files that need not be read, with their entries in the manifest."""
+    images_may_change = job.source.external_images and job.catalog.image_identity != "uri"
+    begins_anew = job.config.reembed and not is_under_way(existing, job.column)
+    if job.config.read_all or images_may_change or begins_anew:
+        return {}
+    manifest = read_manifest(job.config.side_table("objects"))
+    digest = reading_digest(job, existing.schema)
+    if not any(entry.reading == digest for entry in manifest.values()):
+        return {}
+    held = row_checksum_by_file(TableVersion(existing.uri, existing.version), job.column.fingerprint)
+    found = unchanged_files(manifest, job.versions, digest, held)
+    # Which rows of a file are missing is found out by reading it.
+    return {name: entry for name, entry in found.items() if not (job.config.deletes and entry.missing)}
+
+
+def reading_digest(job: Job, table: pa.Schema) -> str:
+    """Stands for everything, beside a file's content, that makes rows of it."""
+    config, name = job.config, job.column.name
+    options = [config.source_kind, config.image_root, config.allow_prefix, config.max_image_mb, config.keep_stale]
+    columns = [(field.name, str(field.type)) for field in table]
+    made_by = [READING, job.column.identity.to_json(), since(table, name), job.catalog.reading, options, columns]
+    return xxhash.xxh3_128_hexdigest(json.dumps(made_by).encode())
+
+
+def describe_encoder(job: Job) -> str:
+    """The encoder as people need to know it."""
+    uses = job.resources
+    place = "GPU" if uses.device == "cuda" else "CPU"
+    model = display_name(job.config.model, job.config.weights)
+    return f"{model}, {job.column.identity.dtype}, {uses.actors} {place} encode actor{'s' * (uses.actors > 1)}"
+
+
+def configuration(job: Job) -> dict[str, Any]:
+    """The resolved options of the run, for its record."""
+    return {
+        "options": dataclasses.asdict(job.config),
+        "encoder": json.loads(job.column.identity.to_json()),
+        "resources": dataclasses.asdict(job.resources),
+        "units": len(job.units),
+    }

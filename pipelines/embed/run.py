@@ -1,0 +1,116 @@
+"""Embed a catalog: the whole run, from the options to the published version."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import lance
+
+from pipelines.cluster.session import on_a_worker, start_ray
+from pipelines.embed.catalog import open_catalog
+from pipelines.embed.config import EmbedConfig
+from pipelines.embed.finish import Gates, collect_evidence, finish
+from pipelines.embed.flow import Stages, build, stream
+from pipelines.embed.job import Job, configuration, resolve_job, with_absolute_paths
+from pipelines.embed.plan import Plan, plan
+from pipelines.embed.summary import Stopwatch, Summary
+from pipelines.embed.tables import open_manifest, open_tables
+from pipelines.events import Events, Listener, Reading, ReadingEnded
+from pipelines.gates.judge import require_few_rejects
+from pipelines.ingest.commit import Committer, Target
+from pipelines.ingest.reembed import begin_reembedding
+from pipelines.progress import RunProgress
+from pipelines.stages.select import Snapshot, file_hashes
+from pipelines.tables.dataset import open_dataset
+from pipelines.tables.indexes import index_ids, lacks_ids
+from pipelines.tables.lease import hold
+from pipelines.tables.runs import RunRecord, library_versions
+
+REJECTS_JUDGED_FROM = 1_000  # records; before that a few bad ones could end a run
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a run is made of beside its options: tests and benchmarks listen, or put parts in place of others."""
+
+    listeners: Sequence[Listener] = ()
+    stages: Stages = field(default_factory=Stages)
+    gates: Gates = field(default_factory=Gates)
+
+
+def embed(config: EmbedConfig, setup: Setup = Setup()) -> Summary | Plan:
+    """Embed what is new or changed in `config.source`, and publish it; with `config.plan` only say what there is to do.
+
+    Raises UsageError before anything is written, and VistaError when a run fails: what it committed stays, and the
+    same command resumes it.
+    """
+    began, started = time.monotonic(), datetime.now(UTC)
+    config = with_absolute_paths(config)
+    existing = open_dataset(config.table_uri)
+    catalog = open_catalog(config, existing)
+    log.info("source %s: %s", config.source, "; ".join([*catalog.source.describe(), *config.scope.describe()]))
+    start_ray()
+    job = resolve_job(config, catalog, existing)
+    if config.plan:
+        return plan(job)
+    log.info("%s", job)
+    table, rejects = open_tables(job)
+    record = RunRecord(config.side_table("runs"), started, configuration(job), library_versions())
+    stopwatch = Stopwatch(began)
+    with (
+        record.running(),
+        hold(table.uri, record.run, record.last_heard, config.take_over) as (table, lease),
+        RunProgress() as progress,
+    ):
+        record.mark_abandoned()
+        job, target = prepare(job, table, rejects, record.run)
+        committer = Committer(target, lease, Events([record, stopwatch, progress, *setup.listeners]))
+        ingest(job, committer, setup.stages)
+        version = finish(job, committer, setup.gates)
+        summary = Summary(job, committer.counts, version, time.monotonic() - began, stopwatch.timing)
+        record.succeed(version, summary.rows_per_second)
+    return summary
+
+
+def prepare(job: Job, table: lance.LanceDataset, rejects: lance.LanceDataset, run: str) -> tuple[Job, Target]:
+    """Make the table ready to be written to, now that this run holds the lease."""
+    if job.config.reembed:
+        table, column = begin_reembedding(table, job.column, job.catalog.origin(job.config), run)
+        job = dataclasses.replace(job, column=column)
+    manifest = open_manifest(job, table.schema, run)
+    if lacks_ids(table):
+        on_a_worker(index_ids, table.uri)
+        table = lance.dataset(table.uri)
+    return job, Target(table, job.column, rejects, manifest, job.config.keep_stale)
+
+
+def ingest(job: Job, committer: Committer, stages: Stages) -> None:
+    """Stream the source through the flow, and commit what arrives; then, once more, the units with deferred conflicts.
+
+    Raises TooManyRejectsError if more of the source is rejected than the user allows: during the run from 1,000
+    records on, before it costs a whole night, and at the end.
+    """
+    skipped = job.skipped.values()
+    committer.count_skipped(sum(each.held.rows for each in skipped), sum(each.rejected for each in skipped))
+    snapshot = Snapshot(committer.base, job.column, file_hashes(job.files), file_hashes(job.skipped))
+
+    def judge_rejects() -> None:
+        if committer.counts.read + committer.counts.skipped >= REJECTS_JUDGED_FROM:
+            require_few_rejects(collect_evidence(job, committer), committer.events)
+
+    if job.units:
+        committer.events.report(Reading(job.rows, job.exact))
+        stream(build(job, job.units, snapshot, stages), job, committer, judge_rejects)
+        deferred = {file for file, stats in committer.manifest.stats.items() if stats.deferred}
+        if again := [unit for unit in job.units if not deferred.isdisjoint(job.files_of(unit))]:
+            second = dataclasses.replace(snapshot, second_pass=True)
+            stream(build(job, again, second, stages), job, committer, judge_rejects)
+    committer.events.report(ReadingEnded(committer.counts))
+    require_few_rejects(collect_evidence(job, committer), committer.events)

@@ -1,0 +1,93 @@
+"""The lines that end a run, and when its rows came."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from pipelines.embed.job import Job, describe_encoder
+from pipelines.events import Arrived, Counts, Event, ReadingEnded
+from pipelines.gates.reject_rate import name_reasons
+from pipelines.progress import duration
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds since the run began."""
+
+    startup: float = 0.0  # until the first encoded rows
+    first_rows: int = 0  # how many those were
+    ended: float = 0.0  # the last commit
+
+
+class Stopwatch:
+    """A listener that notes when rows came out of the flow."""
+
+    def __init__(self, began: float) -> None:
+        """`began` is on the clock of `time.monotonic`."""
+        self.began = began
+        self.first: tuple[float, int] | None = None
+        self.ended: float | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Note the first and the last rows."""
+        if isinstance(event, Arrived) and self.first is None:
+            self.first = (time.monotonic() - self.began, event.rows)
+        elif isinstance(event, ReadingEnded):
+            self.ended = time.monotonic() - self.began
+
+    @property
+    def timing(self) -> Timing:
+        """What was noted; a run without rows is all start-up."""
+        ended = time.monotonic() - self.began if self.ended is None else self.ended
+        startup, first_rows = (ended, 0) if self.first is None else self.first
+        return Timing(startup, first_rows, ended)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run ended."""
+
+    job: Job
+    counts: Counts
+    version: int
+    seconds: float
+    timing: Timing
+
+    def __str__(self) -> str:
+        """The lines that end a run."""
+        config, counts, skipped = self.job.config, self.counts, self.job.skipped
+        rate = f"; {self.rows_per_second:,.1f} rows/s encoded" if self.rows_per_second else ""
+        lines = [
+            f"{config.table}: read {counts.read:,}: written {counts.written:,}, rewritten {counts.rewritten:,}, "
+            f"unchanged {counts.unchanged:,}, rejected {counts.rejected:,}",
+            f"{describe_encoder(self.job)}: {duration(self.seconds)}, of which start-up "
+            f"{duration(self.timing.startup)}, gates and upkeep {duration(self.closing_seconds)}{rate}",
+        ]
+        if counts.skipped or skipped:
+            lines.append(f"skipped, unchanged: {len(skipped):,} files, {counts.skipped:,} rows")
+        if counts.deleted:
+            lines.append(f"removed {counts.deleted:,} rows that are no longer in the source")
+        elif counts.missing:
+            lines.append(f"{counts.missing:,} rows are no longer in the source (--delete-missing removes them)")
+        if counts.removed:
+            lines.append(f"removed {counts.removed:,} rows whose record is rejected now (--keep-stale keeps them)")
+        if counts.reasons:
+            lines.append(f"rejected, see {config.table}_rejects: {name_reasons(counts)}")
+        lines += config.scope.describe()
+        lines.append(f"published version {self.version} of {config.table_uri}")
+        return "\n".join(lines)
+
+    @property
+    def rows_per_second(self) -> float | None:
+        """Rows encoded between the first batch, which ends the start-up, and the last commit; None for too few.
+
+        Unchanged rows don't count: in a run that resumes they would make any encoder look fast.
+        """
+        seconds, rows = self.timing.ended - self.timing.startup, self.counts.written - self.timing.first_rows
+        return rows / seconds if seconds > 1 and rows > 0 else None
+
+    @property
+    def closing_seconds(self) -> float:
+        """What came after the last commit: missing rows, upkeep, gates."""
+        return self.seconds - self.timing.ended

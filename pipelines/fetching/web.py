@@ -1,0 +1,210 @@
+"""Images on web servers, through aiohttp.
+
+The client runs on an event loop in a thread of its own; the fetcher's threads wait for its results.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import importlib.metadata
+import re
+import ssl
+import threading
+import weakref
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TypeVar
+from urllib.parse import quote, urljoin
+
+import aiohttp
+import certifi
+from yarl import URL
+
+from pipelines.fetching.locations import WEB_PORTS, FetchError, FetchLimits, FetchRules, Location, allowed_location
+from pipelines.reasons import (
+    FETCH_FAILED,
+    FETCH_FORBIDDEN,
+    FETCH_NOT_FOUND,
+    FETCH_TIMEOUT,
+    URI_INVALID,
+    URI_NOT_ALLOWED,
+)
+
+REDIRECTS = {301, 302, 303, 307, 308}
+MISSING, FORBIDDEN, BUSY = {404, 410}, {401, 403}, {429, 500, 502, 503, 504}
+HEAD_REFUSED = {400, 401, 403, 405, 501}  # a signed URL, for one, is signed for GET alone
+LONGEST_HEADER = 64 << 10  # bytes; aiohttp's default of 8 KB is less than some servers send
+LOST_CONNECTIONS = (
+    aiohttp.ClientConnectionError,
+    aiohttp.ClientPayloadError,
+    aiohttp.ClientResponseError,  # the answer is not HTTP
+    OSError,
+)
+SECONDS = re.compile(r"[0-9]{1,18}")
+SINGLE_DOTS = re.compile(r"/(?:\.(?:/|$))+")
+BARE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+PATH_SAFE = "%/!$&'()*+,;=:@~"  # RFC 3986, beside letters, digits and `-._`
+QUERY_SAFE = f"{PATH_SAFE}?"
+
+T = TypeVar("T")
+
+
+def open_web(rules: FetchRules) -> Web:
+    """A web client with connections of its own, which are closed once nobody refers to it any more.
+
+    Certificates are checked against those of the system (or of SSL_CERT_FILE), and against certifi's, since containers
+    often have none.
+    """
+    trusted = ssl.create_default_context()
+    trusted.load_verify_locations(certifi.where())
+    loop = event_loop(rules.limits.threads)
+    session = asyncio.run_coroutine_threadsafe(open_session(trusted, rules.limits), loop).result()
+    web = Web(session, loop, rules)
+    weakref.finalize(web, lambda: asyncio.run_coroutine_threadsafe(session.close(), loop))
+    return web
+
+
+@functools.cache
+def event_loop(lookups: int) -> asyncio.AbstractEventLoop:
+    """The event loop that all web clients of this process share, in a thread of its own.
+
+    aiohttp looks up host names in the loop's thread pool. It gets `lookups` threads here: the default is few on a small
+    machine, and a few names that can't be resolved would hold up all other hosts.
+    """
+    loop = asyncio.new_event_loop()
+    loop.set_default_executor(ThreadPoolExecutor(lookups, "web-lookup"))
+    threading.Thread(target=loop.run_forever, name="web", daemon=True).start()
+    return loop
+
+
+async def open_session(trusted: ssl.SSLContext, limits: FetchLimits) -> aiohttp.ClientSession:
+    """A client without cookies that asks for uncompressed bytes and uses the proxies of the environment.
+
+    It doesn't limit the number of connections, since the fetcher limits its threads.
+    """
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(ssl=trusted, limit=0),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"User-Agent": user_agent(), "Accept-Encoding": "identity"},
+        timeout=aiohttp.ClientTimeout(total=None, connect=limits.connect_seconds),  # Web bounds the whole
+        trust_env=True,
+        max_line_size=LONGEST_HEADER,
+        max_field_size=LONGEST_HEADER,
+    )
+
+
+class Web:
+    """Reads files of web servers; a transport."""
+
+    def __init__(self, session: aiohttp.ClientSession, loop: asyncio.AbstractEventLoop, rules: FetchRules) -> None:
+        self.session, self.loop, self.rules = session, loop, rules
+
+    def version(self, location: Location) -> str | None:
+        """The etag, or else size and time; None where the server gives neither, or refuses HEAD."""
+        return self.wait_for("HEAD", location, self.read_version)
+
+    def content(self, location: Location) -> bytes:
+        """The body. Raises FetchError if it ends before its Content-Length."""
+        return self.wait_for("GET", location, self.read_content)
+
+    def wait_for(self, method: str, location: Location, read: Callable[[aiohttp.ClientResponse], Awaitable[T]]) -> T:
+        """Run a request on the event loop, and wait for its end."""
+        return asyncio.run_coroutine_threadsafe(self.request(method, location, read), self.loop).result()
+
+    async def request(
+        self, method: str, location: Location, read: Callable[[aiohttp.ClientResponse], Awaitable[T]]
+    ) -> T:
+        """What `read` makes of the final response; redirects are followed here, so that each target is checked."""
+        limits = self.rules.limits
+        try:
+            async with asyncio.timeout(self.rules.timeout_seconds):
+                for _ in range(limits.redirects + 1):
+                    async with self.session.request(method, request_url(location), allow_redirects=False) as response:
+                        target = response.headers.get("Location")
+                        if response.status not in REDIRECTS or target is None:
+                            return await read(response)
+                    location = self.redirected(location, target)
+        except TimeoutError as error:
+            cause = f"no answer, or not all of it, within {self.rules.timeout_seconds:g} s"
+            raise FetchError(FETCH_TIMEOUT, cause, retry=True) from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:  # ValueError: a name that is no host name
+            raise FetchError(FETCH_FAILED, root_cause(error), retry=isinstance(error, LOST_CONNECTIONS)) from error
+        raise FetchError(FETCH_FAILED, f"it is redirected more than {limits.redirects} times")
+
+    def redirected(self, location: Location, target: str) -> Location:
+        """Where a redirect leads. Raises FetchError unless images may be fetched from there."""
+        try:
+            found = allowed_location(urljoin(location.uri, target), self.rules.allowed)
+        except FetchError as error:
+            raise FetchError(error.reason, f"it is redirected to {target[:200]}: {error.cause}") from error
+        except ValueError as error:
+            raise FetchError(URI_INVALID, f"it is redirected to {target[:200]}: {error}") from error
+        if found.scheme not in WEB_PORTS:
+            raise FetchError(URI_NOT_ALLOWED, f"it is redirected to {found.uri}, from the web into a store")
+        return found
+
+    async def read_version(self, response: aiohttp.ClientResponse) -> str | None:
+        """The version that the response headers give."""
+        if response.status in HEAD_REFUSED:
+            return None
+        self.check(response)
+        modified = response.headers.get("Last-Modified")
+        return response.headers.get("ETag") or (modified and f"{response.headers.get('Content-Length', '')}-{modified}")
+
+    async def read_content(self, response: aiohttp.ClientResponse) -> bytes:
+        """The body, if it is not too large. aiohttp decompresses it piece by piece, no faster than it is read."""
+        self.check(response)
+        body = bytearray()
+        async for chunk in response.content.iter_any():
+            body += chunk
+            self.rules.check_size(len(body))
+        return bytes(body)
+
+    def check(self, response: aiohttp.ClientResponse) -> None:
+        """Raise FetchError if the response has no image, or one that is too large."""
+        cause = f"the server answered {response.status} {response.reason}"
+        if response.status in MISSING:
+            raise FetchError(FETCH_NOT_FOUND, cause)
+        if response.status in FORBIDDEN:
+            raise FetchError(FETCH_FORBIDDEN, cause)
+        if response.status != 200:
+            after = retry_after(response.headers.get("Retry-After", ""))
+            raise FetchError(FETCH_FAILED, cause, response.status in BUSY, after)
+        self.rules.check_size(response.content_length or 0)
+
+
+def request_url(location: Location) -> URL:
+    """The URL to request: the checked one, with characters percent-encoded that a URL can't have.
+
+    Escapes stay as they are written. Single dots are removed from the path, as RFC 3986 wants it of clients.
+    """
+    path = quote(BARE_PERCENT.sub("%25", SINGLE_DOTS.sub("/", location.path)), PATH_SAFE)
+    query = quote(BARE_PERCENT.sub("%25", location.query), QUERY_SAFE)
+    return URL(f"{location.host}{path}{query}", encoded=True)  # encoded: yarl changes nothing
+
+
+def user_agent() -> str:
+    """The name and version by which this program introduces itself to servers."""
+    try:
+        return f"vista/{importlib.metadata.version('vista')}"
+    except importlib.metadata.PackageNotFoundError:
+        return "vista"
+
+
+def retry_after(header: str) -> float:
+    """The seconds to wait that a Retry-After header asks for, as a number or a date; 0 if it has neither."""
+    if SECONDS.fullmatch(header):
+        return float(header)
+    try:
+        return (parsedate_to_datetime(header).astimezone(UTC) - datetime.now(UTC)).total_seconds()
+    except (ValueError, OverflowError):
+        return 0.0
+
+
+def root_cause(error: BaseException) -> str:
+    """The error that a client's error was raised from, on one line."""
+    cause = error.__cause__ or error
+    return " ".join(f"{type(cause).__name__}: {cause}".split())

@@ -1,0 +1,42 @@
+"""The fingerprint of a record's content, by which changes are detected, and checksums of the table's rows.
+
+Another definition of `fingerprint` embeds every record of every table anew.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from pipelines.records import FINGERPRINT_TYPE
+
+
+def fingerprint(text: str | None, image: bytes | pa.Buffer | None, external: str | None = None) -> bytes:
+    """16 bytes that change if and only if the encoder's input changes (XXH3, 128 bits).
+
+    No text and an empty text are the same input. `external` (URI and version) stands for an image that was not read.
+    """
+    encoded = (text or "").encode("utf-8", "surrogatepass")
+    digest = xxhash.xxh3_128(len(encoded).to_bytes(8, "little"))
+    digest.update(encoded)
+    if external is not None:
+        digest.update(b"\x02" + external.encode("utf-8", "surrogatepass"))
+    else:
+        digest.update(b"\x00" if image is None else b"\x01")
+        digest.update(image or b"")
+    return digest.digest()
+
+
+def row_checksums(fingerprints: pa.ChunkedArray, runs: pa.ChunkedArray) -> np.ndarray:
+    """uint64 [N], one per row of a table, which changes whenever the job writes the row. Files have the sum of theirs.
+
+    `fingerprints` are those of the rows, `runs` the runs that wrote them.
+    """
+    fingerprints, runs = (column.combine_chunks() for column in (fingerprints, runs))
+    start = fingerprints.offset * FINGERPRINT_TYPE.byte_width
+    halves = np.frombuffer(fingerprints.buffers()[1] or b"", np.uint64, 2 * len(fingerprints), start)
+    names = runs.dictionary_encode()
+    hashes = np.array([xxhash.xxh3_64_intdigest(name.encode()) for name in names.dictionary.to_pylist()], np.uint64)
+    of_run = hashes[names.indices.to_numpy()] if len(runs) else np.empty(0, np.uint64)
+    return (halves[0::2] * np.uint64(0x9E3779B97F4A7C15)) ^ of_run

@@ -1,0 +1,67 @@
+"""Gate: the canary. Some fresh rows are read from the source and encoded again, on the plainest path there is.
+
+It sees a vector that belongs to another record as well as one that the fast path got wrong.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.events import Verdict
+from pipelines.gates.evidence import Evidence
+from pipelines.gates.reference import encode_alone, read_again
+from pipelines.records import FINGERPRINT, ID, OBJECT
+from pipelines.tables.dataset import TableVersion
+
+ROWS = 16
+COSINE = 0.999
+
+
+def canary(evidence: Evidence) -> Verdict:
+    """The cosine of 16 random fresh rows to the vectors of the reference path is at least 0.999."""
+    rows = sample(evidence)
+    if not len(rows):
+        return Verdict("canary", True, "no row of this source's files differs from the published version")
+    plain = reference_vectors(evidence, rows)
+    vectors = zip(rows[ID].to_pylist(), rows[evidence.column.name].to_pylist(), strict=True)
+    cosines = {key: cosine(np.array(vector, np.float32), plain[key]) for key, vector in vectors if key in plain}
+    message = f"{len(cosines)} of {len(rows)} rows encoded again in float32"
+    if not cosines:
+        return Verdict("canary", False, f"{message}: none of their records is unchanged in the source")
+    worst = min(cosines, key=lambda key: cosines[key])
+    message = f"{message}, smallest cosine {cosines[worst]:.5f}"
+    if cosines[worst] >= COSINE:
+        return Verdict("canary", True, message)
+    return Verdict("canary", False, f"{message} ({worst!r}), less than {COSINE}: the encoder gave another vector")
+
+
+def sample(evidence: Evidence) -> pa.Table:
+    """Random rows that the published version doesn't have: id, file, fingerprint and vector."""
+    random, reference, column = np.random.default_rng(), evidence.reference, evidence.column
+    assert reference is not None, "the canary needs a reference path"
+    chosen: list[tuple[float, str]] = []
+    scanner = evidence.table.scanner(columns=[ID, OBJECT], filter=evidence.new_rows, fragments=evidence.fresh)
+    for batch in scanner.to_batches() if evidence.fresh else ():
+        listed = [file in reference.files for file in batch.column(OBJECT).to_pylist()]
+        ids = batch.column(ID).filter(pa.array(listed, pa.bool_()))
+        places = random.random(len(ids))
+        lowest = np.argsort(places)[:ROWS]
+        chosen = sorted(chosen + list(zip(places[lowest].tolist(), ids.take(lowest).to_pylist(), strict=True)))[:ROWS]
+    version = TableVersion(evidence.table.uri, evidence.table.version)
+    return version.find([key for _, key in chosen], [OBJECT, column.fingerprint, column.name])
+
+
+def reference_vectors(evidence: Evidence, rows: pa.Table) -> dict[str, np.ndarray]:
+    """By id the vectors of the reference path for `rows`, as far as their records can be read unchanged."""
+    reference = evidence.reference
+    assert reference is not None, "the canary needs a reference path"
+    fingerprint = evidence.column.fingerprint
+    wanted = rows.rename_columns([FINGERPRINT if name == fingerprint else name for name in rows.column_names])
+    tables = [each for each in evidence.on_workers(read_again, reference.reads(wanted)) if each is not None]
+    return evidence.on_workers(encode_alone, [(tables, reference.settings)])[0] if tables else {}
+
+
+def cosine(one: np.ndarray, other: np.ndarray) -> float:
+    """Of the angle between two vectors."""
+    return float(one @ other / (np.linalg.norm(one) * np.linalg.norm(other)))

@@ -1,0 +1,79 @@
+"""What a gate may look at: the run's figures, the candidate version, and the one that is published.
+
+Gates judge what differs between the two versions, whichever run wrote it. So rows of a run that failed a gate are
+judged again by the next run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import lance
+
+from pipelines.events import Counts, Verdict
+from pipelines.gates.reference import ReferencePath
+from pipelines.ingest.missing import Missing
+from pipelines.records import RUN
+from pipelines.tables.dataset import quoted
+from pipelines.tables.lease import holder_of
+from pipelines.tables.vector_column import VectorColumn
+
+OnWorkers = Callable[[Callable[..., Any], Sequence[tuple]], list[Any]]
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What the user lets pass."""
+
+    reject_rate: float = 0.05  # of the records read
+    delete_missing: bool = False
+    delete_at_most: int | None = None
+
+
+def here(function: Callable[..., Any], calls: Sequence[tuple]) -> list[Any]:
+    """Call `function` with each of the argument lists, in this process."""
+    return [function(*arguments) for arguments in calls]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Collected at the end of a run, and after each commit for `reject_rate`, which looks at the counts alone."""
+
+    counts: Counts
+    table: lance.LanceDataset  # the candidate version
+    column: VectorColumn
+    published: lance.LanceDataset | None = None
+    tolerance: Tolerance = field(default_factory=Tolerance)
+    missing: Missing = field(default_factory=Missing)
+    example: Callable[[str], str] = str  # message of one of this run's rejects, by reason
+    reference: ReferencePath | None = None
+    on_workers: OnWorkers = here  # memory-heavy functions run on workers
+
+    @cached_property
+    def fresh(self) -> list[lance.LanceFragment]:
+        """The fragments that the published version doesn't have: all rows that differ from it are in them."""
+        before = {} if self.published is None else {each.fragment_id: each for each in self.published.get_fragments()}
+        return [
+            each
+            for each in self.table.get_fragments()
+            if each.fragment_id not in before or data_files(each) != data_files(before[each.fragment_id])
+        ]
+
+    @property
+    def new_rows(self) -> str:
+        """SQL: rows newer than the published version; compaction moves older ones into fresh fragments."""
+        if self.published is None:
+            return "true"
+        holder = holder_of(self.published)
+        return f"{RUN} > {quoted(holder.run if holder else '')}"
+
+
+Gate = Callable[[Evidence], Verdict]
+
+
+def data_files(fragment: lance.LanceFragment) -> list[str]:
+    """The data files of a fragment, which a deletion vector doesn't change."""
+    return [file.path for file in fragment.metadata.files]

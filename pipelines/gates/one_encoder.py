@@ -1,0 +1,34 @@
+"""Gate: all vectors of the column are of one encoder."""
+
+from __future__ import annotations
+
+from pipelines.events import Verdict
+from pipelines.gates.evidence import Evidence
+from pipelines.records import RUN
+from pipelines.tables.dataset import quoted
+from pipelines.tables.vector_column import VectorColumn, since
+
+
+def one_encoder(evidence: Evidence) -> Verdict:
+    """The column names this run's encoder, has its type, and no row is older than the encoder's first run."""
+    table, column = evidence.table, evidence.column
+    stored = VectorColumn.of(table.schema, column.name)
+    differences = stored.identity.differences(column.identity)
+    kind = table.schema.field(column.name).type
+    if kind != column.type:
+        differences.append(f"vectors are {kind}, not {column.type}")
+    if left := rows_of_another_encoder(evidence, stored):
+        differences.append(
+            f"{left:,} rows still have the vectors of another encoder: their records were not read, since they are "
+            "no longer in the source (--delete-missing removes them), were rejected, or belong to another source"
+        )
+    identity = column.identity
+    return Verdict("one encoder", not differences, "; ".join(differences) or f"{identity.model}, {identity.dtype}")
+
+
+def rows_of_another_encoder(evidence: Evidence, stored: VectorColumn) -> int:
+    """Rows that a re-embedding has not reached; it is over once a version with the same `since` was published."""
+    published = evidence.published
+    if published is not None and since(published.schema, stored.name) == stored.since:
+        return 0
+    return int(evidence.table.count_rows(f"{RUN} < {quoted(stored.since)}")) if stored.since else 0

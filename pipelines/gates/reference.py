@@ -1,0 +1,100 @@
+"""The reference path: records read from the source once more, and encoded alone, in float32, on a CPU.
+
+It takes nothing on trust from the run: the canary compares the table's vectors with its results.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Container
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+import vista_core
+from pipelines.fetching.locations import FetchRules
+from pipelines.records import FINGERPRINT, ID, INPUT_IDS, OBJECT, PIXELS, embeddable
+from pipelines.sources.source import Source
+from pipelines.sources.units import Unit
+from pipelines.stages.decode import decode
+from pipelines.stages.fetch import fetch, identify
+from pipelines.stages.read import record_schema
+from pipelines.stages.select import with_content
+from pipelines.storage.errors import SourceChangedError, SourceError
+from pipelines.storage.weights import local_file
+from vista_core import EncoderSettings
+
+
+@dataclass(frozen=True)
+class ReferencePath:
+    """How records of a source are read and encoded again. `mark` precedes the names of files in the table."""
+
+    source: Source
+    files: Container[str]  # names in the table of the files that the source lists
+    mark: str
+    rules: FetchRules
+    settings: EncoderSettings
+
+    def reads(self, rows: pa.Table) -> list[tuple]:
+        """For each file of `rows` (id, file, FINGERPRINT) the arguments of `read_again`."""
+        reader = Reader(self.source.without_listing(), self.rules, dataclasses.replace(self.settings, resize="exact"))
+        calls = []
+        for file in pc.unique(rows[OBJECT]).to_pylist():
+            wanted = rows.filter(pc.equal(rows[OBJECT], file)).select([ID, FINGERPRINT])
+            units = self.source.only({file.removeprefix(self.mark)}).units()
+            calls.append((reader, units, wanted))
+        return calls
+
+
+@dataclass(frozen=True)
+class Reader:
+    """What a worker needs to read records again."""
+
+    source: Source
+    rules: FetchRules
+    settings: EncoderSettings
+
+
+def read_again(reader: Reader, units: list[Unit], wanted: pa.Table) -> pa.Table | None:
+    """The records of a file with the ids and fingerprints of `wanted`, decoded; None if the file is gone or changed."""
+    try:
+        found = matching(reader, units, wanted)
+        return decode(fetch(pa.concat_tables(found), reader.rules), reader.settings, store_images=False)
+    except (SourceError, SourceChangedError):  # the next run will read what is there now
+        return None
+
+
+def matching(reader: Reader, units: list[Unit], wanted: pa.Table) -> list[pa.Table]:
+    """The records that are wanted, as far as they are still there unchanged."""
+    source = reader.source
+    missing = set(zip(wanted[ID].to_pylist(), wanted[FINGERPRINT].to_pylist(), strict=True))
+    found = [record_schema(source).empty_table()]
+    for unit in units:
+        for records, rejects in source.read(unit):
+            if not missing:
+                break
+            if source.has_ids:  # before the external images of all other records are asked for
+                here = pc.is_in(records[ID], value_set=wanted[ID].combine_chunks())
+                kept = np.flatnonzero(here.to_numpy()).tolist()
+                rejects = {at: rejects[row] for at, row in enumerate(kept) if row in rejects}
+                records = records.filter(here)
+            records = with_content(*identify(records, rejects, reader.rules), source.has_ids)
+            keys = list(zip(records[ID].to_pylist(), records[FINGERPRINT].to_pylist(), strict=True))
+            found.append(records.filter(pa.array([key in missing for key in keys], pa.bool_())))
+            missing -= set(keys)
+    return found
+
+
+def encode_alone(tables: list[pa.Table], settings: EncoderSettings) -> dict[str, np.ndarray]:
+    """The vector of each record, float32 [D], by id: encoded one at a time, in float32, on the CPU."""
+    plain = dataclasses.replace(settings, dtype="float32", device="cpu", weights=local_file(settings.weights))
+    encoder = vista_core.Encoder.load(plain)
+    size = encoder.preprocessor.image_size
+    vectors = {}
+    for table in tables:
+        for row in table.filter(pa.array(embeddable(table), pa.bool_())).select([ID, INPUT_IDS, PIXELS]).to_pylist():
+            pixels = np.frombuffer(row[PIXELS], np.uint8).reshape(size, size, 3) if row[PIXELS] is not None else None
+            [vectors[row[ID]]] = encoder.encode_tensors([np.asarray(row[INPUT_IDS])], [pixels])
+    return vectors

@@ -1,1 +1,0 @@
-"""Where records end: the table, its rejects and its runs; fragments by workers, one commit by the driver."""

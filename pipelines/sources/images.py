@@ -1,0 +1,200 @@
+"""A folder of images. `a/b.txt` beside `a/b.jpg` is the image's text. A unit is a page of the listing."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Container
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import PurePosixPath
+from typing import ClassVar
+
+import pyarrow as pa
+
+from pipelines.reasons import (
+    IMAGE_TOO_LARGE,
+    OBJECT_UNREADABLE,
+    TEXT_NOT_UTF8,
+    TEXT_TOO_LARGE,
+    Reason,
+    Reject,
+)
+from pipelines.records import ID, IMAGE, IMAGE_URI, OBJECT, ROW, TEXT, read_schema
+from pipelines.sources.columns import Columns
+from pipelines.sources.limits import Limits
+from pipelines.sources.scope import Batches
+from pipelines.sources.units import Unit
+from pipelines.storage.errors import SourceError, credentials_hint
+from pipelines.storage.files import Listing, SourceFile, read_start
+from pipelines.storage.uris import printable
+from vista_core import UsageError
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+FETCH_THREADS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page(Unit):
+    """Some images of a folder, whose URIs are `uris`."""
+
+    texts: tuple[str | None, ...]  # for each image the URI of the text file beside it, if there is one
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """The images in a folder or glob. A record's id is the image's path relative to it."""
+
+    listing: Listing
+    limits: Limits
+    extra: ClassVar[pa.Schema] = pa.schema([])
+    has_ids: ClassVar[bool] = True
+    has_uris: ClassVar[bool] = True
+    external_images: ClassVar[bool] = False
+    exact: ClassVar[bool] = True
+
+    @classmethod
+    def open(cls, listing: Listing, columns: Columns, limits: Limits) -> ImageFolder:
+        """Raises UsageError if the user named a column, since files have none."""
+        if named := [name for name in (columns.id, columns.text, columns.image) if name]:
+            raise UsageError(f"--source {listing.uri} is a folder of images: it has no column {named[0]!r}")
+        return cls(listing, limits)
+
+    @property
+    def roles(self) -> dict[str, str | None]:
+        """Empty, since there are no columns to choose from."""
+        return {}
+
+    def files(self) -> dict[str, SourceFile]:
+        """The images by printable URI. An image and its text count as one file."""
+        images, texts = self.pairs()
+        return {printable(item.uri): with_text(item, texts.get(item.uri)) for item in images}
+
+    def only(self, names: Container[str]) -> ImageFolder:
+        """The same folder with only these images and their texts."""
+        images, texts = self.pairs()
+        chosen = [item for item in images if printable(item.uri) in names]
+        beside = [texts[item.uri] for item in chosen if item.uri in texts]
+        return dataclasses.replace(self, listing=self.listing.of((*chosen, *dict.fromkeys(beside))))
+
+    def without_listing(self) -> ImageFolder:
+        """What a worker needs to read a unit."""
+        return dataclasses.replace(self, listing=self.listing.of(()))
+
+    def describe(self) -> list[str]:
+        """How many images and texts there are, and which files are not read."""
+        images, texts = self.pairs()
+        used = {item.uri for item in (*images, *texts.values())}
+        unused = Counter(suffix(item) or "without a suffix" for item in self.listing.files if item.uri not in used)
+        lines = [
+            f"{len(images)} images, {sum(item.size for item in images) / 1e6:,.1f} MB, {len(texts)} with a text file",
+            "id: path under the folder, text: the .txt file of the same name",
+        ]
+        if unused:
+            kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(unused.items()))
+            lines.append(f"skipped, neither an image nor the text of one: {kinds}")
+        return lines
+
+    def pairs(self) -> tuple[list[SourceFile], dict[str, SourceFile]]:
+        """The images, and by image URI the text files beside them."""
+        texts = {stem(item): item for item in self.listing.files if suffix(item) == ".txt"}
+        images = [item for item in self.listing.files if suffix(item) in IMAGE_SUFFIXES]
+        return images, {item.uri: texts[stem(item)] for item in images if stem(item) in texts}
+
+    def units(self) -> list[Page]:
+        """Pages of at most `page_files` images and `page_bytes` of images and texts."""
+        images, texts = self.pairs()
+        pages: list[list[SourceFile]] = []
+        page_bytes = 0
+        for item in images:
+            size = with_text(item, texts.get(item.uri)).size
+            if not pages or len(pages[-1]) == self.limits.page_files or page_bytes + size > self.limits.page_bytes:
+                pages.append([])
+                page_bytes = 0
+            pages[-1].append(item)
+            page_bytes += size
+        return [
+            Page(
+                uris=tuple(item.uri for item in page),
+                texts=tuple(texts[item.uri].uri if item.uri in texts else None for item in page),
+                rows=len(page),
+            )
+            for page in pages
+        ]
+
+    def read(self, unit: Page) -> Batches:
+        """The images of a page with their texts, fetched in parallel."""
+        fetch_image = partial(fetch, limit=self.limits.image_bytes, too_large=IMAGE_TOO_LARGE)
+        fetch_text = partial(fetch, limit=self.limits.text_bytes, too_large=TEXT_TOO_LARGE)
+        with ThreadPoolExecutor(FETCH_THREADS) as pool:
+            images, texts = pool.map(fetch_image, unit.uris), pool.map(fetch_text, unit.texts)
+        rows, rejects = [], {}
+        for row, (image, text) in enumerate(zip(images, map(decoded, texts), strict=True)):
+            for content in (image, text):
+                if isinstance(content, Reject):
+                    rejects[row] = content
+            uri = printable(unit.uris[row])
+            rows.append(
+                {
+                    ID: uri.removeprefix(printable(self.listing.root)).lstrip("/"),
+                    TEXT: None if isinstance(text, Reject) else text,
+                    IMAGE: None if isinstance(image, Reject) else image,
+                    IMAGE_URI: uri,
+                    OBJECT: uri,
+                    ROW: 0,
+                }
+            )
+        yield pa.Table.from_pylist(rows, schema=read_schema(self.extra)), rejects
+
+
+def with_text(image: SourceFile, text: SourceFile | None) -> SourceFile:
+    """An image and its text as one file, which changes when either does."""
+    return SourceFile(image.uri, image.size + text.size, f"{image.version} {text.version}") if text else image
+
+
+def suffix(item: SourceFile) -> str:
+    """A file's suffix in lower case."""
+    return PurePosixPath(item.uri).suffix.lower()
+
+
+def stem(item: SourceFile) -> str:
+    """A file's URI without the suffix."""
+    return item.uri.removesuffix(PurePosixPath(item.uri).suffix)
+
+
+def fetch(uri: str | None, limit: int, too_large: Reason) -> bytes | Reject:
+    """The content of a file, or b"" for None.
+
+    A file that is larger than `limit`, gone or locked is a reject. Raises if the store fails.
+    """
+    if uri is None:
+        return b""
+    try:
+        content = read_start(uri, limit + 1)
+    except PermissionError as error:
+        if "://" in uri:  # the same error as for an expired credential, which is no fault of the record
+            raise SourceError(f"{uri}: {error}. {credentials_hint(uri)}") from error
+        return OBJECT_UNREADABLE.reject(printable(f"{uri}: {type(error).__name__}: {error}"))
+    except FileNotFoundError as error:
+        return OBJECT_UNREADABLE.reject(printable(f"{uri}: {type(error).__name__}: {error}"))
+    if len(content) > limit:
+        return too_large.reject(printable(f"{uri}: larger than {limit / (1 << 20):,g} MiB"), stage="read")
+    return content
+
+
+def decoded(text: bytes | Reject) -> str | Reject | None:
+    """The text in a text file's content."""
+    try:
+        return text if isinstance(text, Reject) else file_text(text)
+    except UnicodeDecodeError as error:
+        return TEXT_NOT_UTF8.reject(f"the text file: {error}")
+
+
+def file_text(content: bytes) -> str | None:
+    """The text of a file, without the newline that editors put at its end; None if it is blank.
+
+    Raises UnicodeDecodeError.
+    """
+    text = content.decode("utf-8-sig").rstrip("\r\n")
+    return text if text.strip() else None

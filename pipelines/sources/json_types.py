@@ -1,0 +1,89 @@
+"""The Arrow types of JSON values: found from a sample, and applied to later values."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.reasons import COLUMN_TYPE, Reject
+from pipelines.sources.columns import is_list, is_text
+
+# Which types of columns can hold a kind of JSON value. `float` stands for all numbers.
+FITS = {
+    bool: pa.types.is_boolean,
+    float: lambda kind: pa.types.is_integer(kind) or pa.types.is_floating(kind),
+    str: lambda kind: is_text(kind) or pa.types.is_timestamp(kind) or pa.types.is_date(kind),
+    list: is_list,
+    dict: pa.types.is_struct,
+}
+CONVERSION_ERRORS = (pa.ArrowException, OverflowError, UnicodeEncodeError)
+
+
+def type_of(values: list[Any]) -> pa.DataType:
+    """The type that most of the values have, nulls aside; float64 for integers and fractions mixed."""
+    kinds = Counter(kind_of(value) for value in values if value is not None)
+    if not kinds:
+        return pa.null()
+    kind = kinds.most_common(1)[0][0]
+    alike = [value for value in values if kind_of(value) is kind]
+    if kind is dict:
+        names = dict.fromkeys(name for value in alike for name in value)
+        return pa.struct([(name, type_of([value.get(name) for value in alike])) for name in names])
+    if kind is list:
+        return pa.list_(type_of([element for value in alike for element in value]))
+    if kind is float:
+        return type_of_numbers(alike)
+    return {bool: pa.bool_(), str: pa.string()}[kind]
+
+
+def type_of_numbers(values: list[int | float]) -> pa.DataType:
+    """int64 for integers, uint64 if they need it, else float64."""
+    if all(type(value) is int for value in values):
+        low, high = min(values), max(values)
+        if low >= -(1 << 63) and high < 1 << 63:
+            return pa.int64()
+        if low >= 0 and high < 1 << 64:
+            return pa.uint64()
+    return pa.float64()
+
+
+def kind_of(value: Any) -> type:
+    """The Python type of a JSON value, with `float` for all numbers."""
+    return float if type(value) is int else type(value)
+
+
+def can_hold(kind: pa.DataType) -> bool:
+    """True if a column of this type can be filled from JSON values."""
+    return any(fits(kind) for fits in FITS.values())
+
+
+def converted(column: pa.Field, values: list) -> tuple[pa.Array, dict[int, Reject]]:
+    """`values` with the type of `column`. Values that don't fit become null and reject their row."""
+    fits = [value is None or FITS[kind_of(value)](column.type) for value in values]
+    fitting = [value if fit else None for value, fit in zip(values, fits, strict=True)]
+    array = convert(fitting)
+    if array is None or array.type != column.type:
+        # One by one, so that no value is converted differently because of its neighbours. If Arrow is told the type at
+        # once, it makes 1 of 1.5.
+        parts = [convert([value], column.type) for value in fitting]
+        fits = [fit and part is not None for fit, part in zip(fits, parts, strict=True)]
+        array = pa.concat_arrays([pa.nulls(1, column.type) if part is None else part for part in parts])
+    rejects = {}
+    for row in (row for row, fit in enumerate(fits) if not fit):
+        message = f"{column.name} is {json.dumps(values[row])[:200]}, which can't be read as {column.type}"
+        rejects[row] = COLUMN_TYPE.reject(message)
+    return array, rejects
+
+
+def convert(values: list, kind: pa.DataType | None = None) -> pa.Array | None:
+    """`values` with the type that Arrow finds for them, then cast to `kind`; None if that isn't possible."""
+    try:
+        if kind is None:
+            return pa.array(values)
+        # An integer can be too large for the type that Arrow would find.
+        return pa.array(values, kind if type(values[0]) is int else None).cast(kind)
+    except CONVERSION_ERRORS:
+        return None

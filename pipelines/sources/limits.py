@@ -1,0 +1,39 @@
+"""How much of a source is read and held in memory at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Upper limits of batches, units and reads. The product uses the defaults; tests pass smaller ones."""
+
+    # Any format
+    batch_rows: int = 4096  # records in a batch
+    batch_bytes: int = 32 << 20  # encoded images and texts in a batch
+    reject_rows: int = 4096  # unreadable rows in a batch
+    read_bytes: int = 8 << 20  # requested from a store at once
+
+    # JSON lines and CSV
+    range_bytes: int = 16 << 20  # bytes of a file in a unit: about 10^5 records, which the fetch stage distributes
+    block_bytes: int = 1 << 20  # searched for line ends at once; larger blocks outgrow the processor's cache
+    tail_bytes: int = 256 << 10  # read at once to find a range's first record and the end of its last
+    record_bytes: int = 64 << 20  # the longest record
+    sample_bytes: int = 1 << 20  # read to find the columns and their types
+    header_bytes: int = 64 << 10  # read to find the header of a CSV file
+
+    # WebDataset
+    batch_samples: int = 256  # samples in a batch
+    first_samples: int = 256  # samples that decide the columns
+    first_bytes: int = 64 << 20  # where the search for these samples ends
+    webdataset_sample_bytes: int = 128 << 20  # the largest sample, which is held in memory
+
+    # Folders of images
+    page_files: int = 256  # images in a unit
+    page_bytes: int = 32 << 20  # bytes of images and texts in a unit
+    image_bytes: int = 128 << 20  # the largest image file
+    text_bytes: int = 16 << 20  # the largest text file beside an image
+
+
+DEFAULTS = Limits()

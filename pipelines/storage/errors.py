@@ -1,0 +1,111 @@
+"""Errors of disks and object stores: what they mean, in words, whatever library raised them.
+
+fsspec, botocore, pyarrow and Lance each report a failing store in their own way, and some of them only in the text of
+an OSError. All knowledge of these texts is here.
+"""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import re
+import tarfile
+import zlib
+
+import pyarrow as pa
+
+from vista_core import VistaError
+
+READ_ERRORS = (pa.ArrowException, OSError, UnicodeDecodeError, EOFError, tarfile.TarError, zlib.error)
+
+# pylance raises OSError and ValueError for every failure of a store; only the message tells what it was.
+STORE_FAILED = re.compile(r"LanceError\(IO\)|Generic \S+ error|object store|os error \d+")
+LANCE_FILE_UNREACHABLE = re.compile(r"Not found: |Generic \S+ error|The operation lacked")
+LANCE_READ_BEYOND_END = re.compile(
+    r"416 Range Not Satisfiable|Invalid range \d|failed to fill whole buffer|os error 22\b"
+)
+LANCE_NOT_FOUND = re.compile(r"not found: ", re.IGNORECASE)
+RUST_LOCATION = re.compile(r", /\S+\.rs:\d+:\d+")
+REFUSED = re.compile(r"ExpiredToken|AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|\b40[13]\b|credential", re.I)
+FULL = re.compile(r"No space left|os error 28|Disk quota exceeded")
+# Ray Data appends advice on its own settings to what a stage raised.
+RAY_ADVICE = "\nFailed to apply UDF transform"
+LONGEST_MESSAGE = 600
+
+
+class SourceError(VistaError):
+    """A listed source file can no longer be read. What was committed stays; run again once it can be read."""
+
+
+class SourceChangedError(VistaError):
+    """A source file changed after it was listed; run again to read the new version."""
+
+
+def is_damage(error: Exception) -> bool:
+    """True if one of READ_ERRORS means damaged content, which a retry won't mend.
+
+    pyarrow raises OSError for damage, too, but without an errno; so does gzip.
+    """
+    if isinstance(error, OSError):
+        return isinstance(error, gzip.BadGzipFile) or (type(error) is OSError and error.errno is None)
+    return True
+
+
+def credentials_hint(uri: str) -> str:
+    """What to check when a URI can't be reached."""
+    if not uri.startswith("s3://"):
+        return "Check the path"
+    return (
+        "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and, for other servers than AWS, AWS_ENDPOINT_URL"
+    )
+
+
+def without_rust_location(message: str) -> str:
+    """What Lance says on one line, without locations in its own source code."""
+    return RUST_LOCATION.sub("", " ".join(message.split()))
+
+
+def is_missing_dataset(error: BaseException) -> bool:
+    """True if Lance says that no dataset is at a URI that can be reached."""
+    return "was not found" in str(error)
+
+
+def says_not_found(error: BaseException) -> bool:
+    """True if Lance says that something, be it a bucket, is not there."""
+    return LANCE_NOT_FOUND.search(str(error)) is not None
+
+
+def lance_store_failed(error: BaseException) -> bool:
+    """True if reading a Lance file failed because of the store; False if the file itself is damaged."""
+    message = str(error)
+    return LANCE_FILE_UNREACHABLE.search(message) is not None and not LANCE_READ_BEYOND_END.search(message)
+
+
+def cause_of(error: BaseException) -> tuple[BaseException, str]:
+    """The error that was raised in a Ray task or actor, or else `error` itself, and its message.
+
+    Ray's RayTaskError has the original in `cause`; it is not imported here, since search runs without Ray.
+    """
+    inner = getattr(error, "cause", None)
+    cause = inner if isinstance(inner, BaseException) else error
+    return cause, str(cause).partition(RAY_ADVICE)[0]
+
+
+def explained(error: BaseException) -> str | None:
+    """The message for the user, with the cure; None for an unexpected error, for which a traceback says more."""
+    cause, text = cause_of(error)
+    if isinstance(cause, VistaError):
+        return text
+    if not isinstance(cause, OSError | ValueError):
+        return None
+    full = FULL.search(text) or getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+    if not full and not STORE_FAILED.search(text):
+        return None
+    if full:
+        said, cure = "no space is left where the tables are", "Free or add some"
+    elif REFUSED.search(text):
+        said, cure = "the object store refused the credentials", credentials_hint("s3://")
+    else:
+        said, cure = "the store of the tables failed", "Check that it can be reached"
+    details = without_rust_location(text)[:LONGEST_MESSAGE]
+    return f"{said}: {details}. {cure}, and run the same command again: what was committed stays"

@@ -1,0 +1,70 @@
+"""URIs: how files are named, compared, ordered and printed; and the fsspec file system that a URI belongs to."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.utils import glob_translate
+
+FRAGMENT_NUMBER = re.compile(r"(.*)#(\d+)", re.DOTALL)
+
+
+def filesystem(uri: str) -> tuple[Any, str]:
+    """fsspec's file system for `uri`, and the path in it. Listings are never cached, since a run needs today's.
+
+    Like `fsspec.url_to_fs`, which however takes `::` in a name for a chain of file systems.
+    """
+    kind = fsspec.get_filesystem_class(uri.partition("://")[0] if "://" in uri else "file")
+    return kind(**kind._get_kwargs_from_urls(uri), use_listings_cache=False), kind._strip_protocol(uri)
+
+
+def absolute(uri: str) -> str:
+    """`uri` as every worker understands it: local paths made absolute, `file://` dropped."""
+    if "://" in uri and not uri.startswith("file://"):
+        return uri.rstrip("/")
+    return str(Path(uri.removeprefix("file://")).expanduser().absolute())
+
+
+def file_uri(fs: Any, path: str) -> str:
+    """The URI by which users know a file of a file system; for local files the plain path."""
+    return str(fs.unstrip_protocol(path)).removeprefix("file://")
+
+
+def printable(uri: str) -> str:
+    """`uri` as a table can store it: bytes of a file name that are not UTF-8 become backslash escapes."""
+    return uri.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def listing_order(name: str) -> tuple[str, int, str]:
+    """The sort key of a source file's name, by which listings are sorted and duplicate ids are resolved.
+
+    Names sort as strings, but the fragments of a Lance table (`URI#12`) by their numbers.
+    """
+    fragment = FRAGMENT_NUMBER.fullmatch(name)
+    return (fragment[1], int(fragment[2]), name) if fragment else (name, -1, name)
+
+
+def before_magic(path: str) -> str:
+    """The folder before the first wildcard of a glob."""
+    return path[: min(path.index(c) for c in "*?[" if c in path)].rpartition("/")[0]
+
+
+def bucket_or_folder(uri: str) -> str:
+    """The bucket or the local folder of a source, in which its external images may be."""
+    fs, path = filesystem(uri)
+    if "://" in uri:
+        return str(fs.unstrip_protocol(path.partition("/")[0]))
+    if fsspec.core.has_magic(path) and not fs.exists(path):
+        return before_magic(path)
+    return path if fs.isdir(path) and not path.endswith(".lance") else path.rpartition("/")[0]
+
+
+def is_named_by(uri: str, name: str) -> bool:
+    """True if a file of this (printable) name would be listed for `uri`: a folder, one file, or a glob."""
+    uri = printable(uri)
+    if fsspec.core.has_magic(uri) and re.fullmatch(glob_translate(uri), name):
+        return True
+    return name == uri or name.startswith((uri.rstrip("/") + "/", uri + "#"))  # `#` for fragments of a Lance table

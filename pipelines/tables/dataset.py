@@ -1,0 +1,106 @@
+"""LanceDB tables: opening them, creating them, and looking up rows in one version of a table."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import lance
+import pyarrow as pa
+
+from pipelines.records import ID
+from pipelines.storage.errors import credentials_hint, is_missing_dataset, without_rust_location
+from vista_core import UsageError
+
+STORAGE_VERSION: Final = "2.1"  # writes float16 vectors at four times the speed of 2.0
+PUBLISHED = "published"  # tag of the version that readers check out
+ADDRESS = "_rowaddr"  # Lance's name for fragment << 32 | row of the fragment
+LOOKUP_IDS = 10_000  # ids in one query
+# Options for scans of a whole table. Lance's defaults read ahead by 2 GB.
+SCAN: Final[dict[str, Any]] = {"batch_size": 16_384, "batch_readahead": 2, "io_buffer_size": 64 << 20}
+
+
+@dataclass(frozen=True)
+class TableVersion:
+    """One version of one table, cheap to send to a worker that looks up rows in it."""
+
+    uri: str
+    version: int
+
+    def open(self) -> lance.LanceDataset:
+        """The dataset, checked out at this version."""
+        return open_version(self.uri, self.version)
+
+    def find(self, ids: Sequence[str], names: Sequence[str] = ()) -> pa.Table:
+        """The rows with one of `ids`, in any order: their id, their address, and the columns `names`.
+
+        Takes memory for the rows found, whatever the table's size.
+        """
+        dataset = self.open()
+        schema = pa.schema([*(dataset.schema.field(name) for name in (ID, *names)), pa.field(ADDRESS, pa.uint64())])
+        parts = [schema.empty_table()]
+        for start in range(0, len(ids) if dataset.count_rows() else 0, LOOKUP_IDS):
+            wanted = f"{ID} IN ({', '.join(map(quoted, ids[start : start + LOOKUP_IDS]))})"
+            found = dataset.to_table(columns=[ID, *names], filter=wanted, with_row_address=True)
+            parts.append(found.select(schema.names).cast(schema))
+        return pa.concat_tables(parts)
+
+    def at(self, addresses: Sequence[int], names: Sequence[str]) -> pa.Table:
+        """The rows at some addresses. It scans the whole columns, so use it for messages about a few rows only."""
+        wanted = f"{ADDRESS} IN ({', '.join(map(str, addresses))})"
+        return self.open().to_table(columns=list(names), filter=wanted, with_row_address=True)
+
+
+@functools.lru_cache(maxsize=4)
+def open_version(uri: str, version: int) -> lance.LanceDataset:
+    """The dataset, cached in a worker process because every batch looks up rows in the same version."""
+    return lance.dataset(uri, version=version)
+
+
+def quoted(value: str) -> str:
+    """A SQL string literal."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+def source_of(file: str) -> str:
+    """The name of a file's source, which precedes the file's URI as in `NAME#URI`; empty if the source has no name."""
+    name, mark, _ = file.partition("#")
+    return name if mark and "/" not in name else ""
+
+
+def without_source(file: str) -> str:
+    """The printable URI of a file, without the name of its source."""
+    name = source_of(file)
+    return file.removeprefix(f"{name}#") if name else file
+
+
+def table_uri(db: str, name: str) -> str:
+    """Where LanceDB keeps the table `name` of the database `db`."""
+    return f"{db}/{name}.lance"
+
+
+def open_dataset(uri: str, version: int | str | None = None) -> lance.LanceDataset | None:
+    """The dataset at `uri`, or None if there is none. Raises UsageError, with the cause, if it can't be read."""
+    try:
+        return lance.dataset(uri, version=version)
+    except (ValueError, OSError) as error:
+        if is_missing_dataset(error):
+            return None
+        cause = without_rust_location(str(error))
+        raise UsageError(f"--db: {uri} cannot be opened: {cause}. {credentials_hint(uri)}") from error
+
+
+def ensure_dataset(uri: str, schema: pa.Schema) -> lance.LanceDataset:
+    """The dataset at `uri`, which is created without rows if there is none."""
+    dataset = open_dataset(uri)
+    if dataset is not None:
+        return dataset
+    return lance.write_dataset(schema.empty_table(), uri, mode="create", data_storage_version=STORAGE_VERSION)
+
+
+def published(dataset: lance.LanceDataset) -> int | None:
+    """The version that the tag `published` names; None if nothing is published yet."""
+    tag = dataset.tags.list().get(PUBLISHED)
+    return None if tag is None else int(tag["version"])

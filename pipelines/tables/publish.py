@@ -1,0 +1,84 @@
+"""Publishing: the tag `published` moves to a version that passed all gates, and back on request."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import lance
+
+from pipelines.events import Events, Published, TagMoving
+from pipelines.tables.dataset import PUBLISHED, open_dataset, published
+from pipelines.tables.lease import Lease, holder_of, put
+from pipelines.tables.transactions import CommitConflictError
+from pipelines.tables.vector_column import VectorColumn
+from vista_core import UsageError
+
+PREVIOUS = "previous"  # tag of the version that was published before the present one
+
+
+def publish(table: lance.LanceDataset, lease: Lease, events: Events) -> None:
+    """Move the tag `published` to this version of the table, and the tag `previous` to the one published so far.
+
+    Reports TagMoving before each move, and Published at the end. Raises LeaseLostError if another run took
+    over.
+
+    Lance lets anybody move a tag at any time. So the version is first written into the lease, which conflicts with a
+    takeover. If the lease was lost while the tag moved, the tag is restored to the version that the lease records.
+    """
+    latest = lance.dataset(table.uri)
+    lease.check(latest)
+    now = holder_of(latest)
+    assert now is not None, "the lease was checked in this very version"
+    before = published(latest)
+    try:
+        put(latest, dataclasses.replace(now, published=table.version))
+    except CommitConflictError:
+        lease.check(lance.dataset(table.uri))
+        raise
+    moves = {PUBLISHED: table.version} if before is None else {PREVIOUS: before, PUBLISHED: table.version}
+    for tag, version in moves.items():
+        events.report(TagMoving(tag, version))
+        move(latest, tag, version)
+    after = holder_of(lance.dataset(table.uri))
+    if after is not None and after.run != lease.run:
+        if after.published is not None:
+            move(latest, PUBLISHED, after.published)
+        lease.check(lance.dataset(table.uri))
+    events.report(Published(table.version))
+
+
+def roll_back(table: lance.LanceDataset, lease: Lease, events: Events, to: int | None = None) -> int:
+    """Publish an earlier version, and return it: `to` or, by default, the one that the tag `previous` names.
+
+    `previous` then names the version that was published so far, so a second call without `to` undoes the first. The
+    gates are not run again. Raises UsageError if there is no such version, or it has no vector column.
+    """
+    now, tags = published(table), table.tags.list()
+    if now is None or (to is None and PREVIOUS not in tags):
+        raise UsageError(f"{table.uri}: there is no version before the published one to go back to")
+    version = int(tags[PREVIOUS]["version"]) if to is None else to
+    there = open_dataset(table.uri, version) if version > 0 else None
+    if there is None or version == now:
+        fault = "does not exist, or was removed" if there is None else "is the published one already"
+        versions = in_ranges([each["version"] for each in table.versions()])
+        raise UsageError(f"{table.uri}: version {version} {fault}. Versions that exist: {versions}")
+    try:
+        VectorColumn.of(there.schema)
+    except UsageError as error:
+        raise UsageError(f"{table.uri}, version {version}: {error}") from error
+    publish(there, lease, events)
+    return version
+
+
+def in_ranges(numbers: list[int]) -> str:
+    """Ascending numbers in short: `1-3, 7`."""
+    runs = itertools.groupby(enumerate(numbers), lambda each: each[1] - each[0])
+    ranges = [[number for _, number in run] for _, run in runs]
+    return ", ".join(f"{each[0]}-{each[-1]}" if len(each) > 1 else f"{each[0]}" for each in ranges)
+
+
+def move(table: lance.LanceDataset, tag: str, version: int) -> None:
+    """Create or update a tag."""
+    change = table.tags.update if tag in table.tags.list() else table.tags.create
+    change(tag, version)

@@ -1,0 +1,102 @@
+"""The Lance transactions that exactly-once embedding rests on. Every `LanceOperation` of the product is built here.
+
+Each commit is prepared on one version of the table. If somebody else commits in between, Lance either lets it pass, so
+that the result has both changes, or raises CommitConflictError, so that nothing has changed:
+
+- `upsert` and `barrier` conflict with every other commit of rows or schema: Append, Update, Delete, Merge, Project
+  (dropped columns), Rewrite (a compaction), Restore, Overwrite, and changes of schema or field metadata. They pass
+  updates of the config, tags, and indexes that are created, updated or dropped. Both are a `Merge` that lists the
+  fragments of its version, without retries. With deletion vectors for the replaced rows it is an atomic upsert and a
+  compare-and-swap; without any change it is a barrier.
+- `replace_fragments` conflicts with Update, Delete and Rewrite if they touch one of the replaced fragments, and with
+  Merge, Restore and Overwrite. It passes everything else. It is needed because a `Merge` refuses to drop a fragment.
+- `append` conflicts with Merge, Restore and Overwrite. It passes everything else.
+- `set_config` conflicts with another update or removal of the same key. It passes everything else, be it an Overwrite.
+
+`tests/pipelines/tables/test_transactions.py` has this as a table and checks it against the installed Lance.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+
+import lance
+from lance.commit import CommitConflictError
+
+__all__ = [
+    "CommitConflictError",
+    "append",
+    "barrier",
+    "from_json",
+    "is_conflict",
+    "replace_fragments",
+    "set_config",
+    "to_json",
+    "upsert",
+]
+
+
+def upsert(table: lance.LanceDataset, new: Sequence[str], changed: Sequence[str]) -> lance.LanceDataset:
+    """Commit `new` fragments and the `changed` fragments, whose replaced rows are deleted, in one atomic step.
+
+    Both are given as `to_json` writes them. Raises CommitConflictError if rows or schema changed since `table.version`.
+    """
+    if not new and not changed:
+        return table
+    by_id = {fragment.id: fragment for fragment in map(from_json, changed)}
+    kept = [by_id.get(fragment.fragment_id, fragment.metadata) for fragment in table.get_fragments()]
+    return merge(table, kept + [from_json(text) for text in new])
+
+
+def barrier(table: lance.LanceDataset) -> lance.LanceDataset:
+    """Commit a version without any change: whatever was prepared on an earlier one conflicts from now on.
+
+    Raises CommitConflictError if rows or schema changed since `table.version`.
+    """
+    return merge(table, [fragment.metadata for fragment in table.get_fragments()])
+
+
+def merge(table: lance.LanceDataset, fragments: list[lance.FragmentMetadata]) -> lance.LanceDataset:
+    """Commit exactly these fragments on top of exactly this version."""
+    operation = lance.LanceOperation.Merge(fragments, table.lance_schema)
+    return lance.LanceDataset.commit(table.uri, operation, read_version=table.version, max_retries=0)
+
+
+def replace_fragments(table: lance.LanceDataset, removed: list[int], new: Sequence[str]) -> lance.LanceDataset:
+    """Replace whole fragments, given by their ids, by `new` ones. Other writers' appends do not conflict."""
+    operation = lance.LanceOperation.Update(
+        removed_fragment_ids=removed,
+        updated_fragments=[],
+        new_fragments=[from_json(text) for text in new],
+        fields_modified=[],
+    )
+    return lance.LanceDataset.commit(table.uri, operation, read_version=table.version, max_retries=0)
+
+
+def append(table: lance.LanceDataset, new: Sequence[str]) -> lance.LanceDataset:
+    """Append fragments. A repeated call appends them twice, so this is only for tables with a single writer."""
+    operation = lance.LanceOperation.Append([from_json(text) for text in new])
+    return lance.LanceDataset.commit(table.uri, operation, read_version=table.version)
+
+
+def set_config(table: lance.LanceDataset, key: str, value: str) -> lance.LanceDataset:
+    """Set a key of the table's config. Raises CommitConflictError if it was set since `table.version`."""
+    update = lance.LanceOperation.UpdateMap({key: value}, replace=False)
+    operation = lance.LanceOperation.UpdateConfig(config_updates=update)
+    return lance.LanceDataset.commit(table.uri, operation, read_version=table.version, max_retries=0)
+
+
+def is_conflict(error: BaseException) -> bool:
+    """True if a commit failed because of another one. A compaction's conflict is known by its message alone."""
+    return isinstance(error, CommitConflictError) or "commit conflict" in str(error)
+
+
+def to_json(fragments: Iterable[lance.FragmentMetadata]) -> list[str]:
+    """Fragment metadata as text, which can be sent between processes and versions of Python."""
+    return [json.dumps(fragment.to_json()) for fragment in fragments]
+
+
+def from_json(text: str) -> lance.FragmentMetadata:
+    """The reverse of `to_json`."""
+    return lance.FragmentMetadata.from_json(text)

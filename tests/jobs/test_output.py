@@ -1,0 +1,86 @@
+"""What a job writes where: its summary to standard output, everything else to standard error."""
+
+import logging
+import os
+import pty
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from jobs import run_job
+from vista_core import UsageError, VistaError
+
+ROOT = Path(__file__).resolve().parents[2]
+LOG = logging.getLogger("pipelines.greetings")
+TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
+
+
+@dataclass(frozen=True)
+class Greeting:
+    """Say hello."""
+
+    name: str
+    """Whom to greet."""
+
+
+def greet(config: Greeting) -> str:
+    LOG.debug("breathing in")
+    LOG.info("greeting %s", config.name)
+    LOG.warning("it is early")
+    logging.getLogger("fsspec").info("of no interest")
+    if config.name == "nobody":
+        raise UsageError("--name nobody: there must be somebody")
+    if config.name == "ghost":
+        raise VistaError("ghosts don't answer")
+    return f"hello {config.name}"
+
+
+ENDINGS = [
+    ("you", 0, "hello you\n", None),
+    ("ghost", 1, "", "ghosts don't answer"),
+    ("nobody", 2, "", "--name nobody: there must be somebody"),
+]
+
+
+@pytest.mark.parametrize(("name", "code", "out", "error"), ENDINGS)
+def test_without_a_terminal_there_are_log_lines_and_the_summary_is_plain(name, code, out, error, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["greet.py", "--name", name])
+    assert run_job(Greeting, greet) == code
+    printed = capsys.readouterr()
+    assert printed.out == out
+    expected = [f"{TIME} INFO pipelines.greetings: greeting {name}", f"{TIME} WARNING pipelines.greetings: it is early"]
+    expected += [f"{TIME} ERROR jobs: {error}"] if error else []
+    for line, pattern in zip(printed.err.splitlines(), expected, strict=True):
+        assert re.fullmatch(pattern, line)
+
+
+@pytest.mark.parametrize(("name", "code", "out", "error"), ENDINGS)
+def test_on_a_terminal_there_are_plain_lines(name, code, out, error):
+    controller, terminal = pty.openpty()
+    program = f"import sys, tests.jobs.test_output as t; sys.exit(t.run_job(t.Greeting, t.greet, ['--name', '{name}']))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=terminal, check=False
+    )
+    os.close(terminal)
+    shown = os.read(controller, 10_000).decode().replace("\r", "")
+    os.close(controller)
+    assert (done.returncode, done.stdout.decode()) == (code, out)
+    assert shown == f"greeting {name}\nit is early\n" + (f"error: {error}\n" if error else "")
+
+
+def test_an_unexpected_error_is_not_hidden():
+    with pytest.raises(ZeroDivisionError):
+        run_job(Greeting, lambda config: 1 / 0, ["--name", "you"])
+
+
+def test_the_log_is_as_before_when_the_job_has_ended(capsys):
+    before = list(logging.getLogger().handlers)
+    run_job(Greeting, greet, ["--name", "you"])
+    capsys.readouterr()
+    assert logging.getLogger().handlers == before
+    LOG.warning("nobody listens")
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,54 @@
+"""The Ray session: workers can import this code, and what Ray says doesn't reach the user."""
+
+import operator
+import os
+from pathlib import Path
+
+import ray
+
+from pipelines.cluster.resources import share_out
+from pipelines.cluster.session import cluster_now, cores, on_a_worker, quiet_stderr, start_ray, worker_environment
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def test_workers_get_this_repository_before_other_paths(monkeypatch):
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    assert worker_environment() == {"env_vars": {"PYTHONPATH": str(ROOT)}}
+    monkeypatch.setenv("PYTHONPATH", "/somewhere")
+    assert worker_environment() == {"env_vars": {"PYTHONPATH": f"{ROOT}{os.pathsep}/somewhere"}}
+
+
+def test_a_submitted_job_has_its_own_environment(monkeypatch):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert worker_environment() == {}
+
+
+def test_native_code_is_quiet_and_standard_error_is_back_afterwards(capfd):
+    with quiet_stderr():
+        os.write(2, b"of native code\n")
+    os.write(2, b"afterwards\n")
+    assert capfd.readouterr().err == "afterwards\n"
+
+
+def test_a_session_that_is_there_is_joined_and_ray_data_is_quiet(ray_cluster):
+    before = ray.get_runtime_context().gcs_address
+    start_ray()
+    assert ray.get_runtime_context().gcs_address == before
+    context = ray.data.DataContext.get_current()
+    assert not context.enable_progress_bars
+    assert not context.print_on_execution_start
+    assert context.wait_for_min_actors_s > 60
+
+
+def test_a_worker_runs_a_function_in_another_process(ray_cluster):
+    assert on_a_worker(os.getpid) != os.getpid()
+    assert on_a_worker(operator.add, 3, 5) == 8
+
+
+def test_the_cluster_is_as_large_as_ray_says(ray_cluster):
+    cluster = cluster_now()
+    assert (cluster.cpus, cluster.nodes) == (ray.cluster_resources()["CPU"], 1)
+    assert share_out(cluster, "cpu", None).cpus <= cluster.cpus
+    assert cores() >= 1

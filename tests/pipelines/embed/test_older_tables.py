@@ -1,0 +1,72 @@
+"""A table that was created by vista 0.1 can be continued: ids, fingerprints, manifest and vectors stay the same.
+
+`tests/golden/table_0_1.tar.gz` holds the database after two nightly runs, and the catalog of the second run.
+"""
+
+import tarfile
+from pathlib import Path
+
+import lance
+import numpy as np
+import pytest
+
+from pipelines.embed.config import EmbedConfig
+from pipelines.embed.run import embed
+from pipelines.tables.origin import Origin, vista_column
+
+GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "table_0_1.tar.gz"
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+@pytest.fixture
+def older(tmp_path, s3) -> EmbedConfig:
+    """The run that continues the table. Its catalog is on S3, where a file has the same name and etag everywhere."""
+    with tarfile.open(GOLDEN) as archive:
+        archive.extractall(tmp_path, filter="data")
+    source = s3.put("shapes/catalog.parquet", (tmp_path / "catalog.parquet").read_bytes())
+    return EmbedConfig(source, str(tmp_path / "db"), "shapes", max_reject_rate=0.2)
+
+
+def rows(config: EmbedConfig) -> dict[str, dict]:
+    found = lance.dataset(f"{config.db}/shapes.lance", version="published").to_table().to_pylist()
+    return {row["id"]: row for row in found}
+
+
+def with_option(config: EmbedConfig, **options) -> EmbedConfig:
+    return EmbedConfig(**vars(config) | options)
+
+
+def test_the_file_is_skipped_because_its_manifest_entry_is_still_valid(older):
+    before = rows(older)
+    summary = embed(older)
+    assert (summary.counts.read, summary.counts.skipped, summary.counts.skipped_rejected) == (0, 41, 1)
+    assert (summary.counts.missing, summary.version) == (1, 11)
+    assert rows(older) == before
+
+
+def test_with_read_all_every_record_is_unchanged(older):
+    before = rows(older)
+    counts = embed(with_option(older, read_all=True)).counts
+    assert (counts.read, counts.unchanged, counts.rejected, counts.written, counts.rewritten) == (41, 40, 1, 0, 0)
+    assert rows(older) == before
+
+
+def test_with_reembed_every_vector_stays_the_same(older):
+    before = rows(older)
+    column = vista_column(lance.dataset(f"{older.db}/shapes.lance"))
+    counts = embed(with_option(older, reembed=True, delete_missing=True)).counts
+    assert (counts.written, counts.deleted) == (40, 1)
+    after = rows(older)
+    assert after.keys() <= before.keys()
+    assert len(after) == 40
+    for key, row in after.items():
+        same = {name: value for name, value in row.items() if name not in ("vector", "_run")}
+        assert same == {name: before[key][name] for name in same}
+        assert np.abs(np.subtract(row["vector"], before[key]["vector"])).max() <= 1e-3, (
+            "differs by more than float16 rounding"
+        )
+    table = lance.dataset(f"{older.db}/shapes.lance")
+    assert vista_column(table).identity == column.identity
+    assert Origin.of(table) == Origin(
+        "vista-tiny", columns={"id": "id", "text": "text", "image": "image"}, images="each", image_identity="version"
+    )

@@ -1,0 +1,183 @@
+"""Each gate passes a good table and fails one with the fault that it checks for."""
+
+import dataclasses
+from collections import Counter
+from pathlib import Path
+
+import lance
+import numpy as np
+import pyarrow as pa
+import pytest
+from lance.fragment import write_fragments
+
+from pipelines.events import Counts, Events, Judged
+from pipelines.gates.conservation import conservation
+from pipelines.gates.evidence import Evidence, Tolerance
+from pipelines.gates.judge import (
+    OF_THE_RUN,
+    OF_THE_TABLE,
+    GateError,
+    TooManyRejectsError,
+    judge,
+    require,
+    require_few_rejects,
+)
+from pipelines.gates.missing_rows import missing_rows
+from pipelines.gates.one_encoder import one_encoder
+from pipelines.gates.reject_rate import reject_rate
+from pipelines.gates.unique_ids import unique_ids
+from pipelines.gates.vectors import sound_vectors
+from pipelines.ingest.manifest import RowChecksum
+from pipelines.ingest.missing import Missing
+from pipelines.ingest.reembed import begin_reembedding
+from pipelines.tables.lease import take
+from pipelines.tables.origin import Origin
+from pipelines.tables.publish import publish
+from tests.tables import COLUMN, DIMENSION, IDENTITY, block, commit, new_committer, stats
+
+
+@pytest.fixture
+def uri(tmp_path) -> str:
+    """A published table of three rows."""
+    committer = new_committer(tmp_path)
+    uri = committer.table.uri
+    commit(committer, block({"a": "one", "b": "two", "c": "three"}), stats(3))
+    table, lease = take(uri, "run-1", lambda run: None)
+    publish(table, lease, Events())
+    lease.release(uri)
+    return uri
+
+
+def candidate(uri: str, is_first: bool = False) -> Evidence:
+    published = None if is_first else lance.dataset(uri, version="published")
+    return Evidence(Counts(), lance.dataset(uri), COLUMN, published)
+
+
+def counted(uri: str, counts: Counts, **tolerance) -> Evidence:
+    """Evidence with the counts of a run."""
+    return dataclasses.replace(candidate(uri), counts=counts, tolerance=Tolerance(**tolerance))
+
+
+def append(uri: str, rows: pa.Table) -> None:
+    """Append rows as another writer would."""
+    fragments = write_fragments(rows, uri, schema=rows.schema, mode="append")
+    dataset = lance.dataset(uri)
+    lance.LanceDataset.commit(uri, lance.LanceOperation.Append(fragments), read_version=dataset.version)
+
+
+def rows_of(uri: str, ids: dict[str, str], vectors: np.ndarray | None = None) -> pa.Table:
+    """Copies of a row of the table with the given ids and runs ({id: run}), and vectors if given."""
+    table = lance.dataset(uri).to_table().slice(0, 1)
+    table = pa.concat_tables([table] * len(ids)).set_column(0, "id", pa.array(list(ids), pa.string()))
+    table = table.set_column(table.schema.get_field_index("_run"), "_run", pa.array(list(ids.values()), pa.string()))
+    if vectors is not None:
+        kind = table.schema.field("vector").type
+        column = pa.array([None if row is None else row.tolist() for row in vectors], kind)
+        table = table.set_column(table.schema.get_field_index("vector"), "vector", column)
+    return table.cast(lance.dataset(uri).schema)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_good_table_passes(tmp_path, uri, is_first):
+    commit(new_committer(tmp_path, "run-2"), block({"a": "ONE", "d": "four"}), stats(2))
+    judged = candidate(uri, is_first)
+    assert all(gate(judged).passed for gate in (unique_ids, sound_vectors, one_encoder))
+    assert len(judged.fresh) == (2 if is_first else 1)
+
+
+def test_only_differences_from_the_published_version_are_judged(tmp_path, uri):
+    assert candidate(uri).fresh == []
+    commit(new_committer(tmp_path, "run-2"), block({"a": "ONE", "d": "four"}), stats(2))
+    [fragment] = candidate(uri).fresh
+    assert sorted(fragment.to_table(columns=["id"])["id"].to_pylist()) == ["a", "d"]
+    dataset = lance.dataset(uri)
+    dataset.optimize.compact_files(target_rows_per_fragment=100)
+    judged = candidate(uri)
+    new = judged.table.scanner(columns=["id"], filter=judged.new_rows, fragments=judged.fresh).to_table()
+    assert sorted(new["id"].to_pylist()) == ["a", "d"], "a compaction does not make rows new"
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize("ids", [["a"], ["x", "x"], ["a", "x"]], ids=str)
+def test_a_duplicate_id_is_found(uri, ids, is_first):
+    append(uri, pa.concat_tables([rows_of(uri, {key: "run-9"}) for key in ids]))
+    verdict = unique_ids(candidate(uri, is_first))
+    assert not verdict.passed
+    assert f"{'x' if ids == ['x', 'x'] else 'a'}' 2 times" in verdict.message
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan"), float("inf"), 1.0, None])
+def test_an_invalid_vector_is_found_whichever_writer_wrote_it(uri, value):
+    vector = None if value is None else np.full(DIMENSION, value, np.float16)
+    append(uri, rows_of(uri, {"x": "run-9"}, [vector]))
+    assert sound_vectors(candidate(uri)) == dataclasses.replace(
+        sound_vectors(candidate(uri)),
+        passed=False,
+        message="1 of 1 fresh vectors are not finite or not of norm 1",
+    )
+
+
+def test_a_column_of_another_encoder_or_of_two_encoders_is_found(tmp_path, uri):
+    white = dataclasses.replace(IDENTITY, alpha="white")
+    other = dataclasses.replace(candidate(uri), column=dataclasses.replace(COLUMN, identity=white))
+    assert "alpha" in one_encoder(other).message
+    begin_reembedding(lance.dataset(uri), COLUMN, Origin("vista-tiny"), "run-2")
+    assert "3 rows still have the vectors of another encoder" in one_encoder(candidate(uri)).message
+    commit(new_committer(tmp_path, "run-2"), block({"a": "one", "b": "two"}), stats(2))
+    assert "1 rows still have" in one_encoder(candidate(uri)).message
+    commit(new_committer(tmp_path, "run-3"), block({"c": "three"}), stats(1))
+    assert one_encoder(candidate(uri)).passed
+
+
+def test_conservation_compares_records_read_with_their_outcomes(uri):
+    assert conservation(counted(uri, Counts(read=6, written=1, rewritten=2, unchanged=3))).passed
+    verdict = conservation(counted(uri, Counts(read=7, written=1, rewritten=2, unchanged=3)))
+    assert not verdict.passed
+    assert verdict.message == "read 7 != written 1 + rewritten 2 + unchanged 3 + rejected 0"
+
+
+def test_rejects_of_this_run_and_of_skipped_files_count_towards_the_limit(uri):
+    counts = Counts(read=10, written=9, skipped=85, skipped_rejected=4, reasons=Counter(image_truncated=1))
+    assert reject_rate(counted(uri, counts, reject_rate=0.06)).passed
+    evidence = dataclasses.replace(counted(uri, counts), example=lambda reason: f"an example of {reason}")
+    verdict = reject_rate(evidence)
+    assert not verdict.passed
+    assert "5 of 99 rows of the source were rejected (5.1%), more than --max-reject-rate 0.05" in verdict.message
+    assert "image_truncated 1. For example: an example of image_truncated" in verdict.message
+    reported: list[object] = []
+    with pytest.raises(TooManyRejectsError, match="what was committed stays"):
+        require_few_rejects(evidence, Events([reported.append]))
+    assert reported == [Judged(verdict)]
+    earlier = reject_rate(counted(uri, Counts(skipped=10, skipped_rejected=4)))
+    assert "by earlier runs, in files that are skipped" in earlier.message
+
+
+def test_missing_rows_that_cannot_be_removed_fail_the_gate_only_with_delete_missing(uri):
+    missing = Missing(owned=10, by_file={"a.parquet": RowChecksum(4)})
+    kept = dataclasses.replace(candidate(uri), missing=missing)
+    assert missing_rows(kept).passed
+    asked = dataclasses.replace(kept, tolerance=Tolerance(delete_missing=True))
+    assert not missing_rows(asked).passed
+    assert "--delete-at-most 4" in missing_rows(asked).message
+    assert missing_rows(dataclasses.replace(kept, tolerance=Tolerance(0.05, True, 4))).passed
+
+
+def test_all_gates_are_judged_and_every_failed_one_is_named(uri):
+    append(uri, pa.concat_tables([rows_of(uri, {"x": "run-9"}, [np.zeros(DIMENSION, np.float16)])] * 2))
+    reported: list[object] = []
+    verdicts = judge((unique_ids, sound_vectors, one_encoder), candidate(uri), Events([reported.append]))
+    assert [event.verdict for event in reported] == verdicts
+    assert [verdict.passed for verdict in verdicts] == [False, False, True]
+    with pytest.raises(GateError, match=r"not published: unique ids: .*; vectors: 2 of 2") as caught:
+        require(verdicts)
+    assert caught.value.exit_code == 3
+    require(verdicts[2:])
+
+
+def test_the_documentation_names_every_gate(uri):
+    operations = (Path(__file__).resolve().parents[3] / "docs" / "operations.md").read_text()
+    quick = [gate for gate in (*OF_THE_RUN, *OF_THE_TABLE) if gate.__name__ != "canary"]
+    names = {gate(candidate(uri)).gate for gate in quick} | {"canary"}
+    assert len(names) == 7
+    for name in names:
+        assert f"| `{name}` |" in operations

@@ -1,0 +1,54 @@
+"""A committer whose run lost the lease commits nothing any more: no rows, no rejects, no manifest."""
+
+import lance
+import pytest
+
+from pipelines.events import TableCommitted
+from pipelines.ingest.fragments import write_bundle
+from pipelines.ingest.manifest import read_manifest
+from pipelines.tables.lease import LeaseLostError, holder_of, take
+from pipelines.tables.transactions import upsert
+from tests.tables import block, commit, contents, new_committer, reject_reasons, rejected, stats
+
+
+def never(run):
+    """No run was ever heard of."""
+
+
+@pytest.fixture
+def uri(tmp_path) -> str:
+    """A table of two rows in each of two fragments."""
+    for number in range(2):
+        committer = new_committer(tmp_path, f"run-{number}")
+        commit(committer, block({f"a{number}": "x", f"b{number}": "y"}), stats(2))
+    return committer.table.uri
+
+
+def test_a_fenced_out_driver_stops_at_its_next_commit_and_changes_nothing(tmp_path, uri):
+    table, lease = take(uri, "run-5", never)
+    zombie = new_committer(tmp_path, "run-5", lease=lease)
+    take(uri, "run-6", never, by_force=True)
+    before = contents(zombie)
+    for _ in range(2):
+        with pytest.raises(LeaseLostError, match=r"run-5 was taken for dead and lost .* to run run-6 \(process"):
+            commit(zombie, block({"new": "z"}), stats(1))
+    assert contents(zombie) == before
+    written = write_bundle(zombie.bundle({}), block({}))
+    assert upsert(table, written.fragments, written.changed) is table
+    lease.release(uri)
+    assert not holder_of(lance.dataset(uri)).ended, "a run releases only its own lease"
+
+
+def test_a_driver_that_is_fenced_out_right_after_its_commit_appends_no_rejects(tmp_path, uri):
+    _, lease = take(uri, "run-5", never)
+
+    def is_taken_over(event):
+        if isinstance(event, TableCommitted):
+            take(uri, "run-6", never, by_force=True)
+
+    zombie = new_committer(tmp_path, "run-5", lease=lease, listener=is_taken_over)
+    with pytest.raises(LeaseLostError):
+        commit(zombie, block({"new": "z"}), rejected(["bad"]), stats(2, ended=True))
+    assert "new" in contents(zombie), "that was before the takeover"
+    assert reject_reasons(zombie) == []
+    assert read_manifest(zombie.manifest.uri) == {}

@@ -1,0 +1,245 @@
+"""A run's row says how it stands while it runs, how it ended, and what the events of the run said."""
+
+import json
+import logging
+import time
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import lance
+import pytest
+
+from pipelines.events import (
+    Arrived,
+    BundleCommitted,
+    Counted,
+    Counts,
+    Events,
+    FragmentsWritten,
+    Judged,
+    Published,
+    Reading,
+    ReadingEnded,
+    TableCommitted,
+    Verdict,
+)
+from pipelines.tables.runs import LIBRARIES, RUN_SCHEMA, RunRecord, library_versions, new_run_id
+
+STARTED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+COUNTS = Counts(9, 3, 2, 1, missing=4, deleted=5, skipped=6, reasons=Counter(bad_vector=2, missing_id=1))
+FIGURES = {
+    "read": 9,
+    "written": 3,
+    "rewritten": 2,
+    "unchanged": 1,
+    "rejected": 3,
+    "skipped": 6,
+    "missing": 4,
+    "deleted": 5,
+}
+VERDICTS = [Verdict("vectors", True, "all of norm 1"), Verdict("canary", False, "0.7 is below 0.999")]
+STORED_VERDICTS = [
+    {"gate": "vectors", "passed": True, "message": "all of norm 1"},
+    {"gate": "canary", "passed": False, "message": "0.7 is below 0.999"},
+]
+
+
+@pytest.fixture
+def uri(tmp_path) -> str:
+    return str(tmp_path / "t_runs.lance")
+
+
+def record_at(uri: str, started: datetime = STARTED, heartbeat_seconds: float = 60.0) -> RunRecord:
+    return RunRecord(uri, started, {"options": {"limit": None}}, {"ray": "1"}, heartbeat_seconds)
+
+
+def row_of(record: RunRecord) -> dict:
+    [row] = lance.dataset(record.uri).to_table(filter=f"run = '{record.run}'").to_pylist()
+    return row
+
+
+def soon(condition) -> bool:
+    """Whether something comes true within ten seconds."""
+    deadline = time.monotonic() + 10
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return condition()
+
+
+def test_nothing_is_written_before_the_run_begins(uri):
+    record = record_at(uri)
+    record(Counted(COUNTS))
+    assert not Path(uri).exists()
+
+
+def test_the_row_of_a_run_says_that_it_is_under_way_and_then_that_it_is_done(uri):
+    record = record_at(uri)
+    with record.running():
+        row = row_of(record)
+        assert (row["status"], row["started"], row["finished"]) == ("running", STARTED, None)
+        assert datetime.now(UTC) - row["heartbeat"] < timedelta(minutes=1)
+        assert (json.loads(row["configuration"]), json.loads(row["versions"])) == (
+            {"options": {"limit": None}},
+            {"ray": "1"},
+        )
+        events = Events((record,))
+        for event in (Reading(9, True), BundleCommitted(COUNTS), *map(Judged, VERDICTS), Published(7)):
+            events.report(event)
+        record.succeed(7, 12.5)
+    row = row_of(record)
+    assert {name: row[name] for name in FIGURES} == FIGURES
+    assert (row["status"], row["published_version"], row["rows_per_second"]) == ("done", 7, 12.5)
+    assert json.loads(row["gates"]) == STORED_VERDICTS
+    assert datetime.now(UTC) - row["finished"] < timedelta(minutes=1)
+    assert (row["error"], row["started"]) == (None, STARTED)
+    assert lance.dataset(uri).count_rows() == 1
+
+
+def test_the_columns_are_those_of_older_tables(uri):
+    record = record_at(uri)
+    with record.running():
+        record.succeed(1, None)
+    assert lance.dataset(uri).schema.names == RUN_SCHEMA.names
+    assert RUN_SCHEMA.names == [
+        "run",
+        "status",
+        "started",
+        "heartbeat",
+        "finished",
+        "read",
+        "written",
+        "rewritten",
+        "unchanged",
+        "rejected",
+        "skipped",
+        "missing",
+        "deleted",
+        "published_version",
+        "rows_per_second",
+        "gates",
+        "configuration",
+        "versions",
+        "error",
+    ]
+    row = row_of(record)
+    assert {name: row[name] for name in FIGURES} == dict.fromkeys(FIGURES, 0)
+    assert (row["gates"], row["rows_per_second"]) == ("[]", None)
+
+
+@pytest.mark.parametrize("event", [BundleCommitted, ReadingEnded, Counted, lambda counts: Arrived(5, counts)])
+def test_the_latest_counts_are_kept_whichever_event_brings_them(uri, event):
+    record = record_at(uri)
+    with record.running():
+        record(BundleCommitted(Counts(read=1)))
+        record(event(COUNTS))
+        record(TableCommitted())
+        record(FragmentsWritten())
+        record.succeed(1, None)
+    assert {name: row_of(record)[name] for name in FIGURES} == FIGURES
+
+
+def test_a_heartbeat_brings_the_figures_so_far(uri):
+    record = record_at(uri, heartbeat_seconds=0.05)
+    with record.running():
+        first = row_of(record)["heartbeat"]
+        record(Counted(COUNTS))
+        record(Judged(VERDICTS[0]))
+        assert soon(lambda: row_of(record)["gates"] == json.dumps(STORED_VERDICTS[:1]))
+        row = row_of(record)
+        assert {name: row[name] for name in FIGURES} == FIGURES
+        assert (row["status"], row["finished"]) == ("running", None)
+        assert row["heartbeat"] > first
+        assert record.last_heard(record.run) >= row["heartbeat"]
+        record.succeed(1, None)
+    last = row_of(record)
+    time.sleep(0.2)
+    assert row_of(record) == last, "no heartbeat comes after the end"
+    assert last["status"] == "done"
+
+
+def test_a_heartbeat_that_cannot_be_written_is_made_up_for_by_the_next(uri, caplog):
+    record = record_at(uri, heartbeat_seconds=0.05)
+    with caplog.at_level(logging.WARNING, "pipelines.tables.runs"), record.running():
+        Path(uri).rename(f"{uri}.away")
+        assert soon(lambda: "the heartbeat could not be written" in caplog.text)
+        Path(f"{uri}.away").rename(uri)
+        record(Counted(COUNTS))
+        assert soon(lambda: row_of(record)["read"] == 9)
+        record.succeed(1, None)
+    assert row_of(record)["status"] == "done"
+
+
+class RaisedInATaskError(Exception):
+    """Has the original error in `cause`, as Ray's errors have."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__("a long traceback")
+        self.cause = cause
+
+
+@pytest.mark.parametrize("error", [ValueError("why"), RaisedInATaskError(ValueError("why")), KeyboardInterrupt("why")])
+def test_a_run_that_fails_says_by_what_and_how_far_it_came(uri, error):
+    record = record_at(uri)
+    with pytest.raises(type(error)), record.running():
+        record(Counted(COUNTS))
+        record(Judged(VERDICTS[1]))
+        raise error
+    row = row_of(record)
+    name = type(getattr(error, "cause", error)).__name__
+    assert (row["status"], row["error"]) == ("failed", f"{name}: why")
+    assert {name: row[name] for name in FIGURES} == FIGURES
+    assert json.loads(row["gates"]) == STORED_VERDICTS[1:]
+    assert (row["published_version"], row["finished"] is None) == (None, False)
+
+
+def test_a_long_error_is_cut_off(uri):
+    record = record_at(uri)
+    with pytest.raises(ValueError, match="x"), record.running():
+        raise ValueError("x" * 10_000)
+    assert row_of(record)["error"] == "ValueError: " + "x" * (2000 - len("ValueError: "))
+
+
+def test_a_failure_that_cannot_be_written_does_not_replace_its_error(uri, caplog):
+    record = record_at(uri)
+    with (
+        caplog.at_level(logging.WARNING, "pipelines.tables.runs"),
+        pytest.raises(ZeroDivisionError),
+        record.running(),
+    ):
+        Path(uri).rename(f"{uri}.away")
+        raise ZeroDivisionError
+    assert "the failure of the run could not be written" in caplog.text
+
+
+def test_runs_that_were_killed_are_marked_as_dead_by_the_next_one_and_no_other_run_is(uri):
+    killed, failed, mine, later = (record_at(uri, STARTED + timedelta(hours=hour)) for hour in range(4))
+    with pytest.raises(ZeroDivisionError), failed.running():
+        raise ZeroDivisionError
+    with killed.running(), later.running(), mine.running():
+        mine.mark_abandoned()
+        found = [row_of(record)["status"] for record in (killed, failed, mine, later)]
+        assert found == ["dead", "failed", "running", "running"]
+        version = lance.dataset(uri).version
+        mine.mark_abandoned()
+        assert lance.dataset(uri).version == version, "there is nothing left to mark"
+
+
+def test_a_run_that_nobody_knows_was_never_heard_of(uri):
+    record = record_at(uri)
+    with record.running():
+        assert record.last_heard("20260101T000000") is None
+        assert record.last_heard(record.run) == row_of(record)["heartbeat"]
+
+
+def test_run_ids_sort_by_time_and_differ():
+    ids = [new_run_id(STARTED + timedelta(microseconds=number)) for number in range(3)]
+    assert ids == sorted(ids)
+    assert len({new_run_id(STARTED) for _ in range(10)}) > 1
+    assert ids[0].startswith("20260102T030405000000-")
+
+
+def test_the_versions_are_those_of_the_libraries_that_matter():
+    versions = library_versions()
+    assert tuple(versions) == LIBRARIES
+    assert versions["pylance"] == lance.__version__
