@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import sys
@@ -105,14 +106,19 @@ def on_a_worker(function: Callable[..., T], *arguments: Any) -> T:
     The function's warnings are logged here, too. The task reserves nothing: in the middle of a run, tasks under
     backpressure keep their CPUs and wait for what comes after this one.
     """
-    task: Any = ray.remote(num_cpus=0, scheduling_strategy="SPREAD")(reporting(function))
     try:
-        result, logged = ray.get(task.remote(*arguments))
+        result, logged = ray.get(reporting_task(function).remote(*arguments))
     except Exception as error:
         log_again(warnings_of(error))
         raise
     log_again(logged)
     return result
+
+
+@functools.lru_cache(maxsize=32)
+def reporting_task(function: Callable[..., Any]) -> Any:
+    """`function` as a Ray task, made once: each commit calls one, and Ray exports every new task to its workers."""
+    return ray.remote(num_cpus=0, scheduling_strategy="SPREAD")(reporting(function))
 
 
 def cluster_now() -> Cluster:

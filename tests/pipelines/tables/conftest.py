@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import lance
-import numpy as np
 import pyarrow as pa
 import pytest
 from lance.fragment import write_fragments
@@ -13,22 +12,8 @@ from lance.fragment import write_fragments
 from pipelines.tables.dataset import TableVersion, ensure_dataset, table_uri
 from pipelines.tables.origin import Origin, marked
 from pipelines.tables.transactions import replace_fragments, to_json, upsert
-from pipelines.tables.vector_column import VectorColumn
-from vista_core import EncoderIdentity
+from tests.tables import COLUMN, vector_of
 
-DIMENSION = 8
-IDENTITY = EncoderIdentity(
-    model="vista-tiny",
-    weights="0" * 64,
-    tokenizer="1" * 64,
-    config="2" * 64,
-    dtype="float32",
-    preprocessing=1,
-    alpha="drop",
-    max_tokens=(128, 112),
-    dimension=DIMENSION,
-)
-COLUMN = VectorColumn("vector", IDENTITY)
 ORIGIN = Origin("vista-tiny")
 SCHEMA = marked(
     pa.schema(
@@ -43,13 +28,6 @@ SCHEMA = marked(
     ),
     ORIGIN,
 )
-
-
-def vector_of(text: str) -> np.ndarray:
-    """A unit vector that depends on the text alone, as an encoder's does."""
-    seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
-    vector = np.random.default_rng(seed).standard_normal(DIMENSION)
-    return (vector / np.linalg.norm(vector)).astype(np.float16)
 
 
 def rows(contents: Mapping[str, str], run: str = "run-1", file: str = "a.parquet") -> pa.Table:

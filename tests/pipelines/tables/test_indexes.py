@@ -8,7 +8,8 @@ import pytest
 
 from pipelines.tables.indexes import bring_indexes_up_to_date, index_ids, index_names, lacks_ids, unindexed_rows
 from pipelines.tables.upkeep import LIMITS, UpkeepLimits, compact
-from tests.pipelines.tables.conftest import in_this_process, new_table, nights, vector_of, write
+from tests.pipelines.tables.conftest import in_this_process, new_table, nights, write
+from tests.tables import vector_of
 
 VECTOR_INDEXES = {"IVF_PQ": {"num_sub_vectors": 4}, "IVF_HNSW_SQ": {}, "IVF_RQ": {}}
 

@@ -7,7 +7,8 @@ import pyarrow as pa
 import pytest
 
 from pipelines.tables.origin import Origin, marked, vista_column
-from tests.pipelines.tables.conftest import COLUMN, ORIGIN, new_table
+from tests.pipelines.tables.conftest import ORIGIN, new_table
+from tests.tables import COLUMN
 from vista_core import UsageError
 
 FULL = Origin("m", "w.pth", "folder", {"id": "sku", "text": None, "image": "jpg"}, "first", "uri")

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines.tables.vector_column import VectorColumn
-from tests.pipelines.tables.conftest import COLUMN, IDENTITY
+from tests.tables import COLUMN, IDENTITY
 from vista_core import EncoderSettings, UsageError
 
 OTHER = dataclasses.replace(IDENTITY, weights="9" * 64, dimension=4)
