@@ -9,19 +9,18 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import lance
-import lancedb
 import pyarrow as pa
 
 from pipelines.options import AT_LEAST_1, NAME, Device, check_options
 from pipelines.records import ID, IMAGE, MODALITY, OBJECT, RUN, TEXT
 from pipelines.storage.uris import absolute
 from pipelines.storage.weights import local_file
-from pipelines.tables.dataset import PUBLISHED, open_dataset, table_uri
+from pipelines.tables.dataset import open_dataset, published, table_uri
 from pipelines.tables.origin import Origin, vista_column
 from pipelines.tables.vector_column import VectorColumn
 from vista_core import Encoder, EncoderSettings, Record, RecordError, UsageError, display_name
 
-DISTANCE = "_distance"  # the name that LanceDB gives the column
+DISTANCE = "_distance"  # the name that Lance gives the column
 
 
 @dataclass(frozen=True)
@@ -84,24 +83,39 @@ def shortened(text: str, width: int = 80) -> str:
 
 def search(config: SearchConfig) -> Results:
     """The `k` nearest rows by cosine. Raises UsageError if there is no such table, or the query can't be encoded."""
-    db = absolute(config.db)
-    dataset = open_published(db, config.table)
-    column = vista_column(dataset)
-    encoder = load_encoder(config, Origin.of(dataset), column)
-    table = lancedb.connect(db).open_table(config.table)
-    table.checkout(PUBLISHED)
-    query: Any = table.search(encode_query(config, encoder), vector_column_name=column.name)
-    query = query.distance_type("cosine").bypass_vector_index()
-    if config.where:
-        query = query.where(config.where, prefilter=True)
-    hidden = (column.name, column.fingerprint, IMAGE, OBJECT, RUN)
-    columns = [name for name in dataset.schema.names if name not in hidden]
-    try:
-        found = query.select([*columns, DISTANCE]).limit(config.k).to_arrow()
-    except (ValueError, OSError, RuntimeError, pa.ArrowException) as error:
-        raise UsageError(f"--where {config.where!r}: {error}" if config.where else str(error)) from error
-    model = display_name(encoder.identity.model, config.weights)
-    return Results([scored(row) for row in found.to_pylist()], config.json, model)
+    return Searcher.open(config).search(config)
+
+
+@dataclass(frozen=True)
+class Searcher:
+    """The version of a table that was published when it was opened, with the encoder of that version's vectors.
+
+    It keeps to that version: a version that is published later may have another encoder.
+    """
+
+    version: lance.LanceDataset
+    column: VectorColumn
+    encoder: Encoder
+
+    @classmethod
+    def open(cls, config: SearchConfig) -> Searcher:
+        """Open the published version of --db/--table. Raises UsageError if there is none, or no encoder for it."""
+        version = open_published(absolute(config.db), config.table)
+        column = vista_column(version)
+        return cls(version, column, load_encoder(config, Origin.of(version), column))
+
+    def search(self, config: SearchConfig) -> Results:
+        """The `k` nearest rows by cosine. Raises UsageError if the query can't be encoded, or --where can't be used."""
+        column, vector = self.column, encode_query(config, self.encoder)
+        nearest = {"column": column.name, "q": vector, "k": config.k, "metric": "cosine", "use_index": False}
+        hidden = (column.name, column.fingerprint, IMAGE, OBJECT, RUN)
+        columns = [name for name in self.version.schema.names if name not in hidden]
+        try:
+            found = self.version.to_table([*columns, DISTANCE], config.where or None, nearest=nearest, prefilter=True)
+        except (ValueError, OSError, RuntimeError, pa.ArrowException) as error:
+            raise UsageError(f"--where {config.where!r}: {error}" if config.where else str(error)) from error
+        model = display_name(self.encoder.identity.model, config.weights)
+        return Results([scored(row) for row in found.to_pylist()], config.json, model)
 
 
 def scored(row: dict[str, Any]) -> dict[str, Any]:
@@ -116,9 +130,10 @@ def open_published(db: str, name: str) -> lance.LanceDataset:
     dataset = open_dataset(uri)
     if dataset is None:
         raise UsageError(f"there is no table {name} in {db}")
-    if PUBLISHED not in dataset.tags.list():
+    version = published(dataset)
+    if version is None:
         raise UsageError(f"{uri} was never published: no run has succeeded yet, {name}_runs says why")
-    return lance.dataset(uri, version=PUBLISHED)
+    return lance.dataset(uri, version=version)
 
 
 def load_encoder(config: SearchConfig, origin: Origin, column: VectorColumn) -> Encoder:

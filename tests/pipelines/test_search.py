@@ -11,7 +11,7 @@ import pytest
 
 from pipelines.options import parse
 from pipelines.sample_catalog import draw
-from pipelines.search import Results, SearchConfig, search
+from pipelines.search import Results, SearchConfig, Searcher, search
 from pipelines.tables.dataset import PUBLISHED
 from pipelines.tables.origin import Origin, marked
 from pipelines.tables.vector_column import VectorColumn
@@ -127,6 +127,22 @@ def test_a_filter_is_applied_before_the_search(db):
 def test_a_filter_that_cannot_be_used_is_named(db, where):
     with pytest.raises(UsageError, match=re.escape(f"--where {where!r}")):
         found(db, text="x", where=where)
+
+
+def test_a_version_that_is_published_after_the_encoder_was_loaded_is_not_searched_with_it(tmp_path, write, encoder):
+    write(tmp_path)
+    config = SearchConfig(str(tmp_path), "shapes", text=TEXTS["ring"], device="cpu")
+    searcher = Searcher.open(config)
+    before = searcher.search(config).rows
+    other = VectorColumn("vector", dataclasses.replace(encoder.identity, weights="0" * 64))
+    rows = lance.dataset(f"{tmp_path}/shapes.lance").to_table()
+    reversed_vectors = rows["vector"].take(pa.array(range(len(rows)))[::-1])
+    rows = rows.set_column(0, other.field, reversed_vectors)
+    dataset = lance.write_dataset(rows, f"{tmp_path}/shapes.lance", mode="overwrite")
+    dataset.tags.update(PUBLISHED, dataset.version)
+    assert searcher.search(config).rows == before
+    with pytest.raises(UsageError, match="embedded with another encoder"):
+        Searcher.open(config)
 
 
 def test_a_query_that_cannot_be_encoded_is_named(db, tmp_path):
