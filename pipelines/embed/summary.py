@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pipelines.embed.job import Job, describe_encoder
 from pipelines.events import Arrived, Counts, Event, ReadingEnded
 from pipelines.gates.reject_rate import name_reasons
+from pipelines.ingest.missing import WHY_SOME_STAY
 from pipelines.progress import duration
 
 
@@ -68,8 +69,9 @@ class Summary:
             lines.append(f"skipped, unchanged: {len(skipped):,} files, {counts.skipped:,} rows")
         if counts.deleted:
             lines.append(f"removed {counts.deleted:,} rows that are no longer in the source")
-        elif counts.missing:
-            lines.append(f"{counts.missing:,} rows are no longer in the source (--delete-missing removes them)")
+        if left := counts.missing - counts.deleted:
+            note = f"not removed: {WHY_SOME_STAY}" if config.deletes else "--delete-missing removes them"
+            lines.append(f"{left:,} rows are no longer in the source ({note})")
         if counts.removed:
             lines.append(f"removed {counts.removed:,} rows whose record is rejected now (--keep-stale keeps them)")
         if counts.reasons:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pipelines.events import Verdict
 from pipelines.gates.evidence import Evidence
+from pipelines.ingest.missing import WHY_SOME_STAY
 
 
 def missing_rows(evidence: Evidence) -> Verdict:
@@ -16,4 +17,8 @@ def missing_rows(evidence: Evidence) -> Verdict:
     refusal = missing.refusal(tolerance.delete_at_most)
     if refusal is not None:
         return Verdict("missing rows", False, refusal)
-    return Verdict("missing rows", True, f"{missing.rows:,} of {missing.owned:,} rows removed")
+    removed = evidence.counts.deleted
+    message = f"{removed:,} of {missing.owned:,} rows removed"
+    if removed < missing.rows:
+        message = f"{message}; {missing.rows - removed:,} that are missing, too, stay: {WHY_SOME_STAY}"
+    return Verdict("missing rows", True, message)

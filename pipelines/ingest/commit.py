@@ -89,6 +89,7 @@ class Committer:
                     replace_fragments(self.table, written.emptied, written.fragments)
                     self.events.report(TableCommitted())
                     replaced |= written.earlier_owners
+                    self.counts = dataclasses.replace(self.counts, deleted=self.counts.deleted + written.deleted)
                     self.reopen()
                     continue
                 self.table = upsert(self.table, written.fragments, written.changed)
@@ -162,10 +163,6 @@ class Committer:
         """Set the number of rows whose record is no longer in the source."""
         self.set_counts(dataclasses.replace(self.counts, missing=rows))
 
-    def count_deleted(self, rows: int) -> None:
-        """Add to the number of missing rows that were removed."""
-        self.set_counts(dataclasses.replace(self.counts, deleted=self.counts.deleted + rows))
-
     def set_counts(self, counts: Counts) -> None:
         """Report counts that no bundle carries."""
         self.counts = counts
@@ -179,7 +176,7 @@ class Committer:
         stale: dict[str, set[str]] = {}
         for batch in self.rejects.scanner(columns=["object", "run"]).to_batches():
             for file, run in set(zip(*(batch.column(at).to_pylist() for at in (0, 1)), strict=True)):
-                if run < last_read.get(file, ""):  # run ids sort by time
+                if run < last_read.get(file, ""):  # a later run has a greater id
                     stale.setdefault(last_read[file], set()).add(file)
         for run, files in stale.items():
             for start in range(0, len(files), 1000):
@@ -203,5 +200,6 @@ def added(counts: Counts, written: Written) -> Counts:
         rewritten=counts.rewritten + written.rewritten,
         unchanged=counts.unchanged + written.unchanged,
         removed=counts.removed + written.removed,
+        deleted=counts.deleted + written.deleted,
         reasons=counts.reasons + written.reasons,
     )

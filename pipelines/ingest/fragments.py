@@ -71,6 +71,7 @@ class Replacement:
     emptied: list[int]  # ids of those fragments
     fragments: list[str]  # new ones, with exactly the ids that those held
     earlier_owners: Mapping[str, str | None]  # by id of theirs: file of an earlier record of this run that had the id
+    deleted: int = 0  # missing rows among those that the fragments held
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class Written:
     rewritten: int = 0
     unchanged: int = 0
     removed: int = 0  # rows of the table whose record was rejected
+    deleted: int = 0  # rows of the table whose record is missing
     reasons: Counter[str] = field(default_factory=Counter)  # rejected records by reason
     stats: Mapping[str, FileStats] = field(default_factory=dict)  # by source file
     fragments: Sequence[str] = ()  # new fragments

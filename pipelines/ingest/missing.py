@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyroaring import BitMap64
 
 from pipelines.ingest.commit import Committer
@@ -16,7 +18,9 @@ from pipelines.records import ID, OBJECT, RUN
 from pipelines.tables.dataset import ADDRESS, SCAN
 
 DELETE_ROWS = 100_000  # in a commit
+IDENTITY = [ID, OBJECT, RUN]  # tell a row from those that came in its place: no run writes an id of a file twice
 SHARE = 0.1  # of the source's rows; more are removed only with --delete-at-most
+WHY_SOME_STAY = "another writer replaced or removed them since the run began, or the table has their id twice or null"
 
 Owns = Callable[[str], bool]  # True if a file that was not listed would belong to the source
 
@@ -69,7 +73,7 @@ def find_missing(committer: Committer, owns: Owns) -> Missing:
 def delete_missing(committer: Committer, owns: Owns) -> None:
     """Remove missing rows, in commits of bounded size."""
     waiting: list[pa.Table] = []
-    for rows, _ in missing_rows(committer, owns, [ID, OBJECT]):
+    for rows, _ in missing_rows(committer, owns, IDENTITY):
         waiting.append(rows)
         if sum(map(len, waiting)) >= DELETE_ROWS:
             delete(committer, pa.concat_tables(waiting))
@@ -90,11 +94,14 @@ def missing_rows(committer: Committer, owns: Owns, columns: list[str]) -> Iterat
         for name in names:
             if name not in judged:
                 judged[name] = judge(name, committer, owns)
-        of_files = np.array([judged[name] for name in names], bool).reshape(-1, 2)
-        owned, may_be_missing = of_files[files.indices.to_numpy()].T
+        of_files = np.array([*(judged[name] for name in names), NOBODYS], bool)
+        owned, may_be_missing = of_files[files.indices.fill_null(len(names)).to_numpy()].T
         addresses = rows[ADDRESS].to_numpy()
         gone = BitMap64(addresses[may_be_missing]) - accounted
         yield rows.filter(pa.array(np.isin(addresses, np.array(gone.to_array(), np.uint64)))), int(owned.sum())
+
+
+NOBODYS = (False, False)  # what `judge` would say of rows of other writers, which have no file
 
 
 def judge(file: str, committer: Committer, owns: Owns) -> tuple[bool, bool]:
@@ -107,22 +114,33 @@ def judge(file: str, committer: Committer, owns: Owns) -> tuple[bool, bool]:
 
 
 def delete(committer: Committer, rows: pa.Table) -> None:
-    """Commit that `rows` (id and file) of the base version leave the table, unless they changed since."""
+    """Commit that `rows` (IDENTITY) of the base version leave the table, as far as they are in it still."""
 
     def write(bundle: Bundle) -> Written | Replacement:
         return removal(bundle, rows)
 
     if len(rows):
         committer.commit(write)
-        committer.count_deleted(len(rows))
 
 
 def removal(bundle: Bundle, rows: pa.Table) -> Written | Replacement:
-    """What to commit: deletion vectors, or a `Replacement` by nothing where a fragment would be empty."""
-    found = bundle.table.find(rows[ID].to_pylist(), [RUN, OBJECT]).to_pylist()
-    files = dict(zip(rows[ID].to_pylist(), rows[OBJECT].to_pylist(), strict=True))
-    stale = [row[ADDRESS] for row in found if row[RUN] < bundle.run and row[OBJECT] == files[row[ID]]]
+    """What to commit: deletion vectors, or a `Replacement` by nothing where a fragment would be empty.
+
+    Rows that can't be told from others, which are not missing, stay: copies that another writer appended.
+    """
+    missing = Counter(identities(rows))
+    found = bundle.table.find([key for key in pc.unique(rows[ID]).to_pylist() if key is not None], [OBJECT, RUN])
+    keys = identities(found)
+    there = Counter(keys)
+    stale = [
+        address for key, address in zip(keys, found[ADDRESS].to_pylist(), strict=True) if there[key] <= missing[key]
+    ]
     changed, emptied = delete_rows(bundle.table.open(), stale)
     if emptied:
-        return Replacement(emptied, [], {})
-    return Written(bundle.accounted, BitMap64().serialize(), changed=changed)
+        return Replacement(emptied, [], {}, deleted=sum(address >> 32 in emptied for address in stale))
+    return Written(bundle.accounted, BitMap64().serialize(), deleted=len(stale), changed=changed)
+
+
+def identities(rows: pa.Table) -> list[tuple]:
+    """The values of IDENTITY of each row."""
+    return list(zip(*(rows[name].to_pylist() for name in IDENTITY), strict=True))

@@ -1,6 +1,7 @@
 """Which rows are missing, which source they belong to, and when they are removed."""
 
 import lance
+import pyarrow as pa
 import pytest
 
 from pipelines.ingest.manifest import Reading
@@ -47,6 +48,63 @@ def test_only_rows_whose_record_is_gone_are_missing(db):
     delete_missing(committer, own)
     assert contents(committer) == {"a1": "x", "a2": "changed", "c1": "x"}
     assert committer.counts.deleted == 2
+
+
+@pytest.mark.parametrize("run", ["run-0", "run-2"])
+def test_missing_rows_are_removed_also_if_the_clock_of_the_run_that_wrote_them_ran_ahead(db, run):
+    committer = night(db, "a.parquet", run=run)
+    commit(committer, unchanged(committer, "a1", "a2"))
+    delete_missing(committer, own)
+    assert contents(committer) == {"a1": "x", "a2": "x", "c1": "x"}
+    assert committer.counts.deleted == 2
+
+
+def test_what_is_removed_is_counted_also_where_a_fragment_is_emptied(db):
+    """The fragment of `b.parquet` is, and that of `a.parquet` is not; another writer takes a row first."""
+    committer = night(db, "a.parquet")
+    commit(committer, unchanged(committer, "a1"))
+    lance.dataset(committer.table.uri).delete("id = 'a2'")
+    assert missing(committer) == (3, 4)
+    delete_missing(committer, own)
+    assert contents(committer) == {"a1": "x", "c1": "x"}
+    assert committer.counts.deleted == 2
+
+
+def from_others(committer, id: str | None, **values: str | None) -> None:
+    """Another writer appends a copy of the row a1 with another id and other values."""
+    table = lance.dataset(committer.table.uri)
+    row = table.to_table(filter="id = 'a1'")
+    for name, value in ({"id": id} | values).items():
+        row = row.set_column(row.schema.get_field_index(name), row.schema.field(name), pa.array([value], pa.string()))
+    lance.write_dataset(row, table.uri, mode="append")
+
+
+def test_rows_of_other_writers_are_missing_if_they_name_a_file_of_the_source_and_were_there_before(db):
+    before = new_committer(db)
+    from_others(before, "no file", _object=None)
+    from_others(before, "no run", _run=None)
+    from_others(before, "later run", _run="zzz")
+    from_others(before, None)
+    committer = night(db, "a.parquet")
+    commit(committer, unchanged(committer, "a1", "a2", "a3"))
+    from_others(committer, "meanwhile", _run="run-0")
+    lance.dataset(committer.table.uri).update({"_run": "'theirs'"}, where="id = 'b1'")
+    delete_missing(committer, own)
+    ids = lance.dataset(committer.table.uri).to_table(columns=["id"])["id"].to_pylist()
+    assert set(ids) == {"a1", "a2", "a3", "b1", "c1", "no file", "meanwhile", None}
+    assert committer.counts.deleted == 2
+
+
+def test_a_row_of_which_another_writer_appended_a_copy_stays(db):
+    """Either may be the one that is missing; the gate on unique ids names them."""
+    from_others(new_committer(db), "a1")
+    committer = night(db, "a.parquet", "b.parquet", read=("a.parquet",))
+    commit(committer, unchanged(committer, "a2", "a3"), block({}))
+    committer.accounted.add(min(committer.base.find(["a1"])["_rowaddr"].to_pylist()))
+    delete_missing(committer, own)
+    ids = lance.dataset(committer.table.uri).to_table(columns=["id"])["id"].to_pylist()
+    assert sorted(ids) == ["a1", "a1", "a2", "a3", "b1", "c1"]
+    assert committer.counts.deleted == 0
 
 
 def test_rows_of_a_skipped_file_are_not_missing(db):
