@@ -12,7 +12,7 @@ from pipelines.storage.uris import absolute
 from pipelines.tables.dataset import open_dataset, published, table_uri
 from pipelines.tables.lease import hold
 from pipelines.tables.publish import roll_back
-from pipelines.tables.runs import RunRecord, library_versions
+from pipelines.tables.runs import RunRecord, Runs
 from vista_core import UsageError
 
 
@@ -65,8 +65,11 @@ def roll_back_table(config: RollbackConfig) -> RolledBack:
     if open_dataset(uri) is None:
         raise UsageError(f"there is no table {config.table} in {db}")
     configuration = {"rollback": True, "to": config.to}
-    record = RunRecord(table_uri(db, f"{config.table}_runs"), started, configuration, library_versions())
-    with record.running(), hold(uri, record.run, record.last_heard, config.take_over) as (table, lease):
+    runs = Runs(table_uri(db, f"{config.table}_runs"))
+    with (
+        hold(uri, runs, config.take_over) as (table, lease),
+        RunRecord(runs.uri, lease.run, started, configuration).running() as record,
+    ):
         before = published(table)
         version = roll_back(table, lease, Events((record,)), config.to)
         record.succeed(version, None)

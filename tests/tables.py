@@ -17,6 +17,7 @@ from pipelines.records import DECODED_FIELDS, FINGERPRINT, FLOW_FIELDS, READ_FIE
 from pipelines.tables.dataset import TableVersion, ensure_dataset, table_uri
 from pipelines.tables.lease import Holder, Lease
 from pipelines.tables.origin import Origin
+from pipelines.tables.runs import Runs
 from pipelines.tables.schema import table_schema
 from pipelines.tables.vector_column import VectorColumn
 from vista_core import EncoderIdentity
@@ -35,6 +36,12 @@ IDENTITY = EncoderIdentity(
 )
 COLUMN = VectorColumn("vector", IDENTITY)
 EXTRA = pa.schema([("price", pa.int64())])
+NO_RUNS = Runs("/there/is/no/t_runs.lance")
+
+
+def run_id(number: int) -> str:
+    """A run id as a run gets it; they sort by `number`."""
+    return f"20260101T{number:012}-0000"
 
 
 def vector_of(text: str) -> np.ndarray:

@@ -29,7 +29,7 @@ from pipelines.stages.select import Snapshot, file_hashes
 from pipelines.tables.dataset import open_dataset
 from pipelines.tables.indexes import index_ids, lacks_ids
 from pipelines.tables.lease import hold
-from pipelines.tables.runs import RunRecord, library_versions
+from pipelines.tables.runs import RunRecord, Runs
 
 REJECTS_JUDGED_FROM = 1_000  # records; before that a few bad ones could end a run
 
@@ -62,11 +62,10 @@ def embed(config: EmbedConfig, setup: Setup = Setup()) -> Summary | Plan:
         return plan(job)
     log.info("%s", job)
     table, rejects = open_tables(job)
-    record = RunRecord(config.side_table("runs"), started, configuration(job), library_versions())
-    stopwatch = Stopwatch(began)
+    runs, stopwatch = Runs(config.side_table("runs")), Stopwatch(began)
     with (
-        record.running(),
-        hold(table.uri, record.run, record.last_heard, config.take_over) as (table, lease),
+        hold(table.uri, runs, config.take_over) as (table, lease),
+        RunRecord(runs.uri, lease.run, started, configuration(job)).running() as record,
         RunProgress() as progress,
     ):
         record.mark_abandoned()

@@ -11,8 +11,8 @@ import pyarrow as pa
 from pipelines.events import Verdict
 from pipelines.gates.evidence import Evidence
 from pipelines.gates.reference import encode_alone, read_again
-from pipelines.records import FINGERPRINT, ID, OBJECT
-from pipelines.tables.dataset import TableVersion
+from pipelines.records import FINGERPRINT, ID, OBJECT, RUN
+from pipelines.tables.dataset import SCAN, TableVersion
 
 ROWS = 16
 COSINE = 0.999
@@ -22,7 +22,9 @@ def canary(evidence: Evidence) -> Verdict:
     """The cosine of 16 random fresh rows to the vectors of the reference path is at least 0.999."""
     rows = sample(evidence)
     if not len(rows):
-        return Verdict("canary", True, "no row of this source's files differs from the published version")
+        written = evidence.counts.written
+        nothing = "no row of this source's files differs from the published version"
+        return Verdict("canary", not written, f"{nothing}, but the run wrote {written:,}" if written else nothing)
     plain = reference_vectors(evidence, rows)
     vectors = zip(rows[ID].to_pylist(), rows[evidence.column.name].to_pylist(), strict=True)
     cosines = {key: cosine(np.array(vector, np.float32), plain[key]) for key, vector in vectors if key in plain}
@@ -41,13 +43,16 @@ def sample(evidence: Evidence) -> pa.Table:
     random, reference, column = np.random.default_rng(), evidence.reference, evidence.column
     assert reference is not None, "the canary needs a reference path"
     chosen: list[tuple[float, str]] = []
-    scanner = evidence.table.scanner(columns=[ID, OBJECT], filter=evidence.new_rows, fragments=evidence.fresh)
+    scanner = evidence.table.scanner([ID, OBJECT, column.fingerprint, RUN], fragments=evidence.fresh, **SCAN)
     for batch in scanner.to_batches() if evidence.fresh else ():
-        listed = [file in reference.files for file in batch.column(OBJECT).to_pylist()]
-        ids = batch.column(ID).filter(pa.array(listed, pa.bool_()))
-        places = random.random(len(ids))
-        lowest = np.argsort(places)[:ROWS]
-        chosen = sorted(chosen + list(zip(places[lowest].tolist(), ids.take(lowest).to_pylist(), strict=True)))[:ROWS]
+        rows = pa.Table.from_batches([batch])
+        listed = np.array([file in reference.files for file in rows[OBJECT].to_pylist()], bool)
+        places = random.random(len(rows))
+        # Only rows that may be chosen are looked up: soon few, if many rows are new.
+        candidates = listed & (places < (chosen[-1][0] if len(chosen) == ROWS else 1)) & rows[ID].is_valid().to_numpy()
+        rows, places = rows.filter(pa.array(candidates)), places[candidates]
+        found = zip(places.tolist(), rows[ID].to_pylist(), evidence.unpublished(rows), strict=True)
+        chosen = sorted(chosen + [(place, key) for place, key, is_new in found if is_new])[:ROWS]
     version = TableVersion(evidence.table.uri, evidence.table.version)
     return version.find([key for _, key in chosen], [OBJECT, column.fingerprint, column.name])
 

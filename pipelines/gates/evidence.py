@@ -12,13 +12,13 @@ from functools import cached_property
 from typing import Any
 
 import lance
+import pyarrow as pa
 
 from pipelines.events import Counts, Verdict
 from pipelines.gates.reference import ReferencePath
 from pipelines.ingest.missing import Missing
-from pipelines.records import RUN
-from pipelines.tables.dataset import quoted
-from pipelines.tables.lease import holder_of
+from pipelines.records import ID, RUN
+from pipelines.tables.dataset import TableVersion
 from pipelines.tables.vector_column import VectorColumn
 
 OnWorkers = Callable[[Callable[..., Any], Sequence[tuple]], list[Any]]
@@ -62,13 +62,17 @@ class Evidence:
             if each.fragment_id not in before or data_files(each) != data_files(before[each.fragment_id])
         ]
 
-    @property
-    def new_rows(self) -> str:
-        """SQL: rows newer than the published version; compaction moves older ones into fresh fragments."""
+    def unpublished(self, rows: pa.Table) -> list[bool]:
+        """Per row (id, fingerprint, `_run`): True if the published version does not have this row.
+
+        Each row is looked up, since rows in fresh fragments may be old: compaction moves them there.
+        """
         if self.published is None:
-            return "true"
-        holder = holder_of(self.published)
-        return f"{RUN} > {quoted(holder.run if holder else '')}"
+            return [True] * len(rows)
+        columns = [ID, self.column.fingerprint, RUN]
+        there = TableVersion(self.published.uri, self.published.version).find(rows[ID].to_pylist(), columns[1:])
+        known = set(zip(*(there[name].to_pylist() for name in columns), strict=True))
+        return [row not in known for row in zip(*(rows[name].to_pylist() for name in columns), strict=True)]
 
 
 Gate = Callable[[Evidence], Verdict]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pipelines.events import Verdict
 from pipelines.gates.evidence import Evidence
-from pipelines.records import RUN
-from pipelines.tables.dataset import quoted
+from pipelines.tables.run_ids import older_than
 from pipelines.tables.vector_column import VectorColumn, since
 
 
@@ -31,4 +30,4 @@ def rows_of_another_encoder(evidence: Evidence, stored: VectorColumn) -> int:
     published = evidence.published
     if published is not None and since(published.schema, stored.name) == stored.since:
         return 0
-    return int(evidence.table.count_rows(f"{RUN} < {quoted(stored.since)}")) if stored.since else 0
+    return int(evidence.table.count_rows(older_than(stored.since))) if stored.since else 0

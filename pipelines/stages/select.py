@@ -33,6 +33,7 @@ from pipelines.records import (
 )
 from pipelines.storage.uris import listing_order
 from pipelines.tables.dataset import ADDRESS, TableVersion, source_of
+from pipelines.tables.run_ids import is_since
 from pipelines.tables.vector_column import VectorColumn
 
 # Not compared as columns that pass through: the fingerprint covers them, or they say where a row came from.
@@ -151,7 +152,7 @@ def is_among(name: str, hashes: np.ndarray) -> bool:
 def same_content(records: pa.Table, stored: pa.Table, column: VectorColumn) -> np.ndarray:
     """bool [N]: the table has a vector of this content, made by the column's encoder."""
     same = pc.equal(records[FINGERPRINT], stored[column.fingerprint])
-    return pc.fill_null(pc.and_(same, pc.greater_equal(stored[RUN], column.since)), False).to_numpy().astype(bool)
+    return pc.fill_null(pc.and_(same, is_since(stored[RUN], column.since)), False).to_numpy().astype(bool)
 
 
 def same_columns(records: pa.Table, stored: pa.Table, column: VectorColumn) -> np.ndarray:

@@ -1,5 +1,7 @@
 """One writer per table: a lease in the table's config, and a fence against a driver that lost it without noticing.
 
+A run gets its id here, above every id there is: the order of the ids is the order in which runs held the table.
+
 A driver takes the lease by setting one key of the config. Two updates of one key conflict, so only one driver gets it.
 A commit of rows does not conflict with an update of the config, however, so the lease alone would not stop a driver
 that was suspended while another took over. Therefore a takeover also commits a barrier, with which every commit that
@@ -13,21 +15,23 @@ import dataclasses
 import json
 import logging
 import socket
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from pathlib import Path
 
 import lance
 import psutil
 
 from pipelines.tables.dataset import published
+from pipelines.tables.run_ids import greatest_run, next_run_id
+from pipelines.tables.runs import LIMITS, HeartbeatLimits, Runs
 from pipelines.tables.transactions import CommitConflictError, barrier, set_config
 from vista_core import VistaError
 
 LEASE = "vista.lease"  # key of the table's config
-DEAD_AFTER = timedelta(minutes=5)  # without a heartbeat, for a holder on another machine
-ATTEMPTS = 20
 
 log = logging.getLogger(__name__)
 
@@ -45,9 +49,9 @@ class Holder:
     """The run that holds the lease, or held it last. Stored as JSON, so the names of the fields are fixed."""
 
     run: str
-    host: str
+    host: str  # `this_machine`; older versions stored the name alone
     pid: int
-    process_started: float  # seconds since the epoch; tells apart two processes that had the same id
+    process_started: float  # `seconds_after_boot`; tells apart two processes that had the same id
     since: str
     published: int | None = None  # the version that was published last, which the tag should name
     ended: bool = False
@@ -57,27 +61,42 @@ class Holder:
         """The run `run` of this process, which takes the lease now."""
         process = psutil.Process()
         since = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
-        return cls(run, socket.gethostname(), process.pid, process.create_time(), since)
+        return cls(run, this_machine(), process.pid, seconds_after_boot(process), since)
 
     def __str__(self) -> str:
         """For error messages."""
         return f"run {self.run} (process {self.pid} on {self.host}, since {self.since})"
 
-    def is_dead(self, last_heard: datetime | None) -> bool:
-        """True if the run ended, or its process is gone.
+    @property
+    def is_running(self) -> bool | None:
+        """Whether the run's process exists; None if it is on another machine, whose processes can't be seen."""
+        if self.host != this_machine():
+            return None
+        try:
+            process = psutil.Process(self.pid)
+            if process.status() == psutil.STATUS_ZOMBIE:  # it ended, and its parent didn't ask for its exit code
+                return False
+            return abs(seconds_after_boot(process) - self.process_started) <= 2  # the boot is known to a second
+        except psutil.NoSuchProcess:
+            return False
 
-        The process of another machine counts as gone if its last heartbeat, `last_heard`, is older than five minutes.
-        """
-        if self.ended:
-            return True
-        if self.host == socket.gethostname() and psutil.pid_exists(self.pid):
-            return abs(psutil.Process(self.pid).create_time() - self.process_started) > 1
-        if self.host == socket.gethostname():
-            return True
-        return last_heard is None or datetime.now(UTC) - last_heard > DEAD_AFTER
+
+def this_machine() -> str:
+    """The host name with what tells apart the machines, boots and containers that have this name.
+
+    Two processes with the same `this_machine` see each other. Where there is no /proc, the boot is known by its time.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        namespace = Path("/proc/self/ns/pid").stat().st_ino
+    except OSError:
+        return f"{socket.gethostname()} (booted at {psutil.boot_time():.0f})"
+    return f"{socket.gethostname()} (boot {boot}, process namespace {namespace})"
 
 
-LastHeard = Callable[[str], datetime | None]  # the last heartbeat of a run; see `RunRecord.last_heard`
+def seconds_after_boot(process: psutil.Process) -> float:
+    """When a process started. Its time on the clock would change with the clock."""
+    return process.create_time() - psutil.boot_time()
 
 
 @dataclass(frozen=True)
@@ -114,46 +133,87 @@ def holder_of(table: lance.LanceDataset) -> Holder | None:
     return Holder(**json.loads(value)) if value else None
 
 
-def take(uri: str, run: str, last_heard: LastHeard, by_force: bool = False) -> tuple[lance.LanceDataset, Lease]:
-    """Take the lease, and return the table in the version that the run starts from.
+def take(
+    uri: str, runs: Runs, by_force: bool = False, limits: HeartbeatLimits = LIMITS
+) -> tuple[lance.LanceDataset, Lease]:
+    """Take the lease for a new run, whose id is above those of all others, and return the table as it starts from it.
 
-    Raises LeaseHeldError, naming the holder, unless the holder is dead or `by_force` is set.
+    A holder on this machine is dead if its process is gone. For one on another machine, its heartbeat in `runs` is
+    watched: see `watch`. Raises LeaseHeldError, naming the holder, unless the holder is dead or `by_force` is set.
     """
-    for _ in range(ATTEMPTS):
+    first = holder_of(lance.dataset(uri))
+    while True:
         table = lance.dataset(uri)
         before = holder_of(table)
-        if before is not None and not by_force and not before.is_dead(last_heard(before.run)):
-            raise LeaseHeldError(
-                f"{uri} is being written to by {before}. If that run is dead, its lease can be taken over five minutes "
-                "after its last heartbeat, or at once with --take-over"
-            )
+        if before is not None and (first is None or before.run != first.run):
+            raise LeaseHeldError(f"{uri}: {before} was faster to take the table. Run the same command again")
+        if before is not None and not before.ended and not by_force:
+            require_dead(uri, before, runs, limits)
+        known = [*runs.ids(), greatest_run(table), "" if before is None else before.run]
         mine = dataclasses.replace(
-            Holder.this_process(run), published=published(table) if before is None else before.published
+            Holder.this_process(next_run_id(datetime.now(UTC), known)),
+            published=published(table) if before is None else before.published,
         )
         try:
             table = put(table, mine)
-        except CommitConflictError:
+        except CommitConflictError:  # the holder released the lease, or another run took it
             continue
         lease = Lease(mine)
         return (table if before is None or before.ended else commit_barrier(uri, lease)), lease
-    raise LeaseHeldError(
-        f"{uri}: other runs were faster to take the lease, {ATTEMPTS} times in a row. Run the same command again"
+
+
+def require_dead(uri: str, holder: Holder, runs: Runs, limits: HeartbeatLimits) -> None:
+    """Raise LeaseHeldError unless the holder of the lease is dead, or the lease changes hands meanwhile."""
+    running = holder.is_running
+    if running:
+        raise held(uri, holder, "its process is running")
+    if running is None:
+        watch(uri, holder, runs, limits)
+
+
+def watch(uri: str, holder: Holder, runs: Runs, limits: HeartbeatLimits) -> None:
+    """Return if a holder on another machine sent no heartbeat for `dead_after_seconds`, or released the lease.
+
+    Raises LeaseHeldError at the first heartbeat. The time of a heartbeat is never compared with the clock of this
+    machine, since the two clocks may differ.
+    """
+    log.warning(
+        "%s is held by %s, on another machine or in another container. For up to %.0f s this run watches whether that "
+        "one still sends heartbeats, which means that it is alive. If you know that it is dead, --take-over skips this",
+        uri,
+        holder,
+        limits.dead_after_seconds,
+    )
+    last, began, is_over = runs.last_heard(holder.run), time.monotonic(), False
+    while not is_over:
+        time.sleep(limits.look_seconds)
+        is_over = time.monotonic() - began >= limits.dead_after_seconds  # before it looks: it may be suspended, too
+        now = holder_of(lance.dataset(uri))
+        if now is None or now.ended or now.run != holder.run:
+            return
+        if runs.last_heard(holder.run) != last:
+            raise held(uri, holder, "it sent a heartbeat just now")
+
+
+def held(uri: str, holder: Holder, sign_of_life: str) -> LeaseHeldError:
+    """The error that names the holder, and how it is known to be alive."""
+    return LeaseHeldError(
+        f"{uri} is being written to by {holder}: {sign_of_life}. Run this command again when that run has ended. To "
+        "take the table from it all the same, add --take-over: it then stops at its next commit"
     )
 
 
 @contextmanager
-def hold(
-    uri: str, run: str, last_heard: LastHeard, by_force: bool = False
-) -> Iterator[tuple[lance.LanceDataset, Lease]]:
+def hold(uri: str, runs: Runs, by_force: bool = False) -> Iterator[tuple[lance.LanceDataset, Lease]]:
     """Hold the lease while the context lasts; see `take`."""
-    table, lease = take(uri, run, last_heard, by_force)
+    table, lease = take(uri, runs, by_force)
     try:
         yield table, lease
     finally:
         try:
             lease.release(uri)
         except (OSError, ValueError) as error:  # the next run finds that this process is gone
-            log.warning("%s: the lease of run %s could not be released: %s", uri, run, error)
+            log.warning("%s: the lease of run %s could not be released: %s", uri, lease.run, error)
 
 
 def put(table: lance.LanceDataset, holder: Holder) -> lance.LanceDataset:

@@ -1,6 +1,7 @@
-"""`NAME_runs`: a row for each run, written when the run starts, while it runs, and when it ends.
+"""`NAME_runs`: a row for each run that got the lease, written when it starts, while it runs, and when it ends.
 
-It is a report. Only one decision depends on it: whether a run on another machine, which holds the lease, may be dead.
+It is a report. Two decisions depend on it: whether a run on another machine, which holds the lease, may be dead; and
+the id of the next run, which is above those in it.
 """
 
 from __future__ import annotations
@@ -10,19 +11,21 @@ import functools
 import importlib.metadata
 import json
 import logging
-import secrets
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import lance
 import pyarrow as pa
 
-from pipelines.events import Arrived, BundleCommitted, Counted, Counts, Event, Judged, ReadingEnded, Verdict
-from pipelines.storage.errors import cause_of
-from pipelines.tables.dataset import ensure_dataset, quoted
+from pipelines.events import Arrived, BundleCommitted, Counted, Counts, Event, Judged, Published, ReadingEnded, Verdict
+from pipelines.storage.errors import cause_of, explained, without_rust_location
+from pipelines.tables.dataset import ensure_dataset, open_dataset, quoted
+from vista_core import VistaError
 
 LIBRARIES: Final = ("ray", "pylance", "lancedb", "torch", "tokenizers", "pillow", "pyarrow", "vista")
 LONGEST_ERROR: Final = 2000
@@ -55,9 +58,25 @@ RUN_SCHEMA = pa.schema(
 COUNTS: Final = ("read", "written", "rewritten", "unchanged", "rejected", "skipped", "missing", "deleted")
 
 
-def new_run_id(now: datetime) -> str:
-    """An id that sorts by time, and differs between two runs that start at the same moment."""
-    return f"{now:%Y%m%dT%H%M%S%f}-{secrets.token_hex(2)}"
+@dataclass(frozen=True)
+class HeartbeatLimits:
+    """How often a run says that it is alive, and how long it may be silent; each on the clock of whoever waits."""
+
+    every_seconds: float = 60.0
+    dead_after_seconds: float = 300.0  # a run on another machine counts as dead after so long without a new one
+    look_seconds: float = 5.0  # between two looks at the heartbeat of another run
+
+    @property
+    def silent_seconds(self) -> float:
+        """A run that could not write a heartbeat for so long stops, before others may take it for dead."""
+        return self.dead_after_seconds - self.every_seconds
+
+
+LIMITS: Final = HeartbeatLimits()
+
+
+class HeartbeatLostError(VistaError):
+    """A run could not say that it is alive, so that another machine may take the table from it."""
 
 
 @functools.cache
@@ -72,31 +91,58 @@ def library_versions() -> dict[str, str]:
     return versions
 
 
+@dataclass(frozen=True)
+class Runs:
+    """`NAME_runs`, which need not exist yet, as a run sees it that is about to begin."""
+
+    uri: str
+
+    def last_heard(self, run: str) -> datetime | None:
+        """The last heartbeat of a run, by its machine's clock; None if there was none."""
+        found = self.read("heartbeat", f"run = {quoted(run)}")
+        return found[0] if found else None
+
+    def ids(self) -> list[str]:
+        """The id of every run."""
+        return self.read("run")
+
+    def read(self, column: str, where: str | None = None) -> list[Any]:
+        """A column of the rows that pass a SQL filter."""
+        dataset = open_dataset(self.uri)
+        return [] if dataset is None else dataset.to_table(columns=[column], filter=where)[column].to_pylist()
+
+
 class RunRecord:
     """One run's row in `NAME_runs`. A listener of the run's events, from which it has its counts and verdicts."""
 
     def __init__(
         self,
         uri: str,
+        run: str,
         started: datetime,
         configuration: dict[str, Any],
-        versions: dict[str, str],
-        heartbeat_seconds: float = 60.0,
+        limits: HeartbeatLimits = LIMITS,
     ) -> None:
-        """`uri` is that of `NAME_runs`; nothing is written before `running`."""
+        """`uri` is that of `NAME_runs`; nothing is written before `running`. `run` is the id, as in the lease."""
         self.uri = uri
+        self.run = run
         self.started = started
-        self.run = new_run_id(started)
         self.configuration = configuration
-        self.versions = versions
-        self.heartbeat_seconds = heartbeat_seconds
+        self.limits = limits
         self.counts = Counts()
         self.verdicts: tuple[Verdict, ...] = ()
         self.ended = threading.Event()
         self.heart = threading.Thread(target=self.beat, daemon=True)
+        self.heard = time.monotonic()  # when the last heartbeat was written
+        self.broken: BaseException | None = None  # why there are no more
 
     def __call__(self, event: Event) -> None:
-        """Keep the latest counts, and the verdicts of the gates, for the next time that the row is written."""
+        """Keep the latest counts, and the verdicts of the gates, for the next time that the row is written.
+
+        Raises HeartbeatLostError if the run has to stop; see `require_heartbeat`.
+        """
+        if not isinstance(event, Published):  # too late: the tag has moved
+            self.require_heartbeat()
         match event:
             case Arrived() | BundleCommitted() | ReadingEnded() | Counted():
                 self.counts = event.counts
@@ -104,13 +150,13 @@ class RunRecord:
                 self.verdicts = (*self.verdicts, event.verdict)
 
     @contextmanager
-    def running(self) -> Iterator[None]:
+    def running(self) -> Iterator[RunRecord]:
         """Write that the run is under way, and send heartbeats while the context lasts; if it fails, write why."""
         ensure_dataset(self.uri, RUN_SCHEMA)
-        self.put({"status": "running", "heartbeat": datetime.now(UTC)})
+        self.send_heartbeat()
         self.heart.start()
         try:
-            yield
+            yield self
         except BaseException as error:
             self.fail(error)
             raise
@@ -118,17 +164,44 @@ class RunRecord:
             self.ended.set()
 
     def beat(self) -> None:
-        """Write a heartbeat, with the figures so far, again and again until the run has ended."""
-        while not self.ended.wait(self.heartbeat_seconds):
+        """Send heartbeats until the run has ended."""
+        while not self.ended.wait(self.limits.every_seconds):
             try:
-                self.put({"status": "running", "heartbeat": datetime.now(UTC)} | self.figures())
+                self.send_heartbeat()
             except (OSError, ValueError) as error:  # the next one may succeed
                 log.warning("%s: the heartbeat could not be written: %s", self.uri, error)
+            except BaseException as error:
+                log.error("%s: there are no more heartbeats, so the run is going to stop", self.uri, exc_info=True)
+                self.broken = error
+                return
 
-    def last_heard(self, run: str) -> datetime | None:
-        """The last heartbeat of another run."""
-        table = lance.dataset(self.uri).to_table(columns=["heartbeat"], filter=f"run = {quoted(run)}")
-        return table["heartbeat"][0].as_py() if len(table) else None
+    def send_heartbeat(self) -> None:
+        """Write that the run is alive, with the figures so far."""
+        began = time.monotonic()
+        self.put({"status": "running", "heartbeat": datetime.now(UTC)} | self.figures())
+        self.heard = began
+
+    def require_heartbeat(self) -> None:
+        """Raise HeartbeatLostError if no heartbeat was written for so long that others may soon take the run for dead.
+
+        A run that was suspended is late as well, so it tries once more.
+        """
+        silent = time.monotonic() - self.heard
+        if self.broken is not None:
+            raise self.lost(silent, self.broken)
+        if silent > self.limits.silent_seconds:
+            try:
+                self.send_heartbeat()
+            except (OSError, ValueError) as error:
+                raise self.lost(silent, error) from error
+
+    def lost(self, silent: float, error: BaseException) -> HeartbeatLostError:
+        """What stops the run when it was silent for so many seconds, since `error` kept it from writing."""
+        cause = explained(error) or f"{type(error).__name__}: {without_rust_location(str(error))}"
+        return HeartbeatLostError(
+            f"run {self.run} stops: for {silent:,.0f} s it could not write to {self.uri} that it is alive, so another "
+            f"machine may take the table over. What it committed stays; the same command continues from there. {cause}"
+        )
 
     def mark_abandoned(self) -> None:
         """Mark earlier runs as dead if their row says that they run. This run holds the lease, so they were killed."""
@@ -164,7 +237,7 @@ class RunRecord:
             "run": self.run,
             "started": self.started,
             "configuration": json.dumps(self.configuration),
-            "versions": json.dumps(self.versions),
+            "versions": json.dumps(library_versions()),
         }
         table = pa.Table.from_pylist([row | values], schema=RUN_SCHEMA)
         merge = lance.dataset(self.uri).merge_insert("run")

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pytest
 from lance.fragment import write_fragments
 
-from pipelines.events import Counts, Events, Judged
+from pipelines.events import Counts, Events, Judged, Verdict
+from pipelines.gates.canary import canary, sample
 from pipelines.gates.conservation import conservation
 from pipelines.gates.evidence import Evidence, Tolerance
 from pipelines.gates.judge import (
@@ -24,16 +25,18 @@ from pipelines.gates.judge import (
 )
 from pipelines.gates.missing_rows import missing_rows
 from pipelines.gates.one_encoder import one_encoder
+from pipelines.gates.reference import ReferencePath
 from pipelines.gates.reject_rate import reject_rate
 from pipelines.gates.unique_ids import unique_ids
 from pipelines.gates.vectors import sound_vectors
 from pipelines.ingest.manifest import RowChecksum
 from pipelines.ingest.missing import Missing
 from pipelines.ingest.reembed import begin_reembedding
+from pipelines.tables.dataset import SCAN
 from pipelines.tables.lease import take
 from pipelines.tables.origin import Origin
 from pipelines.tables.publish import publish
-from tests.tables import COLUMN, DIMENSION, IDENTITY, block, commit, new_committer, stats
+from tests.tables import COLUMN, DIMENSION, IDENTITY, NO_RUNS, block, commit, new_committer, run_id, stats
 
 
 @pytest.fixture
@@ -42,7 +45,7 @@ def uri(tmp_path) -> str:
     committer = new_committer(tmp_path)
     uri = committer.table.uri
     commit(committer, block({"a": "one", "b": "two", "c": "three"}), stats(3))
-    table, lease = take(uri, "run-1", lambda run: None)
+    table, lease = take(uri, NO_RUNS)
     publish(table, lease, Events())
     lease.release(uri)
     return uri
@@ -90,11 +93,48 @@ def test_only_differences_from_the_published_version_are_judged(tmp_path, uri):
     commit(new_committer(tmp_path, "run-2"), block({"a": "ONE", "d": "four"}), stats(2))
     [fragment] = candidate(uri).fresh
     assert sorted(fragment.to_table(columns=["id"])["id"].to_pylist()) == ["a", "d"]
-    dataset = lance.dataset(uri)
-    dataset.optimize.compact_files(target_rows_per_fragment=100)
-    judged = candidate(uri)
-    new = judged.table.scanner(columns=["id"], filter=judged.new_rows, fragments=judged.fresh).to_table()
-    assert sorted(new["id"].to_pylist()) == ["a", "d"], "a compaction does not make rows new"
+
+
+def reference(*files: str) -> ReferencePath:
+    """A source that lists these files; nothing is read from it."""
+    return ReferencePath(None, files, "", None, None)
+
+
+def sampled(evidence: Evidence) -> list[str]:
+    """The ids of the rows that the canary would compare."""
+    return sorted(sample(dataclasses.replace(evidence, reference=reference("a.parquet")))["id"].to_pylist())
+
+
+@pytest.mark.parametrize("run", [run_id(1), "0", "zzz", None], ids=str)
+def test_the_canary_sees_what_differs_whatever_its_run_is_called(tmp_path, uri, run):
+    """The runs of the published rows are `run-1`."""
+    assert sampled(candidate(uri)) == []
+    commit(new_committer(tmp_path, "run-2"), block({"a": "ONE", "d": "four"}), stats(2))
+    lance.dataset(uri).update({"_run": "NULL" if run is None else f"'{run}'"}, where="_run = 'run-2'")
+    lance.dataset(uri).optimize.compact_files(target_rows_per_fragment=100)
+    assert candidate(uri).fresh[0].count_rows() == 4, "also rows that do not differ"
+    assert sampled(candidate(uri)) == ["a", "d"]
+    commit(new_committer(tmp_path, "run-3"), block({"e": "five"}, "other.parquet"), stats(1))
+    append(uri, rows_of(uri, {None: "run-9"}))
+    assert sampled(candidate(uri)) == ["a", "d"], "rows of other sources, and rows without id, can't be read again"
+
+
+def test_the_canary_samples_a_few_of_many_rows(tmp_path, uri):
+    rows = {f"id{number}": "x" for number in range(SCAN["batch_size"] + 100)}
+    commit(new_committer(tmp_path, "run-2"), block(rows), stats(len(rows)))
+    found = sampled(candidate(uri))
+    assert len(set(found)) == len(found) == 16
+    assert set(found) <= rows.keys()
+    assert set(found) != set(sampled(candidate(uri))), "others each time"
+
+
+def test_a_canary_that_finds_none_of_the_rows_that_the_run_wrote_fails(tmp_path, uri):
+    lance.dataset(uri).delete("id = 'a'")
+    unchanged = dataclasses.replace(candidate(uri), reference=reference("a.parquet"))
+    assert canary(unchanged).passed
+    verdict = canary(dataclasses.replace(unchanged, counts=Counts(written=3)))
+    assert not verdict.passed
+    assert verdict.message == "no row of this source's files differs from the published version, but the run wrote 3"
 
 
 @pytest.mark.parametrize("is_first", [True, False])
@@ -121,12 +161,14 @@ def test_a_column_of_another_encoder_or_of_two_encoders_is_found(tmp_path, uri):
     white = dataclasses.replace(IDENTITY, alpha="white")
     other = dataclasses.replace(candidate(uri), column=dataclasses.replace(COLUMN, identity=white))
     assert "alpha" in one_encoder(other).message
-    begin_reembedding(lance.dataset(uri), COLUMN, Origin("vista-tiny"), "run-2")
+    begin_reembedding(lance.dataset(uri), COLUMN, Origin("vista-tiny"), run_id(2))
     assert "3 rows still have the vectors of another encoder" in one_encoder(candidate(uri)).message
-    commit(new_committer(tmp_path, "run-2"), block({"a": "one", "b": "two"}), stats(2))
+    commit(new_committer(tmp_path, run_id(2)), block({"a": "one", "b": "two"}), stats(2))
     assert "1 rows still have" in one_encoder(candidate(uri)).message
-    commit(new_committer(tmp_path, "run-3"), block({"c": "three"}), stats(1))
+    commit(new_committer(tmp_path, run_id(3)), block({"c": "three"}), stats(1))
     assert one_encoder(candidate(uri)).passed
+    append(uri, rows_of(uri, {"d": "zzz", "e": None}))
+    assert "2 rows still have" in one_encoder(candidate(uri)).message, "rows of other writers"
 
 
 def test_conservation_compares_records_read_with_their_outcomes(uri):
@@ -159,7 +201,11 @@ def test_missing_rows_that_cannot_be_removed_fail_the_gate_only_with_delete_miss
     asked = dataclasses.replace(kept, tolerance=Tolerance(delete_missing=True))
     assert not missing_rows(asked).passed
     assert "--delete-at-most 4" in missing_rows(asked).message
-    assert missing_rows(dataclasses.replace(kept, tolerance=Tolerance(0.05, True, 4))).passed
+    removed = dataclasses.replace(kept, tolerance=Tolerance(0.05, True, 4), counts=Counts(deleted=4))
+    assert missing_rows(removed) == Verdict("missing rows", True, "4 of 10 rows removed")
+    fewer = missing_rows(dataclasses.replace(removed, counts=Counts(deleted=3)))
+    assert fewer.passed
+    assert fewer.message.startswith("3 of 10 rows removed; 1 that are missing, too, stay: another writer replaced or")
 
 
 def test_all_gates_are_judged_and_every_failed_one_is_named(uri):

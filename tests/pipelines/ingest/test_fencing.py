@@ -8,11 +8,7 @@ from pipelines.ingest.fragments import write_bundle
 from pipelines.ingest.manifest import read_manifest
 from pipelines.tables.lease import LeaseLostError, holder_of, take
 from pipelines.tables.transactions import upsert
-from tests.tables import block, commit, contents, new_committer, reject_reasons, rejected, stats
-
-
-def never(run):
-    """No run was ever heard of."""
+from tests.tables import NO_RUNS, block, commit, contents, new_committer, reject_reasons, rejected, stats
 
 
 @pytest.fixture
@@ -25,12 +21,12 @@ def uri(tmp_path) -> str:
 
 
 def test_a_fenced_out_driver_stops_at_its_next_commit_and_changes_nothing(tmp_path, uri):
-    table, lease = take(uri, "run-5", never)
-    zombie = new_committer(tmp_path, "run-5", lease=lease)
-    take(uri, "run-6", never, by_force=True)
+    table, lease = take(uri, NO_RUNS)
+    zombie = new_committer(tmp_path, lease.run, lease=lease)
+    _, successor = take(uri, NO_RUNS, by_force=True)
     before = contents(zombie)
     for _ in range(2):
-        with pytest.raises(LeaseLostError, match=r"run-5 was taken for dead and lost .* to run run-6 \(process"):
+        with pytest.raises(LeaseLostError, match=f"{lease.run} was taken for dead and lost .* to run {successor.run}"):
             commit(zombie, block({"new": "z"}), stats(1))
     assert contents(zombie) == before
     written = write_bundle(zombie.bundle({}), block({}))
@@ -40,13 +36,13 @@ def test_a_fenced_out_driver_stops_at_its_next_commit_and_changes_nothing(tmp_pa
 
 
 def test_a_driver_that_is_fenced_out_right_after_its_commit_appends_no_rejects(tmp_path, uri):
-    _, lease = take(uri, "run-5", never)
+    _, lease = take(uri, NO_RUNS)
 
     def is_taken_over(event):
         if isinstance(event, TableCommitted):
-            take(uri, "run-6", never, by_force=True)
+            take(uri, NO_RUNS, by_force=True)
 
-    zombie = new_committer(tmp_path, "run-5", lease=lease, listener=is_taken_over)
+    zombie = new_committer(tmp_path, lease.run, lease=lease, listener=is_taken_over)
     with pytest.raises(LeaseLostError):
         commit(zombie, block({"new": "z"}), rejected(["bad"]), stats(2, ended=True))
     assert "new" in contents(zombie), "that was before the takeover"

@@ -11,7 +11,7 @@ from pipelines.tables.lease import take
 from pipelines.tables.origin import Origin, vista_column
 from pipelines.tables.publish import publish
 from pipelines.tables.vector_column import VectorColumn
-from tests.tables import COLUMN, DIMENSION, IDENTITY, block, commit, new_committer, stats
+from tests.tables import COLUMN, DIMENSION, IDENTITY, NO_RUNS, block, commit, new_committer, stats
 from vista_core import UsageError
 
 WIDE = VectorColumn("vector", dataclasses.replace(IDENTITY, dimension=2 * DIMENSION))
@@ -24,12 +24,12 @@ def uri(tmp_path) -> str:
     """A published table of two rows."""
     committer = new_committer(tmp_path)
     commit(committer, block({"a": "one", "b": "two"}), stats(2))
-    publish_latest(committer.table.uri, "run-1")
+    publish_latest(committer.table.uri)
     return committer.table.uri
 
 
-def publish_latest(uri: str, run: str) -> None:
-    table, lease = take(uri, run, lambda run: None)
+def publish_latest(uri: str) -> None:
+    table, lease = take(uri, NO_RUNS)
     publish(table, lease, Events())
     lease.release(uri)
 
@@ -56,7 +56,7 @@ def test_an_unfinished_reembedding_is_continued_and_a_published_one_starts_anew(
     same, replaced = begin_reembedding(table, column, ORIGIN, "run-3")
     assert (same.version, replaced.since) == (table.version, "run-2")
     assert not is_under_way(table, COLUMN), "going back to the first encoder is another re-embedding"
-    publish_latest(uri, "run-3")
+    publish_latest(uri)
     assert not is_under_way(lance.dataset(uri), column)
     assert begin_reembedding(lance.dataset(uri), column, ORIGIN, "run-4")[1].since == "run-4"
 

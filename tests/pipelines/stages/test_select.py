@@ -18,7 +18,7 @@ from pipelines.tables.dataset import LOOKUP_IDS, TableVersion
 from pipelines.tables.indexes import index_ids
 from pipelines.tables.origin import Origin
 from pipelines.tables.vector_column import VectorColumn
-from tests.tables import COLUMN, EXTRA, block, commit, new_committer
+from tests.tables import COLUMN, EXTRA, block, commit, new_committer, run_id
 
 ODD_IDS = ["it's", "''", '"', "a\\b", "a\nb", "%_", "日本", "", " ", "null", "id", "\x00", "x') OR ('1'='1"]
 
@@ -249,12 +249,15 @@ def test_a_deferred_record_is_passed_on_once_even_if_it_is_rejected(tmp_path):
 
 
 def test_rows_with_vectors_of_the_previous_encoder_are_embedded_again(tmp_path):
-    commit(new_committer(tmp_path, "run-1"), block({"old": "x"}))
-    begin_reembedding(lance.dataset(f"{tmp_path}/t.lance"), COLUMN, Origin("vista-tiny"), "run-2")
-    commit(new_committer(tmp_path, "run-2"), block({"new": "x"}))
-    rows, stats = selected(as_read([{"id": "old", "text": "x"}, {"id": "new", "text": "x"}]), holding(tmp_path, {}))
-    assert [(row["id"], row["_has_vector"]) for row in rows] == [("old", False)]
-    assert stats.unchanged_rows == [1]
+    """So are those of which it isn't known, since another writer put something into `_run`."""
+    commit(new_committer(tmp_path, run_id(1)), block({"old": "x"}))
+    commit(new_committer(tmp_path, "zzz"), block({"of another writer": "x"}))
+    begin_reembedding(lance.dataset(f"{tmp_path}/t.lance"), COLUMN, Origin("vista-tiny"), run_id(2))
+    commit(new_committer(tmp_path, run_id(2)), block({"new": "x"}))
+    records = as_read([{"id": key, "text": "x"} for key in ("old", "of another writer", "new")])
+    rows, stats = selected(records, holding(tmp_path, {}))
+    assert [(row["id"], row["_has_vector"]) for row in rows] == [("old", False), ("of another writer", False)]
+    assert stats.unchanged_rows == [2]
 
 
 @pytest.fixture(scope="module")

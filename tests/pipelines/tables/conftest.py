@@ -90,10 +90,6 @@ def tags(table: lance.LanceDataset) -> dict[str, int]:
     return {name: tag["version"] for name, tag in lance.dataset(table.uri).tags.list().items()}
 
 
-def never(run: str) -> None:
-    """No run was ever heard of."""
-
-
 def in_this_process(table: lance.LanceDataset) -> Callable[[list], list]:
     """Runs the tasks of a compaction one after the other."""
     return lambda tasks: [task.execute(table) for task in tasks]

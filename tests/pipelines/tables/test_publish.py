@@ -10,7 +10,8 @@ from pipelines.tables.dataset import PUBLISHED, published
 from pipelines.tables.lease import LeaseLostError, holder_of, take
 from pipelines.tables.publish import PREVIOUS, in_ranges, publish, roll_back
 from pipelines.tables.upkeep import clean_up
-from tests.pipelines.tables.conftest import contents, never, new_table, tags, write
+from tests.pipelines.tables.conftest import contents, new_table, tags, write
+from tests.tables import NO_RUNS
 from vista_core import UsageError
 
 NOBODY = Events()
@@ -18,7 +19,7 @@ NOBODY = Events()
 
 def night(db, number: int, by_force: bool = False):
     """A run that takes the lease and writes a row; returns the table and the lease."""
-    _, lease = take(new_table(db).uri, f"run-{number}", never, by_force)
+    _, lease = take(new_table(db).uri, NO_RUNS, by_force)
     return write(db, {f"id{number}": "x"}, f"run-{number}"), lease
 
 
@@ -30,7 +31,7 @@ def published_nights(db, number: int):
         publish(table, lease, NOBODY)
         versions.append(table.version)
         lease.release(table.uri)
-    return *take(new_table(db).uri, f"run-{number}", never), versions
+    return *take(new_table(db).uri, NO_RUNS), versions
 
 
 def test_the_tag_moves_to_the_version_that_was_judged_and_back_and_forth(tmp_path):

@@ -24,7 +24,17 @@ from pipelines.events import (
     TableCommitted,
     Verdict,
 )
-from pipelines.tables.runs import LIBRARIES, RUN_SCHEMA, RunRecord, library_versions, new_run_id
+from pipelines.tables.runs import (
+    LIBRARIES,
+    LIMITS,
+    RUN_SCHEMA,
+    HeartbeatLimits,
+    HeartbeatLostError,
+    RunRecord,
+    Runs,
+    library_versions,
+)
+from tests.tables import run_id
 
 STARTED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 COUNTS = Counts(9, 3, 2, 1, missing=4, deleted=5, skipped=6, reasons=Counter(bad_vector=2, missing_id=1))
@@ -50,8 +60,11 @@ def uri(tmp_path) -> str:
     return str(tmp_path / "t_runs.lance")
 
 
-def record_at(uri: str, started: datetime = STARTED, heartbeat_seconds: float = 60.0) -> RunRecord:
-    return RunRecord(uri, started, {"options": {"limit": None}}, {"ray": "1"}, heartbeat_seconds)
+OFTEN = HeartbeatLimits(every_seconds=0.05)
+
+
+def record_at(uri: str, number: int = 1, limits: HeartbeatLimits = LIMITS) -> RunRecord:
+    return RunRecord(uri, run_id(number), STARTED, {"options": {"limit": None}}, limits)
 
 
 def row_of(record: RunRecord) -> dict:
@@ -81,7 +94,7 @@ def test_the_row_of_a_run_says_that_it_is_under_way_and_then_that_it_is_done(uri
         assert datetime.now(UTC) - row["heartbeat"] < timedelta(minutes=1)
         assert (json.loads(row["configuration"]), json.loads(row["versions"])) == (
             {"options": {"limit": None}},
-            {"ray": "1"},
+            library_versions(),
         )
         events = Events((record,))
         for event in (Reading(9, True), BundleCommitted(COUNTS), *map(Judged, VERDICTS), Published(7)):
@@ -140,7 +153,7 @@ def test_the_latest_counts_are_kept_whichever_event_brings_them(uri, event):
 
 
 def test_a_heartbeat_brings_the_figures_so_far(uri):
-    record = record_at(uri, heartbeat_seconds=0.05)
+    record = record_at(uri, limits=OFTEN)
     with record.running():
         first = row_of(record)["heartbeat"]
         record(Counted(COUNTS))
@@ -150,7 +163,7 @@ def test_a_heartbeat_brings_the_figures_so_far(uri):
         assert {name: row[name] for name in FIGURES} == FIGURES
         assert (row["status"], row["finished"]) == ("running", None)
         assert row["heartbeat"] > first
-        assert record.last_heard(record.run) >= row["heartbeat"]
+        assert Runs(uri).last_heard(record.run) >= row["heartbeat"]
         record.succeed(1, None)
     last = row_of(record)
     time.sleep(0.2)
@@ -159,7 +172,7 @@ def test_a_heartbeat_brings_the_figures_so_far(uri):
 
 
 def test_a_heartbeat_that_cannot_be_written_is_made_up_for_by_the_next(uri, caplog):
-    record = record_at(uri, heartbeat_seconds=0.05)
+    record = record_at(uri, limits=OFTEN)
     with caplog.at_level(logging.WARNING, "pipelines.tables.runs"), record.running():
         Path(uri).rename(f"{uri}.away")
         assert soon(lambda: "the heartbeat could not be written" in caplog.text)
@@ -213,7 +226,7 @@ def test_a_failure_that_cannot_be_written_does_not_replace_its_error(uri, caplog
 
 
 def test_runs_that_were_killed_are_marked_as_dead_by_the_next_one_and_no_other_run_is(uri):
-    killed, failed, mine, later = (record_at(uri, STARTED + timedelta(hours=hour)) for hour in range(4))
+    killed, failed, mine, later = (record_at(uri, number) for number in range(4))
     with pytest.raises(ZeroDivisionError), failed.running():
         raise ZeroDivisionError
     with killed.running(), later.running(), mine.running():
@@ -225,18 +238,47 @@ def test_runs_that_were_killed_are_marked_as_dead_by_the_next_one_and_no_other_r
         assert lance.dataset(uri).version == version, "there is nothing left to mark"
 
 
-def test_a_run_that_nobody_knows_was_never_heard_of(uri):
-    record = record_at(uri)
+def test_the_ids_and_heartbeats_of_other_runs_can_be_read(uri):
+    runs = Runs(uri)
+    assert runs.last_heard(run_id(1)) is None
+    assert runs.ids() == []
+    with record_at(uri).running() as record, record_at(uri, 2).running():
+        assert runs.last_heard(run_id(3)) is None
+        assert runs.last_heard(run_id(1)) == row_of(record)["heartbeat"]
+        assert sorted(runs.ids()) == [run_id(1), run_id(2)]
+
+
+def test_a_run_that_cannot_send_heartbeats_for_too_long_stops_at_its_next_event(uri):
+    """That is before others take it for dead; in the flow there is an event with each batch that arrives."""
+    limits = HeartbeatLimits(every_seconds=0.05, dead_after_seconds=0.15)
+    with (
+        pytest.raises(
+            HeartbeatLostError, match=rf"{run_id(1)} stops: for \d+ s it could not write to {uri} .*ValueError: "
+        ),
+        record_at(uri, limits=limits).running() as record,
+    ):
+        Path(uri).rename(f"{uri}.away")
+        while True:
+            record(Arrived(5, COUNTS))
+
+
+def test_a_run_that_was_suspended_sends_a_heartbeat_and_goes_on(uri):
+    record = record_at(uri, limits=HeartbeatLimits(every_seconds=60, dead_after_seconds=60))
     with record.running():
-        assert record.last_heard("20260101T000000") is None
-        assert record.last_heard(record.run) == row_of(record)["heartbeat"]
+        first = row_of(record)["heartbeat"]
+        record(Arrived(5, COUNTS))
+        assert row_of(record)["heartbeat"] > first
+        record.succeed(1, None)
 
 
-def test_run_ids_sort_by_time_and_differ():
-    ids = [new_run_id(STARTED + timedelta(microseconds=number)) for number in range(3)]
-    assert ids == sorted(ids)
-    assert len({new_run_id(STARTED) for _ in range(10)}) > 1
-    assert ids[0].startswith("20260102T030405000000-")
+def test_an_error_that_ends_the_heartbeats_is_logged_and_stops_the_run(uri, caplog):
+    with record_at(uri, limits=OFTEN).running() as record:
+        record(Judged(Verdict("canary", True, object())))  # can't be written
+        assert soon(lambda: "there are no more heartbeats, so the run is going to stop" in caplog.text)
+        with pytest.raises(HeartbeatLostError, match="TypeError: Object of type object is not JSON serializable"):
+            record(Arrived(5, COUNTS))
+        record(Published(1))
+        record.verdicts = ()
 
 
 def test_the_versions_are_those_of_the_libraries_that_matter():
