@@ -62,12 +62,13 @@ def roll_back_table(config: RollbackConfig) -> RolledBack:
     """
     db, started = absolute(config.db), datetime.now(UTC)
     uri = table_uri(db, config.table)
-    if open_dataset(uri) is None:
+    seen = open_dataset(uri)
+    if seen is None:
         raise UsageError(f"there is no table {config.table} in {db}")
     configuration = {"rollback": True, "to": config.to}
     runs = Runs(table_uri(db, f"{config.table}_runs"))
     with (
-        hold(uri, runs, config.take_over) as (table, lease),
+        hold(seen, runs, config.take_over) as (table, lease),
         RunRecord(runs.uri, lease.run, started, configuration).running() as record,
     ):
         before = published(table)

@@ -64,7 +64,7 @@ def embed(config: EmbedConfig, setup: Setup = Setup()) -> Summary | Plan:
     table, rejects = open_tables(job)
     runs, stopwatch = Runs(config.side_table("runs")), Stopwatch(began)
     with (
-        hold(table.uri, runs, config.take_over) as (table, lease),
+        hold(table if existing is None else existing, runs, config.take_over) as (table, lease),
         RunRecord(runs.uri, lease.run, started, configuration(job)).running() as record,
         RunProgress() as progress,
     ):

@@ -134,24 +134,25 @@ def holder_of(table: lance.LanceDataset) -> Holder | None:
 
 
 def take(
-    uri: str, runs: Runs, by_force: bool = False, limits: HeartbeatLimits = LIMITS
+    seen: lance.LanceDataset, runs: Runs, by_force: bool = False, limits: HeartbeatLimits = LIMITS
 ) -> tuple[lance.LanceDataset, Lease]:
     """Take the lease for a new run, whose id is above those of all others, and return the table as it starts from it.
 
     A holder on this machine is dead if its process is gone. For one on another machine, its heartbeat in `runs` is
-    watched: see `watch`. Raises LeaseHeldError, naming the holder, unless the holder is dead or `by_force` is set.
+    watched: see `watch`. Raises LeaseHeldError, naming the holder, unless the holder is dead or `by_force` is set; and
+    if another run got the lease since `seen`, the version by which this run decided what there is to do.
     """
-    first = holder_of(lance.dataset(uri))
+    uri, known = seen.uri, holder_of(seen)
     while True:
         table = lance.dataset(uri)
         before = holder_of(table)
-        if before is not None and (first is None or before.run != first.run):
+        if before is not None and (known is None or before.run != known.run):
             raise LeaseHeldError(f"{uri}: {before} was faster to take the table. Run the same command again")
         if before is not None and not before.ended and not by_force:
             require_dead(uri, before, runs, limits)
-        known = [*runs.ids(), greatest_run(table), "" if before is None else before.run]
+        ids = [*runs.ids(), greatest_run(table), "" if before is None else before.run]
         mine = dataclasses.replace(
-            Holder.this_process(next_run_id(datetime.now(UTC), known)),
+            Holder.this_process(next_run_id(datetime.now(UTC), ids)),
             published=published(table) if before is None else before.published,
         )
         try:
@@ -204,16 +205,16 @@ def held(uri: str, holder: Holder, sign_of_life: str) -> LeaseHeldError:
 
 
 @contextmanager
-def hold(uri: str, runs: Runs, by_force: bool = False) -> Iterator[tuple[lance.LanceDataset, Lease]]:
+def hold(seen: lance.LanceDataset, runs: Runs, by_force: bool = False) -> Iterator[tuple[lance.LanceDataset, Lease]]:
     """Hold the lease while the context lasts; see `take`."""
-    table, lease = take(uri, runs, by_force)
+    table, lease = take(seen, runs, by_force)
     try:
         yield table, lease
     finally:
         try:
-            lease.release(uri)
+            lease.release(table.uri)
         except (OSError, ValueError) as error:  # the next run finds that this process is gone
-            log.warning("%s: the lease of run %s could not be released: %s", uri, lease.run, error)
+            log.warning("%s: the lease of run %s could not be released: %s", table.uri, lease.run, error)
 
 
 def put(table: lance.LanceDataset, holder: Holder) -> lance.LanceDataset:

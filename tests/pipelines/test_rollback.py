@@ -23,7 +23,7 @@ def versions(tmp_path) -> list[int]:
     """Three published versions of the table `t`, of one, two and three rows."""
     found = []
     for number in range(3):
-        with hold(new_table(tmp_path).uri, NO_RUNS) as (_, lease):
+        with hold(new_table(tmp_path), NO_RUNS) as (_, lease):
             table = write(tmp_path, {f"id{number}": "x"})
             publish(table, lease, Events())
         found.append(table.version)
@@ -81,7 +81,7 @@ def test_it_is_recorded_as_a_run(tmp_path, versions):
 
 
 def test_it_is_refused_while_another_run_holds_the_table_unless_that_is_taken_over(tmp_path, versions):
-    _, lease = take(f"{tmp_path}/t.lance", NO_RUNS)
+    _, lease = take(lance.dataset(f"{tmp_path}/t.lance"), NO_RUNS)
     with pytest.raises(LeaseHeldError, match=f"is being written to by run {lease.run}"):
         roll_back_table(RollbackConfig(str(tmp_path), "t"))
     assert published_rows(tmp_path) == 3

@@ -144,7 +144,7 @@ def test_a_second_driver_is_refused_without_disturbing_the_first(tmp_path):
     before = published(table(tmp_path))
     write(tmp_path / "in", a={"a": "y"})
     uri = f"{tmp_path}/t.lance"
-    with hold(uri, NO_RUNS) as (held, lease):
+    with hold(lance.dataset(uri), NO_RUNS) as (held, lease):
         with pytest.raises(LeaseHeldError, match=rf"is being written to by run {lease.run} \(process \d+ on .*since"):
             embed(config)
         assert lance.dataset(uri).version == held.version

@@ -45,7 +45,7 @@ def uri(tmp_path) -> str:
     committer = new_committer(tmp_path)
     uri = committer.table.uri
     commit(committer, block({"a": "one", "b": "two", "c": "three"}), stats(3))
-    table, lease = take(uri, NO_RUNS)
+    table, lease = take(lance.dataset(uri), NO_RUNS)
     publish(table, lease, Events())
     lease.release(uri)
     return uri

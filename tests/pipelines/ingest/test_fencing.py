@@ -21,9 +21,9 @@ def uri(tmp_path) -> str:
 
 
 def test_a_fenced_out_driver_stops_at_its_next_commit_and_changes_nothing(tmp_path, uri):
-    table, lease = take(uri, NO_RUNS)
+    table, lease = take(lance.dataset(uri), NO_RUNS)
     zombie = new_committer(tmp_path, lease.run, lease=lease)
-    _, successor = take(uri, NO_RUNS, by_force=True)
+    _, successor = take(lance.dataset(uri), NO_RUNS, by_force=True)
     before = contents(zombie)
     for _ in range(2):
         with pytest.raises(LeaseLostError, match=f"{lease.run} was taken for dead and lost .* to run {successor.run}"):
@@ -36,11 +36,11 @@ def test_a_fenced_out_driver_stops_at_its_next_commit_and_changes_nothing(tmp_pa
 
 
 def test_a_driver_that_is_fenced_out_right_after_its_commit_appends_no_rejects(tmp_path, uri):
-    _, lease = take(uri, NO_RUNS)
+    _, lease = take(lance.dataset(uri), NO_RUNS)
 
     def is_taken_over(event):
         if isinstance(event, TableCommitted):
-            take(uri, NO_RUNS, by_force=True)
+            take(lance.dataset(uri), NO_RUNS, by_force=True)
 
     zombie = new_committer(tmp_path, lease.run, lease=lease, listener=is_taken_over)
     with pytest.raises(LeaseLostError):

@@ -29,7 +29,7 @@ def uri(tmp_path) -> str:
 
 
 def publish_latest(uri: str) -> None:
-    table, lease = take(uri, NO_RUNS)
+    table, lease = take(lance.dataset(uri), NO_RUNS)
     publish(table, lease, Events())
     lease.release(uri)
 

@@ -57,39 +57,39 @@ def record_of(tmp_path, holder: Holder) -> RunRecord:
 
 
 def test_a_second_run_is_told_who_holds_the_table_and_since_when(uri):
-    table, lease = take(uri, NO_RUNS)
+    table, lease = take(lance.dataset(uri), NO_RUNS)
     lease.check(table)
     with pytest.raises(
         LeaseHeldError, match=rf"{lease.run} \(process {os.getpid()} on .*, since 2\d\d\d-.*--take-over"
     ):
-        take(uri, NO_RUNS)
+        take(lance.dataset(uri), NO_RUNS)
     lease.check(lance.dataset(uri))
 
 
 def test_a_run_that_ended_leaves_the_table_to_the_next_at_once(uri):
-    with hold(uri, NO_RUNS):
+    with hold(lance.dataset(uri), NO_RUNS):
         pass
-    with pytest.raises(ZeroDivisionError), hold(uri, NO_RUNS):
+    with pytest.raises(ZeroDivisionError), hold(lance.dataset(uri), NO_RUNS):
         raise ZeroDivisionError
-    with hold(uri, NO_RUNS) as (table, lease):
+    with hold(lance.dataset(uri), NO_RUNS) as (table, lease):
         assert holder_of(table).run == lease.run
 
 
 def test_the_id_of_a_run_is_above_every_id_there_is(uri, tmp_path):
     """The lease, the table's rows and NAME_runs may each have the greatest: of a clock that ran ahead."""
-    _, first = take(uri, NO_RUNS)
+    _, first = take(lance.dataset(uri), NO_RUNS)
     assert first.run.startswith(f"{datetime.now(UTC):%Y}")
     held_by(uri, run="20770101T000000000000-ffff", pid=pid_of_a_process_that_ended())
-    _, second = take(uri, NO_RUNS)
+    _, second = take(lance.dataset(uri), NO_RUNS)
     assert second.run.startswith("20770101T000000000001-")
     write(tmp_path, {"ahead": "x"}, "20880101T000000000000-ffff")
     write(tmp_path, {"others": "x"}, "zzz")
-    _, third = take(uri, NO_RUNS, by_force=True)
+    _, third = take(lance.dataset(uri), NO_RUNS, by_force=True)
     assert third.run.startswith("20880101T000000000001-")
     with record_of(tmp_path, dataclasses.replace(third.holder, run="99991231T235959999999-ffff")).running() as record:
-        _, fourth = take(uri, Runs(record.uri), by_force=True)
+        _, fourth = take(lance.dataset(uri), Runs(record.uri), by_force=True)
         assert fourth.run > record.run
-        assert take(uri, NO_RUNS, by_force=True)[1].run > fourth.run
+        assert take(lance.dataset(uri), NO_RUNS, by_force=True)[1].run > fourth.run
 
 
 @pytest.mark.parametrize("changes", [{}, {"pid": "ended"}, {"process_started": 1.0}, {"ended": True}], ids=str)
@@ -100,8 +100,8 @@ def test_on_this_machine_a_holder_is_dead_if_its_process_is_gone(uri, changes):
     held_by(uri, **changes)
     if not changes:
         with pytest.raises(LeaseHeldError, match="its process is running"):
-            take(uri, NO_RUNS, limits=SHORT)
-    table, lease = take(uri, NO_RUNS, by_force=not changes)
+            take(lance.dataset(uri), NO_RUNS, limits=SHORT)
+    table, lease = take(lance.dataset(uri), NO_RUNS, by_force=not changes)
     lease.check(table)
 
 
@@ -110,7 +110,7 @@ def test_a_process_that_ended_and_waits_for_its_parent_is_dead(uri):
     process.stdout.read()  # until it has ended; its exit code is asked for later
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     held_by(uri, pid=process.pid, process_started=seconds_after_boot(psutil.Process(process.pid)))
-    take(uri, NO_RUNS)
+    take(lance.dataset(uri), NO_RUNS)
     process.wait()
 
 
@@ -123,7 +123,7 @@ def test_on_another_machine_a_holder_without_heartbeats_is_dead_after_a_while(ur
     ahead = {"heartbeat": "timestamp '2099-01-01'", "status": "'running'"}
     lance.dataset(record.uri).update(ahead)
     began = time.monotonic()
-    table, lease = take(uri, Runs(record.uri), limits=SHORT)
+    table, lease = take(lance.dataset(uri), Runs(record.uri), limits=SHORT)
     assert time.monotonic() - began >= SHORT.dead_after_seconds
     lease.check(table)
     assert f"is held by run {holder.run}" in caplog.text
@@ -133,7 +133,7 @@ def test_on_another_machine_a_holder_without_heartbeats_is_dead_after_a_while(ur
 def test_a_holder_on_another_machine_that_was_never_heard_of_is_watched_as_well(uri):
     held_by(uri, host=ELSEWHERE)
     began = time.monotonic()
-    take(uri, NO_RUNS, limits=SHORT)
+    take(lance.dataset(uri), NO_RUNS, limits=SHORT)
     assert time.monotonic() - began >= SHORT.dead_after_seconds
 
 
@@ -141,7 +141,7 @@ def test_on_another_machine_a_holder_is_alive_if_it_sends_a_heartbeat(uri, tmp_p
     holder = held_by(uri, host=ELSEWHERE, pid=pid_of_a_process_that_ended())
     with record_of(tmp_path, holder).running() as record:
         with pytest.raises(LeaseHeldError, match=rf"{holder.run} .*: it sent a heartbeat just now"):
-            take(uri, Runs(record.uri), limits=LONG)
+            take(lance.dataset(uri), Runs(record.uri), limits=LONG)
         assert holder_of(lance.dataset(uri)) == holder
         record.succeed(1, None)
 
@@ -155,13 +155,13 @@ def test_a_holder_on_another_machine_that_ends_while_it_is_watched_leaves_the_ta
         def last_heard(self, run: str) -> None:
             Lease(holder).release(uri)
 
-    table, lease = take(uri, ThatEnds(NO_RUNS.uri), limits=LONG)
+    table, lease = take(lance.dataset(uri), ThatEnds(NO_RUNS.uri), limits=LONG)
     lease.check(table)
 
 
 def test_a_holder_on_another_machine_is_not_watched_if_it_is_taken_over(uri):
     held_by(uri, host=ELSEWHERE)
-    take(uri, NO_RUNS, by_force=True)
+    take(lance.dataset(uri), NO_RUNS, by_force=True)
 
 
 def test_a_run_that_waited_does_not_begin_after_a_third_one_took_the_table(uri):
@@ -171,10 +171,21 @@ def test_a_run_that_waited_does_not_begin_after_a_third_one_took_the_table(uri):
     class WhileAnotherTakesIt(Runs):
         def last_heard(self, run: str) -> None:
             if run == run_id(5):
-                take(uri, NO_RUNS, by_force=True)[1].release(uri)
+                take(lance.dataset(uri), NO_RUNS, by_force=True)[1].release(uri)
 
     with pytest.raises(LeaseHeldError, match="was faster to take the table"):
-        take(uri, WhileAnotherTakesIt(NO_RUNS.uri), limits=LONG)
+        take(lance.dataset(uri), WhileAnotherTakesIt(NO_RUNS.uri), limits=LONG)
+
+
+def test_a_run_does_not_begin_on_what_it_knew_before_another_one_had_the_table(uri):
+    """Its list of files may be older than what that one wrote, which would then be missing."""
+    seen = lance.dataset(uri)
+    with hold(seen, NO_RUNS):
+        pass
+    for by_force in (False, True):
+        with pytest.raises(LeaseHeldError, match="was faster to take the table"):
+            take(seen, NO_RUNS, by_force)
+    take(lance.dataset(uri), NO_RUNS)
 
 
 def test_only_one_of_two_runs_that_take_the_lease_at_once_gets_it(uri):
@@ -203,7 +214,7 @@ def test_no_commit_that_was_prepared_before_a_takeover_succeeds_after_it(uri, op
     zombie = lance.dataset(uri)
     row = zombie.to_table(filter="id = 'a0'")
     fresh = write_fragments(row, uri, schema=row.schema, mode="append")
-    table, _ = take(uri, NO_RUNS)
+    table, _ = take(lance.dataset(uri), NO_RUNS)
     with pytest.raises(OSError, match=r"[Cc]onflict"):
         prepared = STALE[operation](zombie, fresh)
         lance.LanceDataset.commit(uri, prepared, read_version=zombie.version, max_retries=0)
@@ -219,9 +230,9 @@ def test_without_a_barrier_a_commit_would_pass_a_takeover(uri):
 
 
 def test_a_driver_that_lost_the_lease_can_commit_nothing_and_releases_nothing(uri):
-    table, lease = take(uri, NO_RUNS)
+    table, lease = take(lance.dataset(uri), NO_RUNS)
     before, new = contents(table), fragments(table, rows({"new": "z"}))
-    _, successor = take(uri, NO_RUNS, by_force=True)
+    _, successor = take(lance.dataset(uri), NO_RUNS, by_force=True)
     with pytest.raises(CommitConflictError):
         upsert(table, new, [])
     with pytest.raises(LeaseLostError, match=f"{lease.run} was taken for dead and lost .* to run {successor.run}"):
@@ -233,8 +244,8 @@ def test_a_driver_that_lost_the_lease_can_commit_nothing_and_releases_nothing(ur
 
 def test_a_driver_that_loses_the_lease_while_another_writer_commits_finds_out(uri):
     """The foreign commit makes it prepare again, on a version that names the new holder."""
-    table, lease = take(uri, NO_RUNS)
-    take(uri, NO_RUNS, by_force=True)
+    table, lease = take(lance.dataset(uri), NO_RUNS)
+    take(lance.dataset(uri), NO_RUNS, by_force=True)
     lance.dataset(uri).delete("id = 'a0'")
     lease.check(table)
     with pytest.raises(LeaseLostError):
@@ -244,14 +255,14 @@ def test_a_driver_that_loses_the_lease_while_another_writer_commits_finds_out(ur
 def test_a_takeover_starts_from_a_version_with_all_that_others_committed(uri):
     held_by(uri, pid=pid_of_a_process_that_ended())
     lance.dataset(uri).delete("id = 'a0'")
-    table, lease = take(uri, NO_RUNS)
+    table, lease = take(lance.dataset(uri), NO_RUNS)
     assert table.version == lance.dataset(uri).version
     assert "a0" not in contents(table)
     lease.check(table)
 
 
 def test_a_run_whose_lease_cannot_be_released_ends_as_it_would_have(uri, caplog):
-    with caplog.at_level(logging.WARNING, "pipelines.tables.lease"), hold(uri, NO_RUNS) as (_, lease):
+    with caplog.at_level(logging.WARNING, "pipelines.tables.lease"), hold(lance.dataset(uri), NO_RUNS) as (_, lease):
         Path(uri).rename(f"{uri}.moved")
     assert f"{uri}: the lease of run {lease.run} could not be released" in caplog.text
 
@@ -271,13 +282,13 @@ def test_a_lease_is_stored_as_older_versions_stored_it(uri):
     assert holder == Holder("run-5", "elsewhere", 7, 1.5, "2026-01-01 00:00:00 UTC", 3, True)
     table = put(lance.dataset(uri), holder)
     assert json.loads(table.config()["vista.lease"]) == stored
-    table, lease = take(uri, NO_RUNS)
+    table, lease = take(lance.dataset(uri), NO_RUNS)
     assert json.loads(table.config()[LEASE]) == dataclasses.asdict(lease.holder)
     assert lease.holder.published == 3, "the version that was published last is kept"
 
 
 def test_a_lease_that_a_restore_removed_is_lost(uri):
-    _, lease = take(uri, NO_RUNS)
+    _, lease = take(lance.dataset(uri), NO_RUNS)
     lance.dataset(uri, version=1).restore()
     with pytest.raises(LeaseLostError, match="to nobody"):
         lease.check(lance.dataset(uri))

@@ -19,7 +19,7 @@ NOBODY = Events()
 
 def night(db, number: int, by_force: bool = False):
     """A run that takes the lease and writes a row; returns the table and the lease."""
-    _, lease = take(new_table(db).uri, NO_RUNS, by_force)
+    _, lease = take(new_table(db), NO_RUNS, by_force)
     return write(db, {f"id{number}": "x"}, f"run-{number}"), lease
 
 
@@ -31,7 +31,7 @@ def published_nights(db, number: int):
         publish(table, lease, NOBODY)
         versions.append(table.version)
         lease.release(table.uri)
-    return *take(new_table(db).uri, NO_RUNS), versions
+    return *take(new_table(db), NO_RUNS), versions
 
 
 def test_the_tag_moves_to_the_version_that_was_judged_and_back_and_forth(tmp_path):
