@@ -43,12 +43,13 @@ def sample(evidence: Evidence) -> pa.Table:
     random, reference, column = np.random.default_rng(), evidence.reference, evidence.column
     assert reference is not None, "the canary needs a reference path"
     chosen: list[tuple[float, str]] = []
-    scanner = evidence.table.scanner([ID, OBJECT, column.fingerprint, RUN], fragments=evidence.fresh, **SCAN)
+    latest_first = evidence.fresh[::-1]  # after a compaction old rows precede the new ones
+    scanner = evidence.table.scanner([ID, OBJECT, column.fingerprint, RUN], fragments=latest_first, **SCAN)
     for batch in scanner.to_batches() if evidence.fresh else ():
         rows = pa.Table.from_batches([batch])
         listed = np.array([file in reference.files for file in rows[OBJECT].to_pylist()], bool)
         places = random.random(len(rows))
-        # Only rows that may be chosen are looked up: soon few, if many rows are new.
+        # Only rows that may be chosen are looked up: few, as soon as new ones were found.
         candidates = listed & (places < (chosen[-1][0] if len(chosen) == ROWS else 1)) & rows[ID].is_valid().to_numpy()
         rows, places = rows.filter(pa.array(candidates)), places[candidates]
         found = zip(places.tolist(), rows[ID].to_pylist(), evidence.unpublished(rows), strict=True)

@@ -107,9 +107,9 @@ class Runs:
         return self.read("run")
 
     def read(self, column: str, where: str | None = None) -> list[Any]:
-        """A column of the rows that pass a SQL filter."""
+        """What the rows that pass a SQL filter have in a column, without nulls."""
         dataset = open_dataset(self.uri)
-        return [] if dataset is None else dataset.to_table(columns=[column], filter=where)[column].to_pylist()
+        return [] if dataset is None else dataset.to_table([column], where)[column].drop_null().to_pylist()
 
 
 class RunRecord:
