@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 from typing import TypeVar
 
 from jobs.output import logging_to_stderr
 from pipelines.options import parse
 from pipelines.storage.errors import explained
+from pipelines.terminal import show
 from vista_core import VistaError
 
 Config = TypeVar("Config")
@@ -27,7 +29,7 @@ def run_job(
     """
     with logging_to_stderr():
         try:
-            print(function(parse(kind, arguments, program)))
+            show(str(function(parse(kind, arguments, program))), sys.stdout)
         except (VistaError, OSError, ValueError) as error:
             if (message := explained(error)) is None:
                 raise

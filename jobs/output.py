@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from pipelines.terminal import one_line, show
 
 INFORMING = ("pipelines", "jobs")  # of other libraries, only warnings
 
@@ -15,8 +18,10 @@ class StderrHandler(logging.Handler):
     """Writes to what `sys.stderr` is at that moment: while a progress bar is drawn, rich puts lines above it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Called by `logging` for each message."""
-        print(self.format(record), file=sys.stderr, flush=True)
+        """Called by `logging` for each message, which is one line; a traceback has several."""
+        record = copy.copy(record)
+        record.msg, record.args = one_line(record.getMessage()), None
+        show(self.format(record), sys.stderr)
 
 
 class PlainFormatter(logging.Formatter):

@@ -58,7 +58,11 @@ DUPLICATE_ID = Reason(
 )
 URI_INVALID = Reason("uri_invalid", "fetch", "The image's URI is malformed or ambiguous.", retryable=True)
 URI_NOT_ALLOWED = Reason(
-    "uri_not_allowed", "fetch", "The image is outside the source and every `--allow-prefix`.", True, removes_row=False
+    "uri_not_allowed",
+    "fetch",
+    "The image is outside the source and every `--allow-prefix`, or its server's address is not public.",
+    True,
+    removes_row=False,
 )
 FETCH_NOT_FOUND = Reason("fetch_not_found", "fetch", "Nothing is at the image's URI.", retryable=True)
 FETCH_FORBIDDEN = Reason("fetch_forbidden", "fetch", "The server or store denies access.", True, removes_row=False)

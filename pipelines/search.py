@@ -18,6 +18,7 @@ from pipelines.storage.weights import local_file
 from pipelines.tables.dataset import open_dataset, published, table_uri
 from pipelines.tables.origin import Origin, vista_column
 from pipelines.tables.vector_column import VectorColumn
+from pipelines.terminal import one_line
 from vista_core import Encoder, EncoderSettings, Record, RecordError, UsageError, display_name
 
 DISTANCE = "_distance"  # the name that Lance gives the column
@@ -71,7 +72,9 @@ class Results:
             return "\n".join(json.dumps(row, default=str, ensure_ascii=False) for row in self.rows)
         lines = [f"{self.model}, {len(self.rows)} results", " score  id"]
         for row in self.rows:
-            lines.append(f"{row['score']:6.3f}  {row[ID]}  [{row[MODALITY]}] {shortened(row[TEXT] or '')}")
+            lines.append(
+                f"{row['score']:6.3f}  {one_line(str(row[ID]))}  [{row[MODALITY]}] {shortened(row[TEXT] or '')}"
+            )
         return "\n".join(lines)
 
 

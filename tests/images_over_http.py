@@ -38,6 +38,7 @@ class ImageServer(ThreadingHTTPServer):
         self.edition = 1  # each edition has other images
         self.large = 1 << 20
         self.bomb = b""  # a gzip body
+        self.target = ""  # of a redirect
         self.asked: Counter[tuple[str, str]] = Counter()
         self.headers: dict[str, dict[str, str]] = {}  # of the last request for a path
         self.times: defaultdict[str, list[float]] = defaultdict(list)
@@ -208,6 +209,9 @@ class Answers(BaseHTTPRequestHandler):
 
     def answer_outside(self) -> None:
         self.answer(302, Location=METADATA_SERVICE)
+
+    def answer_to_target(self) -> None:
+        self.answer(302, Location=self.server.target)
 
     def answer_to_file(self) -> None:
         self.answer(301, Location="file:///etc/passwd")

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from pipelines.fetching.addresses import is_network
 from pipelines.options import ABOVE_0, AT_LEAST_0, AT_LEAST_1, NAME, SHARE, SHARE_ABOVE_0, Device, check_options
 from pipelines.sources.columns import Images
 from pipelines.sources.detect import Kind
@@ -53,7 +54,8 @@ class EmbedConfig:
     """Folder to which relative image paths refer; default: the folder of the file that contains them."""
     allow_prefix: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Allow to fetch images whose URI starts with this, such as https://img.example.com/ or s3://other-bucket/;
-    default: only those in the source's own bucket or folder."""
+    default: only those in the source's own bucket or folder. A web server whose name leads to an address that is not
+    public needs that address, or its network, as well: 10.1.2.3 or 10.1.0.0/16."""
     image_identity: ImageIdentity | None = None
     """What tells that an external image changed: its `version` (the etag, or size and time; one request for each image
     in each run), its `content` (each image is fetched in each run), or its `uri` (for URIs whose image never
@@ -122,7 +124,7 @@ class EmbedConfig:
         """Raise UsageError for values that can't work."""
         check_options(self)
         for prefix in self.allow_prefix:
-            if "://" not in prefix and not prefix.startswith(("/", ".", "~")):
+            if "://" not in prefix and not prefix.startswith(("/", ".", "~")) and not is_network(prefix):
                 raise UsageError(f"--allow-prefix {prefix}: https://{prefix} or a folder, as ./{prefix}?")
         if self.deletes and not self.scope.is_whole:
             raise UsageError("--delete-missing: with --limit or --sample, nobody can know which records are missing")

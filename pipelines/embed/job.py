@@ -19,6 +19,7 @@ from pipelines.cluster.session import cluster_now
 from pipelines.embed.catalog import Catalog, fetch_rules
 from pipelines.embed.config import EmbedConfig
 from pipelines.embed.encoder import choose_encoder
+from pipelines.fetching.addresses import is_network
 from pipelines.fetching.locations import FetchRules
 from pipelines.ingest.manifest import Entry, read_manifest, row_checksum_by_file, unchanged_files
 from pipelines.ingest.reembed import is_under_way
@@ -111,7 +112,7 @@ def with_absolute_paths(config: EmbedConfig) -> EmbedConfig:
         weights=config.weights and absolute(config.weights),
         from_pretrained=config.from_pretrained and absolute(config.from_pretrained),
         image_root=config.image_root and absolute(config.image_root),
-        allow_prefix=tuple(map(absolute, config.allow_prefix)),
+        allow_prefix=tuple(each if is_network(each) else absolute(each) for each in config.allow_prefix),
     )
 
 

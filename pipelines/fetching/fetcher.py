@@ -14,7 +14,8 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_at
 
 from pipelines.fetching.locations import FetchError, FetchLimits, FetchRules, Location, parse_prefixes
 from pipelines.fetching.transport import Transport, open_transport
-from pipelines.reasons import FETCH_TIMEOUT, Reject
+from pipelines.reasons import FETCH_FAILED, FETCH_TIMEOUT, Reject
+from vista_core import VistaError
 
 T = TypeVar("T")
 
@@ -66,7 +67,10 @@ class Fetcher:
         return self.retrying(self.attempt, self.transports[location.scheme].content, location)
 
     def attempt(self, call: Callable[[Location], T], location: Location) -> T:
-        """Call once, unless the host is down."""
+        """Call once, unless the host is down. Whatever goes wrong is a FetchError, or a SourceError.
+
+        An answer can make a client library raise what it doesn't document. That costs the image, and not the run.
+        """
         host = self.hosts.setdefault(location.host, Host(self.rules.limits))
         with self.free_threads:
             host.check(location)  # outside of `try`: an image that is not requested must not keep its host down
@@ -76,6 +80,10 @@ class Fetcher:
                 if error.reason is FETCH_TIMEOUT:
                     host.record_silence(location)
                 raise
+            except VistaError:
+                raise
+            except Exception as error:
+                raise FetchError(FETCH_FAILED, f"{type(error).__name__}: {error}") from error
         host.record_answer()
         return result
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 from urllib.parse import unquote
 
+from pipelines.fetching.addresses import is_network, parse_network
 from pipelines.reasons import FETCH_TOO_LARGE, URI_INVALID, URI_NOT_ALLOWED, Reason, Reject
 from pipelines.storage.uris import printable
 from vista_core import UsageError
@@ -24,7 +25,9 @@ BUCKET = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 WEB_REST = re.compile(r"([^/?#]*)([^?#]*)(?:\?([^#]*))?(?:#.*)?", re.DOTALL)
 # Backslashes and control characters; the surrogates stand for bytes that are not UTF-8.
 FORBIDDEN_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff]")
-LONGEST_URI = 200  # characters in a message
+LONGEST_URI = 65_536  # characters; no server, store or disk accepts longer ones
+SHOWN = 200  # characters of a URI in a message
+ENCODED = 4  # times that a path may be percent-encoded
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,9 @@ class FetchLimits:
 class FetchRules:
     """What may be fetched, and how. Hashable, since fetchers are cached by it. Raises UsageError for a bad prefix."""
 
-    allowed: tuple[str, ...]  # prefixes: s3://bucket/, https://host/path/, /absolute/folder; all else is refused
+    # Prefixes: s3://bucket/, https://host/path/, /absolute/folder; all else is refused. Also networks, 10.1.0.0/16: the
+    # addresses that names of web servers may have beside public ones.
+    allowed: tuple[str, ...]
     root: str | None  # the folder that relative paths start from; None: the folder of the file that names them
     max_bytes: int
     timeout_seconds: float  # for one attempt, from connecting to the last byte
@@ -64,7 +69,7 @@ class FetchRules:
         """Refuse prefixes that could never match, before a night of rejects."""
         for prefix in self.allowed:
             try:
-                parse_location(prefix)
+                parse_network(prefix) if is_network(prefix) else parse_location(prefix)
             except ValueError as error:
                 raise UsageError(f"--allow-prefix {prefix}: {error}") from error
 
@@ -84,7 +89,7 @@ class FetchError(Exception):
 
     def reject(self, uri: str) -> Reject:
         """The reject of a record that names `uri`."""
-        return self.reason.reject(printable(f"{uri[:LONGEST_URI]}: {self.cause}"))
+        return self.reason.reject(printable(f"{uri[:SHOWN]}: {self.cause}"))
 
 
 class Location(NamedTuple):
@@ -146,8 +151,8 @@ def not_allowed(cause: str, folder: str) -> FetchError:
 
 @functools.lru_cache(maxsize=2)
 def parse_prefixes(allowed: tuple[str, ...]) -> tuple[Location, ...]:
-    """The locations of the allowed prefixes."""
-    return tuple(map(parse_location, allowed))
+    """The locations of the allowed prefixes; those that are networks name none."""
+    return tuple(parse_location(prefix) for prefix in allowed if not is_network(prefix))
 
 
 def parse_location(uri: str) -> Location:
@@ -155,6 +160,8 @@ def parse_location(uri: str) -> Location:
 
     A path with `..` is refused however it is encoded: servers decode it once, those behind proxies perhaps twice.
     """
+    if len(uri) > LONGEST_URI:
+        raise ValueError(f"it is longer than {LONGEST_URI:,} characters")
     match = WITH_SCHEME.fullmatch(uri)
     scheme, rest = (SCHEMES.get(match[1].lower()), match[2]) if match else ("file", uri)
     if scheme is None:
@@ -170,9 +177,11 @@ def parse_location(uri: str) -> Location:
             path = "/" + "/".join(part for part in key.split("/") if part not in ("", "."))
         elif not BUCKET.fullmatch(bucket):
             raise ValueError("it names no bucket")
-    decoded, before = path, ""
-    while decoded != before:
-        decoded, before = unquote(decoded), decoded
+    decoded = path
+    for _ in range(ENCODED):
+        decoded = unquote(decoded)
+    if unquote(decoded) != decoded:
+        raise ValueError(f"its path is percent-encoded more than {ENCODED} times")
     if FORBIDDEN_CHARACTERS.search(uri + decoded):
         raise ValueError("it has a backslash, a control character, or bytes that are not UTF-8")
     if ".." in re.split("[/;?#]", decoded):  # some servers ignore path parameters: they read `..;x` as `..`

@@ -12,8 +12,9 @@ import re
 import ssl
 import threading
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TypeVar
@@ -21,9 +22,12 @@ from urllib.parse import quote, urljoin
 
 import aiohttp
 import certifi
+from aiohttp.abc import AbstractResolver
+from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
-from pipelines.fetching.locations import WEB_PORTS, FetchError, FetchLimits, FetchRules, Location, allowed_location
+from pipelines.fetching.locations import SHOWN, WEB_PORTS, FetchError, FetchRules, Location, allowed_location
+from pipelines.fetching.resolver import CheckedResolver
 from pipelines.reasons import (
     FETCH_FAILED,
     FETCH_FORBIDDEN,
@@ -37,10 +41,12 @@ REDIRECTS = {301, 302, 303, 307, 308}
 MISSING, FORBIDDEN, BUSY = {404, 410}, {401, 403}, {429, 500, 502, 503, 504}
 HEAD_REFUSED = {400, 401, 403, 405, 501}  # a signed URL, for one, is signed for GET alone
 LONGEST_HEADER = 64 << 10  # bytes; aiohttp's default of 8 KB is less than some servers send
+CLIENT_ERRORS = (aiohttp.ClientError, HttpProcessingError, OSError, ValueError)  # ValueError: it is no host name
 LOST_CONNECTIONS = (
     aiohttp.ClientConnectionError,
     aiohttp.ClientPayloadError,
     aiohttp.ClientResponseError,  # the answer is not HTTP
+    HttpProcessingError,  # nor is its body
     OSError,
 )
 SECONDS = re.compile(r"[0-9]{1,18}")
@@ -52,16 +58,16 @@ QUERY_SAFE = f"{PATH_SAFE}?"
 T = TypeVar("T")
 
 
-def open_web(rules: FetchRules) -> Web:
+def open_web(rules: FetchRules, resolver: AbstractResolver | None = None) -> Web:
     """A web client with connections of its own, which are closed once nobody refers to it any more.
 
     Certificates are checked against those of the system (or of SSL_CERT_FILE), and against certifi's, since containers
-    often have none.
+    often have none. `resolver` looks up host names; default: as this machine does.
     """
     trusted = ssl.create_default_context()
     trusted.load_verify_locations(certifi.where())
     loop = event_loop(rules.limits.threads)
-    session = asyncio.run_coroutine_threadsafe(open_session(trusted, rules.limits), loop).result()
+    session = asyncio.run_coroutine_threadsafe(open_session(trusted, rules, resolver), loop).result()
     web = Web(session, loop, rules)
     weakref.finalize(web, lambda: asyncio.run_coroutine_threadsafe(session.close(), loop))
     return web
@@ -80,16 +86,19 @@ def event_loop(lookups: int) -> asyncio.AbstractEventLoop:
     return loop
 
 
-async def open_session(trusted: ssl.SSLContext, limits: FetchLimits) -> aiohttp.ClientSession:
+async def open_session(
+    trusted: ssl.SSLContext, rules: FetchRules, resolver: AbstractResolver | None
+) -> aiohttp.ClientSession:
     """A client without cookies that asks for uncompressed bytes and uses the proxies of the environment.
 
     It doesn't limit the number of connections, since the fetcher limits its threads.
     """
+    checked = CheckedResolver(resolver or aiohttp.ThreadedResolver(), rules.allowed)
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(ssl=trusted, limit=0),
+        connector=aiohttp.TCPConnector(ssl=trusted, limit=0, resolver=checked),
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"User-Agent": user_agent(), "Accept-Encoding": "identity"},
-        timeout=aiohttp.ClientTimeout(total=None, connect=limits.connect_seconds),  # Web bounds the whole
+        timeout=aiohttp.ClientTimeout(total=None, connect=rules.limits.connect_seconds),  # Web bounds the whole
         trust_env=True,
         max_line_size=LONGEST_HEADER,
         max_field_size=LONGEST_HEADER,
@@ -130,7 +139,7 @@ class Web:
         except TimeoutError as error:
             cause = f"no answer, or not all of it, within {self.rules.timeout_seconds:g} s"
             raise FetchError(FETCH_TIMEOUT, cause, retry=True) from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:  # ValueError: a name that is no host name
+        except CLIENT_ERRORS as error:
             raise FetchError(FETCH_FAILED, root_cause(error), retry=isinstance(error, LOST_CONNECTIONS)) from error
         raise FetchError(FETCH_FAILED, f"it is redirected more than {limits.redirects} times")
 
@@ -139,9 +148,9 @@ class Web:
         try:
             found = allowed_location(urljoin(location.uri, target), self.rules.allowed)
         except FetchError as error:
-            raise FetchError(error.reason, f"it is redirected to {target[:200]}: {error.cause}") from error
+            raise FetchError(error.reason, f"it is redirected to {target[:SHOWN]}: {error.cause}") from error
         except ValueError as error:
-            raise FetchError(URI_INVALID, f"it is redirected to {target[:200]}: {error}") from error
+            raise FetchError(URI_INVALID, f"it is redirected to {target[:SHOWN]}: {error}") from error
         if found.scheme not in WEB_PORTS:
             raise FetchError(URI_NOT_ALLOWED, f"it is redirected to {found.uri}, from the web into a store")
         return found
@@ -158,9 +167,10 @@ class Web:
         """The body, if it is not too large. aiohttp decompresses it piece by piece, no faster than it is read."""
         self.check(response)
         body = bytearray()
-        async for chunk in response.content.iter_any():
-            body += chunk
-            self.rules.check_size(len(body))
+        with ended_with_its_connection(response):
+            async for chunk in response.content.iter_any():
+                body += chunk
+                self.rules.check_size(len(body))
         return bytes(body)
 
     def check(self, response: aiohttp.ClientResponse) -> None:
@@ -174,6 +184,32 @@ class Web:
             after = retry_after(response.headers.get("Retry-After", ""))
             raise FetchError(FETCH_FAILED, cause, response.status in BUSY, after)
         self.rules.check_size(response.content_length or 0)
+
+
+@contextmanager
+def ended_with_its_connection(response: aiohttp.ClientResponse) -> Iterator[None]:
+    """Within this context, a body that is not complete when its connection ends can't be read any further.
+
+    aiohttp closes the connection if a body breaks the rules of HTTP, such as by a negative chunk size, but it leaves
+    the reader waiting if that comes after the headers have been read.
+    """
+    connection, body = response.connection, response.content
+    protocol = None if connection is None else connection.protocol
+    closed = None if protocol is None else protocol.closed  # None, too, if the connection has ended already
+
+    def end_body(_: object) -> None:
+        if not body.is_eof() and body.exception() is None:
+            body.set_exception(aiohttp.ClientPayloadError("the body of the answer is cut off or not valid HTTP"))
+
+    if closed is None:
+        end_body(None)
+        yield
+        return
+    closed.add_done_callback(end_body)
+    try:
+        yield
+    finally:
+        closed.remove_done_callback(end_body)
 
 
 def request_url(location: Location) -> URL:
@@ -207,4 +243,6 @@ def retry_after(header: str) -> float:
 def root_cause(error: BaseException) -> str:
     """The error that a client's error was raised from, on one line."""
     cause = error.__cause__ or error
+    if isinstance(cause, HttpProcessingError):  # its code would read as the status that the server answered
+        return f"the answer is not valid HTTP: {' '.join(cause.message.split())}"
     return " ".join(f"{type(cause).__name__}: {cause}".split())

@@ -1,5 +1,6 @@
 """What a job writes where: its summary to standard output, everything else to standard error."""
 
+import io
 import logging
 import os
 import pty
@@ -10,8 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from jobs import run_job
+from jobs.output import logging_to_stderr
+from pipelines.events import Reading
+from pipelines.progress import RunProgress
 from vista_core import UsageError, VistaError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,6 +75,65 @@ def test_on_a_terminal_there_are_plain_lines(name, code, out, error):
     os.close(controller)
     assert (done.returncode, done.stdout.decode()) == (code, out)
     assert shown == f"greeting {name}\nit is early\n" + (f"error: {error}\n" if error else "")
+
+
+EVIL = "\x1b[2J\x9b31m\u202egnp.exe\u2066\x07\x7f [red]x[/red] é"
+SHOWN = r"\u001b[2J\u009b31m\u202egnp.exe\u2066\u0007\u007f [red]x[/red] é"
+
+
+def greet_evil(config: Greeting) -> str:
+    """Log, raise and return what a catalog may contain, with newlines where one value is one line."""
+    LOG.info("greeting %s", f"{EVIL}\nforged line")
+    LOG.warning(f"{EVIL}\nforged line")
+    if config.name == "ghost":
+        raise VistaError(f"{EVIL}\nforged line")
+    return f"hello {EVIL}\nand {config.name}"
+
+
+@pytest.mark.parametrize("name", ["you", "ghost"])
+def test_data_reaches_no_terminal_as_control_characters(name, capsys):
+    assert run_job(Greeting, greet_evil, ["--name", name]) == (name == "ghost")
+    printed = capsys.readouterr()
+    lines = [f"INFO pipelines.greetings: greeting {SHOWN}", f"WARNING pipelines.greetings: {SHOWN}"]
+    lines += [f"ERROR jobs: {SHOWN}"] if name == "ghost" else []
+    assert [line.partition(" ")[2] for line in printed.err.splitlines()] == [rf"{line}\nforged line" for line in lines]
+    assert printed.out == ("" if name == "ghost" else f"hello {SHOWN}\nand you\n")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_terminal_of_any_encoding_shows_it(encoding):
+    controller, terminal = pty.openpty()
+    program = "import sys, tests.jobs.test_output as t; t.run_job(t.Greeting, t.greet_evil, ['--name', 'you'])"
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, stdout=terminal, stderr=terminal, env=environment, check=True
+    )
+    os.close(terminal)
+    shown = os.read(controller, 10_000).decode(encoding).replace("\r", "")
+    os.close(controller)
+    text = SHOWN.replace("é", r"\u00e9") if encoding == "ascii" else SHOWN
+    assert shown == f"greeting {text}\\nforged line\n{text}\\nforged line\nhello {text}\nand you\n"
+
+
+def test_beside_a_progress_bar_data_is_no_markup_either():
+    console = Console(file=io.StringIO(), force_terminal=True, width=200)
+    with logging_to_stderr(), RunProgress(console=console) as progress:
+        progress(Reading(1000, exact=True))
+        LOG.warning("%s", EVIL)
+    drawn = console.file.getvalue()
+    assert SHOWN in drawn
+    assert "\x1b[2J" not in drawn and "\x9b" not in drawn
+
+
+def test_a_traceback_keeps_its_lines(capsys):
+    with logging_to_stderr():
+        try:
+            raise VistaError(EVIL)
+        except VistaError:
+            LOG.exception("it failed")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[1] == "Traceback (most recent call last):"
+    assert lines[-1] == f"vista_core.errors.VistaError: {SHOWN}"
 
 
 def test_an_unexpected_error_is_not_hidden():

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from jobs import run_job
 from pipelines.options import parse
 from pipelines.sample_catalog import draw
 from pipelines.search import Results, SearchConfig, Searcher, search
@@ -207,6 +208,25 @@ def test_results_for_programs_are_json_lines():
     lines = str(Results(rows, True, "tiny")).splitlines()
     assert [json.loads(line) for line in lines] == rows
     assert "grün" in lines[1]
+
+
+def test_data_reaches_no_terminal_as_control_characters_and_programs_intact(tmp_path, write, capsys):
+    write(tmp_path)
+    dataset = lance.dataset(f"{tmp_path}/shapes.lance", version=PUBLISHED)
+    dataset.restore()
+    evil = "star\x1b[2J\n9.999  forged\x9b\u202e\x7f"
+    quoted = evil.replace("'", "''")
+    dataset.update({"id": f"'{quoted}'", "text": f"'{quoted}'"}, where="id = 'star'")
+    dataset.tags.update(PUBLISHED, dataset.version)
+    options = ["--db", str(tmp_path), "--table", "shapes", "--text", TEXTS["star"], "--device", "cpu", "--k", "1"]
+    assert run_job(SearchConfig, search, options) == 0
+    _, _, line = capsys.readouterr().out.splitlines()
+    assert r"star\u001b[2J\n9.999  forged\u009b\u202e\u007f  [text] star\u001b[2J 9.999" in line
+    assert run_job(SearchConfig, search, [*options, "--json"]) == 0
+    [line] = capsys.readouterr().out.splitlines()
+    assert line.isascii() and line.isprintable()
+    row = json.loads(line)
+    assert (row["id"], row["text"]) == (evil, evil)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from pipelines.embed.config import EmbedConfig, encoder_settings
+from pipelines.embed.job import with_absolute_paths
 from pipelines.options import parse
 from pipelines.sources.scope import WHOLE, Scope
 from vista_core import UsageError
@@ -39,6 +40,11 @@ def test_prefixes_may_be_given_several_times():
     assert parse(EmbedConfig, REQUIRED + options).allow_prefix == ("https://a.com/", "s3://b")
     for folder in ("/images", "./images", "~/images"):
         assert EmbedConfig("s", "d", "t", allow_prefix=(folder,)).allow_prefix == (folder,)
+
+
+def test_a_prefix_may_be_a_network_which_is_no_path():
+    prefixes = ("10.1.0.0/16", "10.1.2.3", "fd00::/8")
+    assert with_absolute_paths(EmbedConfig("s", "d", "t", allow_prefix=prefixes)).allow_prefix == prefixes
 
 
 @pytest.mark.parametrize(

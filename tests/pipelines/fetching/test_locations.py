@@ -1,5 +1,6 @@
 """URIs are made absolute, parsed and compared with the allowed prefixes; nothing else can be fetched."""
 
+import time
 from urllib.parse import quote
 
 import pytest
@@ -161,6 +162,14 @@ def test_a_uri_that_names_no_image_is_invalid(uri):
     result = resolved(uri, *WEB, "s3://shop/", "/", named_in="")
     assert result.reason == "uri_invalid"
     assert result.message.startswith(f"{uri}: ".replace("\t", "")[:20].strip(":/ "))
+
+
+@pytest.mark.parametrize("path", ["x" * 70_000, "%" + "25" * 30_000, "%" + "25" * 5 + "2e"])
+def test_a_uri_that_is_endless_or_encoded_over_and_over_is_invalid_at_once(path):
+    """Its check takes time that grows with its length, not with the square of it."""
+    began = time.monotonic()
+    assert resolved(f"{WEB[0]}{path}", *WEB).reason == "uri_invalid"
+    assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize("prefix", ["images", "https://", "ftp://a.com/", "s3://", "/data/../etc", "https://a@b.com/"])
