@@ -8,15 +8,20 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pipelines.storage.uris import redacted_text
+
 INFORMING = ("pipelines", "jobs")  # of other libraries, only warnings
 
 
 class StderrHandler(logging.Handler):
-    """Writes to what `sys.stderr` is at that moment: while a progress bar is drawn, rich puts lines above it."""
+    """Writes to what `sys.stderr` is at that moment: while a progress bar is drawn, rich puts lines above it.
+
+    Whatever a library logs, passwords and signatures of URIs are not written.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         """Called by `logging` for each message."""
-        print(self.format(record), file=sys.stderr, flush=True)
+        print(redacted_text(self.format(record)), file=sys.stderr, flush=True)
 
 
 class PlainFormatter(logging.Formatter):

@@ -215,6 +215,9 @@ class Answers(BaseHTTPRequestHandler):
     def answer_to_user(self) -> None:
         self.answer(302, Location=f"{self.server.url.replace('//', '//user@')}/good/1.png")
 
+    def answer_to_signed(self) -> None:
+        self.answer(302, Location="https://cdn.example.com/1.png?w=3&Signature=s3cr3t")
+
     def answer_to_nonsense(self) -> None:
         self.answer(302, Location="http://[x/")
 
