@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,13 @@ def bucket_or_folder(uri: str) -> str:
     if fsspec.core.has_magic(path) and not fs.exists(path):
         return before_magic(path)
     return path if fs.isdir(path) and not path.endswith(".lance") else path.rpartition("/")[0]
+
+
+def folders_of(name: str) -> Iterator[str]:
+    """The folders that a file is in, the innermost first."""
+    while "/" in name:
+        name = name.rpartition("/")[0]
+        yield name
 
 
 def is_named_by(uri: str, name: str) -> bool:
