@@ -126,6 +126,10 @@ class Answers(BaseHTTPRequestHandler):
         body = self.server.image(self.path)
         self.answer(200, body, ETag=f'"{hashlib.sha256(body).hexdigest()}"')
 
+    def answer_volatile(self) -> None:
+        """The same image under another etag each time."""
+        self.answer(200, self.server.image(self.path), ETag=f'"{sum(self.server.asked.values())}"')
+
     def answer_dated(self) -> None:
         self.answer(200, self.server.image(self.path), Last_Modified=DATE)
 
