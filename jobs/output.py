@@ -9,19 +9,23 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pipelines.storage.uris import redacted_text
 from pipelines.terminal import one_line, show
 
 INFORMING = ("pipelines", "jobs")  # of other libraries, only warnings
 
 
 class StderrHandler(logging.Handler):
-    """Writes to what `sys.stderr` is at that moment: while a progress bar is drawn, rich puts lines above it."""
+    """Writes to what `sys.stderr` is at that moment: while a progress bar is drawn, rich puts lines above it.
+
+    Whatever a library logs, passwords and signatures of URIs are not written.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         """Called by `logging` for each message, which is one line; a traceback has several."""
         record = copy.copy(record)
         record.msg, record.args = one_line(record.getMessage()), None
-        show(self.format(record), sys.stderr)
+        show(redacted_text(self.format(record)), sys.stderr)
 
 
 class PlainFormatter(logging.Formatter):

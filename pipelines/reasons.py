@@ -42,7 +42,11 @@ class Reason:
 
 
 OBJECT_UNREADABLE = Reason(
-    "object_unreadable", "read", "A part of the file is damaged, or the file can't be opened.", True, removes_row=False
+    "object_unreadable",
+    "read",
+    "A part of the file is damaged, the file or folder can't be opened, or it is a link out of the source.",
+    True,
+    removes_row=False,
 )
 LINE_UNPARSABLE = Reason("line_unparsable", "read", "A line is not valid JSON, or has the wrong number of CSV fields.")
 JSON_UNPARSABLE = Reason("json_unparsable", "read", "The `.json` of a WebDataset sample is not a JSON object.")

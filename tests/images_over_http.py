@@ -127,6 +127,10 @@ class Answers(BaseHTTPRequestHandler):
         body = self.server.image(self.path)
         self.answer(200, body, ETag=f'"{hashlib.sha256(body).hexdigest()}"')
 
+    def answer_volatile(self) -> None:
+        """The same image under another etag each time."""
+        self.answer(200, self.server.image(self.path), ETag=f'"{sum(self.server.asked.values())}"')
+
     def answer_dated(self) -> None:
         self.answer(200, self.server.image(self.path), Last_Modified=DATE)
 
@@ -218,6 +222,9 @@ class Answers(BaseHTTPRequestHandler):
 
     def answer_to_user(self) -> None:
         self.answer(302, Location=f"{self.server.url.replace('//', '//user@')}/good/1.png")
+
+    def answer_to_signed(self) -> None:
+        self.answer(302, Location="https://cdn.example.com/1.png?w=3&Signature=s3cr3t")
 
     def answer_to_nonsense(self) -> None:
         self.answer(302, Location="http://[x/")

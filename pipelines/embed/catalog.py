@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from pipelines.fetching.locations import FetchRules
 from pipelines.records import RESERVED
 from pipelines.sources.columns import Columns
 from pipelines.sources.detect import open_source
+from pipelines.sources.limits import DEFAULTS, Limits
 from pipelines.sources.source import Source
 from pipelines.storage.uris import bucket_or_folder
 from pipelines.tables.origin import Origin
@@ -48,7 +50,7 @@ def open_catalog(config: EmbedConfig, existing: lance.LanceDataset | None) -> Ca
     images = kept_option(config, "images", "each", before)
     identity = kept_option(config, "image_identity", "version", before)
     asked = Columns(config.id_column, config.text_column, config.image_column, images)
-    source = open_source(config.source, asked, like, config.source_kind)
+    source = open_source(config.source, asked, like, config.source_kind, limits_of(config))
     columns = before.columns if before is not None else {}
     wanted = {role: getattr(asked, role) or columns.get(role, taken) for role, taken in source.roles.items()}
     if wanted != source.roles:
@@ -67,11 +69,16 @@ def reopen(
 ) -> Source:
     """Open the source with the `columns` of the table instead of those that were detected."""
     try:
-        return open_source(config.source, columns, like, config.source_kind)
+        return open_source(config.source, columns, like, config.source_kind, limits_of(config))
     except UsageError as error:
         kept = ", ".join(f"{role}: {column}" for role, column in before.items() if column)
         found = "; ".join(source.describe())
         raise UsageError(f"{error}. ({config.table} was filled with {kept or 'no columns'}; found: {found})") from error
+
+
+def limits_of(config: EmbedConfig) -> Limits:
+    """The limits of reading: links of the source may lead where images may be fetched from."""
+    return dataclasses.replace(DEFAULTS, link_targets=config.allow_prefix)
 
 
 def passed_through(table: pa.Schema) -> pa.Schema:

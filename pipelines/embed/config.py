@@ -53,9 +53,9 @@ class EmbedConfig:
     image_root: str | None = None
     """Folder to which relative image paths refer; default: the folder of the file that contains them."""
     allow_prefix: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """Allow to fetch images whose URI starts with this, such as https://img.example.com/ or s3://other-bucket/;
-    default: only those in the source's own bucket or folder. A web server whose name leads to an address that is not
-    public needs that address, or its network, as well: 10.1.2.3 or 10.1.0.0/16."""
+    """Allow to fetch images whose URI starts with this, such as https://img.example.com/ or s3://other-bucket/, and
+    links of the source to lead there; default: only those in the source's own bucket or folder. A web server whose name
+    leads to an address that is not public needs that address, or its network, as well: 10.1.2.3 or 10.1.0.0/16."""
     image_identity: ImageIdentity | None = None
     """What tells that an external image changed: its `version` (the etag, or size and time; one request for each image
     in each run), its `content` (each image is fetched in each run), or its `uri` (for URIs whose image never

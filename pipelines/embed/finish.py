@@ -104,7 +104,7 @@ def last_runs(job: Job, committer: Committer) -> dict[str, str]:
         name
         for batch in committer.rejects.scanner(columns=["object"]).to_batches()
         for name in batch.column("object").unique().to_pylist()
-        if name not in job.files and job.owns(name)
+        if job.is_gone(name)
     }
     manifest = committer.manifest
     read = dict.fromkeys({*gone, *filter(manifest.was_read, manifest.stats)}, committer.run)
@@ -131,7 +131,7 @@ def tidy(job: Job, committer: Committer) -> None:
     retention, manifest = timedelta(days=job.config.retention_days), committer.manifest.uri
     if job.config.scope.is_whole:
         entries = read_manifest(manifest)
-        prune(manifest, [entry for name, entry in entries.items() if name in job.files or not job.owns(name)])
+        prune(manifest, [entry for name, entry in entries.items() if not job.is_gone(name)])
     runs = job.config.side_table("runs")
     for uri in (committer.rejects.uri, runs):
         lance.dataset(uri).optimize.compact_files()

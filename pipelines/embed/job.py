@@ -26,7 +26,7 @@ from pipelines.ingest.reembed import is_under_way
 from pipelines.sources.source import Source, units_in
 from pipelines.sources.units import Unit
 from pipelines.storage.files import SourceFile
-from pipelines.storage.uris import absolute, is_named_by, printable
+from pipelines.storage.uris import absolute, folders_of, is_named_by, printable
 from pipelines.tables.dataset import TableVersion
 from pipelines.tables.origin import vista_column
 from pipelines.tables.vector_column import VectorColumn, since
@@ -91,6 +91,13 @@ class Job:
     def owns(self, name: str) -> bool:
         """True if a file belongs to this source: by the source's name or, if it has none, by its URI."""
         return name.startswith(self.mark) if self.mark else is_named_by(self.config.source, name)
+
+    def is_gone(self, name: str) -> bool:
+        """True if a file of this source is no longer there. Of a folder that could not be listed, nobody knows.
+
+        Such a folder is among the files, as one that can't be read.
+        """
+        return name not in self.files and self.owns(name) and self.files.keys().isdisjoint(folders_of(name))
 
     def __str__(self) -> str:
         """The encoder, and what there is to read."""

@@ -98,7 +98,7 @@ def files_line(job: Job, held: Mapping[str, RowChecksum]) -> str:
 
 def gone_line(job: Job, held: Mapping[str, RowChecksum]) -> list[str]:
     """What is no longer listed."""
-    gone = [rows for name, rows in held.items() if name not in job.files and job.owns(name)]
+    gone = [rows for name, rows in held.items() if job.is_gone(name)]
     rows = sum(each.rows for each in gone)
     return [f"{len(gone):,} files are gone, of which the table has {rows:,} rows"] if gone else []
 

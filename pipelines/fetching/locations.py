@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 from pipelines.fetching.addresses import is_network, parse_network
 from pipelines.reasons import FETCH_TOO_LARGE, URI_INVALID, URI_NOT_ALLOWED, Reason, Reject
-from pipelines.storage.uris import printable
+from pipelines.storage.uris import printable, redacted, redacted_text
 from vista_core import UsageError
 
 SCHEMES = {"http": "http", "https": "https", "s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "file": "file"}
@@ -71,7 +71,7 @@ class FetchRules:
             try:
                 parse_network(prefix) if is_network(prefix) else parse_location(prefix)
             except ValueError as error:
-                raise UsageError(f"--allow-prefix {prefix}: {error}") from error
+                raise UsageError(f"--allow-prefix {redacted(prefix)}: {error}") from error
 
     def check_size(self, size: int) -> None:
         """Raise FetchError if an image of this size is too large."""
@@ -89,7 +89,7 @@ class FetchError(Exception):
 
     def reject(self, uri: str) -> Reject:
         """The reject of a record that names `uri`."""
-        return self.reason.reject(printable(f"{uri[:SHOWN]}: {self.cause}"))
+        return self.reason.reject(printable(f"{redacted(uri)[:SHOWN]}: {redacted_text(self.cause)}"))
 
 
 class Location(NamedTuple):

@@ -17,6 +17,7 @@ from pipelines.storage.client_errors import (
     status_code,
 )
 from pipelines.storage.errors import SourceError, credentials_hint
+from pipelines.storage.uris import redacted, redacted_text
 
 DRIVERS = {"s3": "s3fs", "gs": "gcsfs"}
 HEAD_REFUSED = {400, 401, 403, 405, 501}  # S3 allows HEAD by other permissions than GET
@@ -85,9 +86,9 @@ class Store:
 
     def failure(self, location: Location, error: Exception) -> FetchError | SourceError:
         """What a client's error means: FetchError for this image alone, SourceError if the credentials don't work."""
-        cause = f"{type(error).__name__}: {error}".rstrip(".: ")
+        cause = redacted_text(f"{type(error).__name__}: {error}").rstrip(".: ")
         if is_credential_error(error):
-            return SourceError(f"{location.uri}: {cause}. {credentials_hint(location.uri)}")
+            return SourceError(f"{redacted(location.uri)}: {cause}. {credentials_hint(location.uri)}")
         if isinstance(error, FileNotFoundError):
             return FetchError(FETCH_NOT_FOUND, f"there is no such object ({cause})")
         if is_denied(error):

@@ -36,6 +36,7 @@ from pipelines.reasons import (
     URI_INVALID,
     URI_NOT_ALLOWED,
 )
+from pipelines.storage.uris import redacted
 
 REDIRECTS = {301, 302, 303, 307, 308}
 MISSING, FORBIDDEN, BUSY = {404, 410}, {401, 403}, {429, 500, 502, 503, 504}
@@ -145,12 +146,13 @@ class Web:
 
     def redirected(self, location: Location, target: str) -> Location:
         """Where a redirect leads. Raises FetchError unless images may be fetched from there."""
+        shown = redacted(target if "://" in target else target.partition("?")[0])[:SHOWN]  # often a signed URL
         try:
             found = allowed_location(urljoin(location.uri, target), self.rules.allowed)
         except FetchError as error:
-            raise FetchError(error.reason, f"it is redirected to {target[:SHOWN]}: {error.cause}") from error
+            raise FetchError(error.reason, f"it is redirected to {shown}: {error.cause}") from error
         except ValueError as error:
-            raise FetchError(URI_INVALID, f"it is redirected to {target[:SHOWN]}: {error}") from error
+            raise FetchError(URI_INVALID, f"it is redirected to {shown}: {error}") from error
         if found.scheme not in WEB_PORTS:
             raise FetchError(URI_NOT_ALLOWED, f"it is redirected to {found.uri}, from the web into a store")
         return found

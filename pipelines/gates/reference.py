@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 import vista_core
 from pipelines.fetching.locations import FetchRules
-from pipelines.records import FINGERPRINT, ID, INPUT_IDS, OBJECT, PIXELS, embeddable
+from pipelines.records import FINGERPRINT, ID, IMAGE_URI, INPUT_IDS, OBJECT, PIXELS, embeddable
 from pipelines.sources.source import Source
 from pipelines.sources.units import Unit
 from pipelines.stages.decode import decode
@@ -58,7 +58,7 @@ class Reader:
 
 
 def read_again(reader: Reader, units: list[Unit], wanted: pa.Table) -> pa.Table | None:
-    """The records of a file with the ids and fingerprints of `wanted`, decoded; None if the file is gone or changed."""
+    """The records of a file that `matching` finds, decoded; None if the file is gone or changed."""
     try:
         found = matching(reader, units, wanted)
         return decode(fetch(pa.concat_tables(found), reader.rules), reader.settings, store_images=False)
@@ -67,10 +67,14 @@ def read_again(reader: Reader, units: list[Unit], wanted: pa.Table) -> pa.Table 
 
 
 def matching(reader: Reader, units: list[Unit], wanted: pa.Table) -> list[pa.Table]:
-    """The records that are wanted, as far as they are still there unchanged."""
+    """The records that are wanted, as far as they are still there unchanged.
+
+    In place of one that is not, the first record with its id whose image is external: another version of an image may
+    be the same image, which only its content tells.
+    """
     source = reader.source
-    missing = set(zip(wanted[ID].to_pylist(), wanted[FINGERPRINT].to_pylist(), strict=True))
-    found = [record_schema(source).empty_table()]
+    missing = dict(zip(wanted[ID].to_pylist(), wanted[FINGERPRINT].to_pylist(), strict=True))
+    found, others = [record_schema(source).empty_table()], dict[str, pa.Table]()
     for unit in units:
         for records, rejects in source.read(unit):
             if not missing:
@@ -81,10 +85,15 @@ def matching(reader: Reader, units: list[Unit], wanted: pa.Table) -> list[pa.Tab
                 rejects = {at: rejects[row] for at, row in enumerate(kept) if row in rejects}
                 records = records.filter(here)
             records = with_content(*identify(records, rejects, reader.rules), source.has_ids)
-            keys = list(zip(records[ID].to_pylist(), records[FINGERPRINT].to_pylist(), strict=True))
-            found.append(records.filter(pa.array([key in missing for key in keys], pa.bool_())))
-            missing -= set(keys)
-    return found
+            external = pc.is_valid(records[IMAGE_URI]).to_pylist()
+            keys = zip(records[ID].to_pylist(), records[FINGERPRINT].to_pylist(), strict=True)
+            for row, (key, digest) in enumerate(keys):
+                if missing.get(key) == digest:
+                    found.append(records.slice(row, 1))
+                    del missing[key]
+                elif key in missing and external[row]:
+                    others.setdefault(key, records.slice(row, 1))
+    return found + [other for key, other in others.items() if key in missing]
 
 
 def encode_alone(tables: list[pa.Table], settings: EncoderSettings) -> dict[str, np.ndarray]:

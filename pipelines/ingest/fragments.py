@@ -40,6 +40,7 @@ from pipelines.records import (
     replace_column,
     with_rejects,
 )
+from pipelines.storage.uris import redacted_text
 from pipelines.tables.dataset import ADDRESS, TableVersion
 from pipelines.tables.transactions import to_json
 from pipelines.tables.vector_column import VectorColumn
@@ -292,8 +293,11 @@ def reject_rows(records: pa.Table, others: list[dict], run: str) -> pa.Table:
     records = records.filter(pc.is_valid(records[REASON]))
     names = {"id": ID, "object": OBJECT, "row": ROW, "stage": STAGE, "reason": REASON, "message": MESSAGE}
     columns = [records[names[f.name]] if f.name in names else pa.nulls(len(records), f.type) for f in REJECT_SCHEMA]
-    rejects = [pa.table(columns, schema=REJECT_SCHEMA), pa.Table.from_pylist(others, schema=REJECT_SCHEMA)]
-    return replace_column(pa.concat_tables(rejects), "run", pa.repeat(run, sum(map(len, rejects))))
+    rejects = pa.concat_tables([pa.table(columns, schema=REJECT_SCHEMA), pa.Table.from_pylist(others, REJECT_SCHEMA)])
+    # Whatever a parser or a client said: signed URIs and passwords of the catalog don't belong into a message.
+    messages = [message and redacted_text(message) for message in rejects["message"].to_pylist()]
+    rejects = replace_column(rejects, "message", pa.array(messages, pa.string()))
+    return replace_column(rejects, "run", pa.repeat(run, len(rejects)))
 
 
 def write(rows: pa.Table, uri: str) -> list[str]:

@@ -15,6 +15,7 @@ from pipelines.ingest.commit import Committer
 from pipelines.ingest.fragments import Bundle, Replacement, Written, delete_rows
 from pipelines.ingest.manifest import RowChecksum, checksums_of
 from pipelines.records import ID, OBJECT, RUN
+from pipelines.storage.uris import folders_of
 from pipelines.tables.dataset import ADDRESS, SCAN
 
 DELETE_ROWS = 100_000  # in a commit
@@ -110,7 +111,8 @@ def judge(file: str, committer: Committer, owns: Owns) -> tuple[bool, bool]:
     if file in manifest.reading.versions:
         stats = manifest.stats.get(file)
         return True, stats is not None and manifest.was_read(file) and not stats.unreadable
-    return owns(file), owns(file)
+    # A folder that could not be listed is among the files, as one that can't be read: what is in it is not missing.
+    return owns(file), owns(file) and manifest.reading.versions.keys().isdisjoint(folders_of(file))
 
 
 def delete(committer: Committer, rows: pa.Table) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import zlib
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
 import pyarrow as pa
@@ -55,8 +56,9 @@ def open_source(
     says what is there, if nothing can be read.
     """
     if kind == "lance" or (kind is None and uri.rstrip("/").endswith(".lance")):
+        refuse_links_out(uri, limits)
         return Tabular.open(LanceTable.open(uri, limits), columns, uri)
-    listing = list_files(uri)
+    listing = list_files(uri, limits.link_targets)
     if tables := lance_tables(listing):
         raise UsageError(f"--source {uri} is a LanceDB database: name one of its tables, such as {tables[0]}")
     found, chosen = (kind, listing.only(SUFFIXES[kind])) if kind else find_kind(listing)
@@ -70,12 +72,25 @@ def open_source(
     if found == "images":
         return ImageFolder.open(listing, columns, limits)  # with all files, since text files belong to images
     chosen = chosen if chosen.files else listing  # the user gave the kind, so suffixes don't matter
-    rows = open_format(found, chosen, like, columns, limits)
-    return Tabular.open(rows, columns, uri, tuple(notes(listing, chosen, found)))
+    unreadable = tuple(file for file in chosen.files if file.error)
+    if len(unreadable) == len(chosen.files):
+        raise UsageError(f"--source {uri}: {unreadable[0].uri}: {unreadable[0].error}")
+    rows = open_format(found, chosen.of(file for file in chosen.files if not file.error), like, columns, limits)
+    source = Tabular.open(rows, columns, uri, tuple(notes(listing, chosen, found)))
+    return dataclasses.replace(source, unreadable=unreadable + listing.unlisted, folders=listing.folders)
+
+
+def refuse_links_out(uri: str, limits: Limits) -> None:
+    """Raise UsageError if a file of a local Lance table is a link out of it, which Lance would follow."""
+    if "://" not in uri and Path(uri).is_dir():
+        listing = list_files(uri, limits.link_targets)
+        if bad := [*listing.left_out, *(f"{file.uri}: {file.error}" for file in listing.files if file.error)]:
+            raise UsageError(f"--source {uri}: {bad[0]}")
 
 
 def notes(listing: Listing, chosen: Listing, kind: Kind) -> Iterator[str]:
     """Lines for the user: which other files are there and not read."""
+    yield from (f"NOT READ: {each}" for each in listing.left_out)
     taken = {item.uri for item in chosen.files}
     others = listing.of(item for item in listing.files if item.uri not in taken)
     catalogs = tuple(suffix for other in SUFFIXES if other not in (kind, "images") for suffix in SUFFIXES[other])
@@ -106,7 +121,7 @@ def find_kind(listing: Listing) -> tuple[Kind | None, Listing]:
     for kind, suffixes in SUFFIXES.items():
         if (chosen := listing.only(suffixes)).files:
             return kind, chosen
-    for item in listing.files[:FILES_LOOKED_INTO]:
+    for item in [file for file in listing.files if not file.error][:FILES_LOOKED_INTO]:
         if found := kind_of(first_bytes(item.uri)):
             suffix = PurePosixPath(item.uri).suffix
             return found, listing.of(other for other in listing.files if PurePosixPath(other.uri).suffix == suffix)

@@ -15,6 +15,7 @@ from pipelines.sources.limits import Limits
 from pipelines.sources.units import FilePart, FilePartT
 from pipelines.storage.errors import READ_ERRORS, is_damage
 from pipelines.storage.files import Listing, SourceFile
+from pipelines.storage.local import UnreadableError
 from vista_core import UsageError
 
 FILES_TRIED = 8
@@ -87,10 +88,25 @@ class FileFormat:
         return f"{len(self.listing.files):,} {kind}(s), {self.listing.megabytes:,.2f} MB"
 
 
-def units_of(listing: Listing, file_units: Callable[[SourceFile], list[Part]]) -> list[Part]:
-    """The units of all files, in listing order, looking into several files at once."""
+def units_of(listing: Listing, file_units: Callable[[SourceFile], list[Part]]) -> list[FilePart]:
+    """The units of all files, in listing order, looking into several files at once.
+
+    A file that can't be read is one unit with the error.
+    """
+
+    def units(file: SourceFile) -> list[FilePart]:
+        try:
+            return [*file_units(file)]
+        except UnreadableError as error:
+            return [unreadable_part(file, str(error))]
+
     with ThreadPoolExecutor(FILE_THREADS) as pool:
-        return [unit for units in pool.map(file_units, listing.files) for unit in units]
+        return [unit for units in pool.map(units, listing.files) for unit in units]
+
+
+def unreadable_part(file: SourceFile, error: str) -> FilePart:
+    """The unit of a file of which nothing can be read: one reject."""
+    return FilePart(uris=(file.uri,), version=file.version, rows=1, error=error)
 
 
 def first_readable(listing: Listing, kind: str, look: Callable[[SourceFile], Found], otherwise: str = "") -> Found:

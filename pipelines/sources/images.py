@@ -23,11 +23,14 @@ from pipelines.reasons import (
 )
 from pipelines.records import ID, IMAGE, IMAGE_URI, OBJECT, ROW, TEXT, read_schema
 from pipelines.sources.columns import Columns
+from pipelines.sources.format import unreadable_part
 from pipelines.sources.limits import Limits
 from pipelines.sources.scope import Batches
-from pipelines.sources.units import Unit
+from pipelines.sources.tabular import unreadable_rows
+from pipelines.sources.units import FilePart, Unit
 from pipelines.storage.errors import SourceError, credentials_hint
-from pipelines.storage.files import Listing, SourceFile, read_start
+from pipelines.storage.files import Listing, SourceFile, by_name, read_within
+from pipelines.storage.local import Folders, UnreadableError
 from pipelines.storage.uris import printable
 from vista_core import UsageError
 
@@ -69,14 +72,16 @@ class ImageFolder:
     def files(self) -> dict[str, SourceFile]:
         """The images by printable URI. An image and its text count as one file."""
         images, texts = self.pairs()
-        return {printable(item.uri): with_text(item, texts.get(item.uri)) for item in images}
+        return by_name([*(with_text(item, texts.get(item.uri)) for item in images), *self.listing.unlisted])
 
     def only(self, names: Container[str]) -> ImageFolder:
         """The same folder with only these images and their texts."""
         images, texts = self.pairs()
         chosen = [item for item in images if printable(item.uri) in names]
         beside = [texts[item.uri] for item in chosen if item.uri in texts]
-        return dataclasses.replace(self, listing=self.listing.of((*chosen, *dict.fromkeys(beside))))
+        listing = self.listing.of((*chosen, *dict.fromkeys(beside)))
+        unlisted = tuple(item for item in self.listing.unlisted if printable(item.uri) in names)
+        return dataclasses.replace(self, listing=dataclasses.replace(listing, unlisted=unlisted))
 
     def without_listing(self) -> ImageFolder:
         """What a worker needs to read a unit."""
@@ -90,6 +95,7 @@ class ImageFolder:
         lines = [
             f"{len(images)} images, {sum(item.size for item in images) / 1e6:,.1f} MB, {len(texts)} with a text file",
             "id: path under the folder, text: the .txt file of the same name",
+            *(f"NOT READ: {each}" for each in self.listing.left_out),
         ]
         if unused:
             kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(unused.items()))
@@ -102,8 +108,12 @@ class ImageFolder:
         images = [item for item in self.listing.files if suffix(item) in IMAGE_SUFFIXES]
         return images, {item.uri: texts[stem(item)] for item in images if stem(item) in texts}
 
-    def units(self) -> list[Page]:
-        """Pages of at most `page_files` images and `page_bytes` of images and texts."""
+    def units(self) -> list[Unit]:
+        """Pages of at most `page_files` images and `page_bytes` of images and texts; folders that can't be listed."""
+        return [*self.pages(), *(unreadable_part(item, item.error) for item in self.listing.unlisted)]
+
+    def pages(self) -> list[Page]:
+        """The images in pages."""
         images, texts = self.pairs()
         pages: list[list[SourceFile]] = []
         page_bytes = 0
@@ -123,10 +133,14 @@ class ImageFolder:
             for page in pages
         ]
 
-    def read(self, unit: Page) -> Batches:
+    def read(self, unit: Page | FilePart) -> Batches:
         """The images of a page with their texts, fetched in parallel."""
-        fetch_image = partial(fetch, limit=self.limits.image_bytes, too_large=IMAGE_TOO_LARGE)
-        fetch_text = partial(fetch, limit=self.limits.text_bytes, too_large=TEXT_TOO_LARGE)
+        if isinstance(unit, FilePart):
+            yield unreadable_rows(self.extra, printable(unit.uri), range(1), unit.error)
+            return
+        folders = self.listing.folders
+        fetch_image = partial(fetch, limit=self.limits.image_bytes, too_large=IMAGE_TOO_LARGE, folders=folders)
+        fetch_text = partial(fetch, limit=self.limits.text_bytes, too_large=TEXT_TOO_LARGE, folders=folders)
         with ThreadPoolExecutor(FETCH_THREADS) as pool:
             images, texts = pool.map(fetch_image, unit.uris), pool.map(fetch_text, unit.texts)
         rows, rejects = [], {}
@@ -163,22 +177,22 @@ def stem(item: SourceFile) -> str:
     return item.uri.removesuffix(PurePosixPath(item.uri).suffix)
 
 
-def fetch(uri: str | None, limit: int, too_large: Reason) -> bytes | Reject:
+def fetch(uri: str | None, limit: int, too_large: Reason, folders: Folders | None) -> bytes | Reject:
     """The content of a file, or b"" for None.
 
-    A file that is larger than `limit`, gone or locked is a reject. Raises if the store fails.
+    A file that is larger than `limit`, gone, locked or outside of `folders` is a reject. Raises if the store fails.
     """
     if uri is None:
         return b""
     try:
-        content = read_start(uri, limit + 1)
-    except PermissionError as error:
-        if "://" in uri:  # the same error as for an expired credential, which is no fault of the record
-            raise SourceError(f"{uri}: {error}. {credentials_hint(uri)}") from error
-        return OBJECT_UNREADABLE.reject(printable(f"{uri}: {type(error).__name__}: {error}"))
+        content = read_within(uri, limit, folders)
+    except PermissionError as error:  # the same as for an expired credential, which is no fault of the record
+        raise SourceError(f"{uri}: {error}. {credentials_hint(uri)}") from error
+    except UnreadableError as error:
+        return OBJECT_UNREADABLE.reject(printable(f"{uri}: {error}"))
     except FileNotFoundError as error:
         return OBJECT_UNREADABLE.reject(printable(f"{uri}: {type(error).__name__}: {error}"))
-    if len(content) > limit:
+    if content is None:
         return too_large.reject(printable(f"{uri}: larger than {limit / (1 << 20):,g} MiB"), stage="read")
     return content
 

@@ -21,6 +21,7 @@ from pipelines.sources.format import FileFormat, units_of
 from pipelines.sources.json_types import type_of
 from pipelines.sources.limits import Limits
 from pipelines.sources.lines import ByteRange, Stream, line_ends, reject_of
+from pipelines.sources.units import FilePart
 from pipelines.storage.files import Listing, SourceFile, open_unchanged
 
 BLANKS = b" \t\r\n"  # of JSON
@@ -51,7 +52,7 @@ class JsonLines(FileFormat):
         """How many files there are, and their size."""
         return self.summary("JSON lines file")
 
-    def units(self) -> list[ByteRange]:
+    def units(self) -> list[FilePart]:
         """A unit for each range of `range_bytes` (16 MB), or for each compressed file."""
         return units_of(self.listing, self.file_units)
 

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 class Limits:
     """Upper limits of batches, units and reads. The product uses the defaults; tests pass smaller ones."""
 
+    # Folders
+    link_targets: tuple[str, ...] = ()  # --allow-prefix: where links of the source may lead, beside its own folder
+
     # Any format
     batch_rows: int = 4096  # records in a batch
     batch_bytes: int = 32 << 20  # encoded images and texts in a batch

@@ -23,6 +23,7 @@ from pipelines.sources.limits import Limits
 from pipelines.sources.units import FilePart
 from pipelines.storage.errors import READ_ERRORS
 from pipelines.storage.files import Listing, SourceFile, open_unchanged
+from pipelines.storage.uris import redacted_text
 
 PARTS = 8  # into which records are divided that can't be parsed together
 SHOWN = 80  # characters of a record in a message
@@ -250,7 +251,8 @@ def parse_or_divide(records: Records, first: int, last: int, syntax: Syntax) -> 
 
 def reject_of(reason: Reason, why: str, record: bytes) -> Reject:
     """The reject of a record, whose message shows the record's beginning."""
-    return reason.reject(f"{why[:300]}: {record[: 4 * SHOWN].decode('utf-8', 'replace').strip()[:SHOWN]}")
+    shown = record[: 4 * SHOWN].decode("utf-8", "replace").strip()
+    return reason.reject(f"{why[:300]}: {redacted_text(shown)[:SHOWN]}")
 
 
 def first_sample(listing: Listing, kind: str, sample: Callable[[SourceFile], Found]) -> Found:

@@ -12,11 +12,12 @@ import pyarrow as pa
 from pipelines.reasons import OBJECT_UNREADABLE, Reject
 from pipelines.records import OBJECT, ROW, read_schema
 from pipelines.sources.columns import Columns, Layout
-from pipelines.sources.format import Format
+from pipelines.sources.format import Format, unreadable_part
 from pipelines.sources.scope import Batches
 from pipelines.sources.units import FilePart, Unit
 from pipelines.storage.errors import READ_ERRORS, is_damage
-from pipelines.storage.files import SourceFile
+from pipelines.storage.files import SourceFile, by_name
+from pipelines.storage.local import Folders, leads_out
 from pipelines.storage.uris import printable
 
 
@@ -27,6 +28,8 @@ class Tabular:
     format: Format[Any]
     layout: Layout
     notes: tuple[str, ...] = ()  # for the user
+    unreadable: tuple[SourceFile, ...] = ()  # files and folders of which nothing can be read, each with its error
+    folders: Folders | None = None  # where files of a disk must really be
 
     @classmethod
     def open(cls, rows: Format[Any], columns: Columns, uri: str, notes: tuple[str, ...] = ()) -> Tabular:
@@ -65,15 +68,16 @@ class Tabular:
 
     def files(self) -> dict[str, SourceFile]:
         """The source files by printable URI, in listing order."""
-        return self.format.files()
+        return self.format.files() | by_name(self.unreadable)
 
     def only(self, names: Container[str]) -> Tabular:
         """The same source with only these files."""
-        return dataclasses.replace(self, format=self.format.only(names))
+        unreadable = tuple(file for file in self.unreadable if printable(file.uri) in names)
+        return dataclasses.replace(self, format=self.format.only(names), unreadable=unreadable)
 
     def without_listing(self) -> Tabular:
         """What a worker needs to read a unit."""
-        return dataclasses.replace(self, format=self.format.without_listing())
+        return dataclasses.replace(self, format=self.format.without_listing(), unreadable=())
 
     def describe(self) -> list[str]:
         """What was found, and which column serves as what."""
@@ -81,7 +85,7 @@ class Tabular:
 
     def units(self) -> list[Unit]:
         """The units of work, in listing order."""
-        return list(self.format.units())
+        return [*self.format.units(), *(unreadable_part(file, file.error) for file in self.unreadable)]
 
     def read(self, unit: FilePart) -> Batches:
         """The records of a unit. Rows that can't be read because of damage are rejected.
@@ -89,6 +93,8 @@ class Tabular:
         If the number of rows is known, each missing row is a reject; else one reject stands for all missing rows.
         """
         name, message = printable(unit.uri), unit.error
+        if not message and self.folders is not None:
+            message = leads_out(unit.uri, self.folders)  # it may have become a link since it was listed
         done, row = 0, unit.first_row
         batches = iter(()) if message else self.format.batches(unit, self.layout.used)
         while not message:
@@ -110,12 +116,13 @@ class Tabular:
             missing = range(row, row + bool(message))
         at_once = self.format.limits.reject_rows
         for start in range(0, len(missing), at_once):
-            yield self.unreadable(name, missing[start : start + at_once], message or "rows are missing")
+            yield unreadable_rows(self.extra, name, missing[start : start + at_once], message or "rows are missing")
 
-    def unreadable(self, name: str, rows: range, message: str) -> tuple[pa.Table, dict[int, Reject]]:
-        """Rows that the file must have but that can't be read."""
-        values = {OBJECT: pa.repeat(name, len(rows)), ROW: pa.array(rows, pa.int64())}
-        schema = read_schema(self.extra)
-        columns = [values.get(field.name, pa.nulls(len(rows), field.type)) for field in schema]
-        reject = OBJECT_UNREADABLE.reject(f"{name}: {message}")
-        return pa.table(columns, schema=schema), dict.fromkeys(range(len(rows)), reject)
+
+def unreadable_rows(extra: pa.Schema, name: str, rows: range, message: str) -> tuple[pa.Table, dict[int, Reject]]:
+    """Rows that a file must have but that can't be read; `extra` are the source's own columns."""
+    values = {OBJECT: pa.repeat(name, len(rows)), ROW: pa.array(rows, pa.int64())}
+    schema = read_schema(extra)
+    columns = [values.get(field.name, pa.nulls(len(rows), field.type)) for field in schema]
+    reject = OBJECT_UNREADABLE.reject(f"{name}: {message}")
+    return pa.table(columns, schema=schema), dict.fromkeys(range(len(rows)), reject)

@@ -14,6 +14,7 @@ import zlib
 
 import pyarrow as pa
 
+from pipelines.storage.local import UnreadableError
 from vista_core import VistaError
 
 READ_ERRORS = (pa.ArrowException, OSError, UnicodeDecodeError, EOFError, tarfile.TarError, zlib.error)
@@ -44,10 +45,11 @@ class SourceChangedError(VistaError):
 def is_damage(error: Exception) -> bool:
     """True if one of READ_ERRORS means damaged content, which a retry won't mend.
 
-    pyarrow raises OSError for damage, too, but without an errno; so does gzip.
+    pyarrow raises OSError for damage, too, but without an errno; so does gzip. A file
+    of a disk that this user may not read counts as damaged.
     """
     if isinstance(error, OSError):
-        return isinstance(error, gzip.BadGzipFile) or (type(error) is OSError and error.errno is None)
+        return isinstance(error, gzip.BadGzipFile | UnreadableError) or (type(error) is OSError and error.errno is None)
     return True
 
 

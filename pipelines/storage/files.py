@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import io
-import re
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any
 
 import fsspec
 from botocore.exceptions import BotoCoreError
 
 from pipelines.storage.errors import READ_ERRORS, SourceChangedError, SourceError, credentials_hint
+from pipelines.storage.local import Folders, UnreadableError, open_regular, real_folders, refusal
 from pipelines.storage.uris import before_magic, file_uri, filesystem, listing_order, printable
+from pipelines.storage.walk import find, hidden, is_folder, is_local
 from vista_core import UsageError
-
-# What Spark and Delta Lake write beside data.
-BOOKKEEPING = re.compile(
-    r"_SUCCESS|_metadata|_common_metadata|_temporary|_spark_metadata|_delta_log|_(committed|started)_.*"
-)
 
 
 @dataclass(frozen=True)
@@ -29,6 +26,7 @@ class SourceFile:
     uri: str
     size: int  # bytes
     version: str  # the etag or, where there is none, size and modification time
+    error: str = ""  # why it must not be read, if so
 
 
 @dataclass(frozen=True)
@@ -38,6 +36,9 @@ class Listing:
     uri: str
     root: str  # the folder that relative paths start from
     files: tuple[SourceFile, ...]
+    folders: Folders | None = None  # where files of a disk must really be; None in a store
+    unlisted: tuple[SourceFile, ...] = ()  # folders that could not be listed, as files with an error
+    left_out: tuple[str, ...] = ()  # links to folders that are not followed, and why
 
     def only(self, suffixes: Iterable[str]) -> Listing:
         """The files with one of these suffixes."""
@@ -49,11 +50,11 @@ class Listing:
 
     def of(self, files: Iterable[SourceFile]) -> Listing:
         """The same listing with other files; workers get one without any, since it must not grow with the source."""
-        return Listing(self.uri, self.root, tuple(files))
+        return Listing(self.uri, self.root, tuple(files), self.folders)
 
     def by_name(self) -> dict[str, SourceFile]:
         """The files by their printable URI, in listing order."""
-        return {printable(file.uri): file for file in self.files}
+        return by_name(self.files)
 
     @property
     def megabytes(self) -> float:
@@ -61,44 +62,45 @@ class Listing:
         return sum(file.size for file in self.files) / 1e6
 
 
-def list_files(uri: str) -> Listing:
-    """The files that `uri` names: a folder, one file, or a glob. Raises UsageError if they can't be listed."""
+def by_name(files: Iterable[SourceFile]) -> dict[str, SourceFile]:
+    """Files by their printable URI."""
+    return {printable(file.uri): file for file in files}
+
+
+def list_files(uri: str, link_targets: Iterable[str] = ()) -> Listing:
+    """The files that `uri` names: a folder, one file, or a glob. Raises UsageError if they can't be listed.
+
+    A link among them must lead to a file below the folder of the source, or below one of `link_targets`.
+    """
     try:
         fs, path = filesystem(uri)
-        found = {}
-        if fsspec.core.has_magic(path):
-            found = fs.glob(path, detail=True)
-            root = before_magic(path)
-        if not found:  # a plain path, a name with brackets, or a missing bucket, which a glob does not report
-            found = fs.find(path, detail=True)
-            root = path if fs.isdir(path) else path.rpartition("/")[0]
-        found = {name: link_target(fs, info) if info.get("islink") else info for name, info in found.items()}
+        folders = real_folders([own_folder(path), *link_targets]) if is_local(fs) else None
+        found = find(fs, path, folders or ())
     except (OSError, BotoCoreError, ValueError, ImportError) as error:
         cause = f"{type(error).__name__}: {error}".rstrip(".")
         raise UsageError(f"--source {uri}: cannot be listed: {cause}. {credentials_hint(uri)}") from error
     files = [
-        SourceFile(file_uri(fs, name), int(info["size"]), file_version(info))
-        for name, info in found.items()
-        if info["type"] == "file" and (name == path or not hidden(name, root))
+        SourceFile(
+            file_uri(fs, name),
+            int(info["size"]),
+            file_version(info),
+            refusal(name, folders) if folders and (info.get("islink") or info["type"] != "file") else "",
+        )
+        for name, info in found.files.items()
+        if not is_folder(info) and (name == path or not hidden(name, found.root))
     ]
+    unlisted = tuple(SourceFile(name, 0, "", error) for name, error in sorted(found.unlisted.items()))
     if not files:
-        raise UsageError(f"--source {uri}: nothing is there. Check the path; a glob needs quotes in the shell")
+        cause = f"{unlisted[0].uri}: {unlisted[0].error}" if unlisted else "nothing is there"
+        raise UsageError(f"--source {uri}: {cause}. Check the path; a glob needs quotes in the shell")
     files.sort(key=lambda file: listing_order(printable(file.uri)))
-    return Listing(uri, file_uri(fs, root), tuple(files))
+    left_out = tuple(f"{name}: {why}" for name, why in sorted(found.left_out.items()))
+    return Listing(uri, file_uri(fs, found.root), tuple(files), folders, unlisted, left_out)
 
 
-def link_target(fs: Any, link: dict) -> dict:
-    """The target of a symbolic link, which fsspec gives for a single link but not in a listing."""
-    try:
-        return fs.info(link["name"])
-    except FileNotFoundError:
-        return link | {"type": "file"}  # the reader will say that it can't be read
-
-
-def hidden(name: str, root: str) -> bool:
-    """True for dot files and the bookkeeping of Spark and Delta Lake, but not for `_DSC0001.jpg`, a camera's name."""
-    parts = name.removeprefix(root).strip("/").split("/")
-    return any(part.startswith(".") or BOOKKEEPING.fullmatch(part) for part in parts)
+def own_folder(path: str) -> str:
+    """The local folder that a source names or, for a glob, begins with; the file, if it names one."""
+    return before_magic(path) if fsspec.core.has_magic(path) and not Path(path).exists() else path
 
 
 def file_version(info: dict) -> str:
@@ -111,13 +113,15 @@ def file_version(info: dict) -> str:
 def open_unchanged(uri: str, version: str) -> Iterator[IO[bytes]]:
     """Open a file for ranged reads.
 
-    Raises SourceChangedError if it is no longer the version that was listed, or changes while it is read, and
-    SourceError if the disk or store fails.
+    Raises SourceChangedError if it is no longer the version that was listed, or changes while it is read, SourceError
+    if the disk or store fails, and UnreadableError for a file of a disk that can't be read although the disk works.
     """
     try:
         with open_file(uri) as handle:
             check_unchanged(uri, version)  # after opening: s3fs reads only what it opened, by its etag
             yield handle
+    except UnreadableError:
+        raise
     except READ_ERRORS as error:
         if isinstance(error, OSError) and error.errno is not None:
             with contextlib.suppress(OSError):  # this request may fail, too
@@ -127,9 +131,14 @@ def open_unchanged(uri: str, version: str) -> Iterator[IO[bytes]]:
         raise
 
 
-def open_file(uri: str) -> Any:
-    """Open a file for reading, without a read-ahead cache, which would fetch megabytes for a Parquet footer."""
+def open_file(uri: str, folders: Folders | None = None) -> Any:
+    """Open a file for reading, without a read-ahead cache, which would fetch megabytes for a Parquet footer.
+
+    On a disk it must be a regular file, and really be in one of `folders` (see `local.open_regular`).
+    """
     fs, path = filesystem(uri)
+    if is_local(fs):
+        return open_regular(path, folders)
     return fs.open(path, "rb", **({"cache_type": "none"} if uri.startswith("s3://") else {}))
 
 
@@ -139,6 +148,14 @@ def read_start(uri: str, size: int) -> bytes:
         end = handle.seek(0, io.SEEK_END)
         handle.seek(0)
         return handle.read(min(size, end))  # Python would allocate `size` bytes for a smaller file, too
+
+
+def read_within(uri: str, limit: int, folders: Folders | None) -> bytes | None:
+    """The content of a file; None, and nothing is read, if that is more than `limit` bytes."""
+    with open_file(uri, folders) as handle:
+        end = handle.seek(0, io.SEEK_END)
+        handle.seek(0)
+        return None if end > limit else handle.read(end)
 
 
 def check_unchanged(uri: str, version: str) -> None:

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import fsspec
 from fsspec.utils import glob_translate
 
+from vista_core import UsageError
+
 FRAGMENT_NUMBER = re.compile(r"(.*)#(\d+)", re.DOTALL)
+
+HIDDEN = "***"
+WITH_SCHEME = re.compile(r"(?!file:)([a-z][a-z0-9+.-]*://)([^/?#]*@|)([^?#]*)(.*)", re.I | re.DOTALL)
+# Secret keys of S3 may have slashes. In a store `?` may be part of a name, or a wildcard: only what looks like
+# parameters at the end is taken for such.
+IN_A_STORE = re.compile(r"((?:s3a?|gs|gcs)://)([^/?#@:]*:[^?#@]*@|[^/?#]*@|)(.*?)([?#][^/=]*=.*|)", re.I | re.DOTALL)
+VALUE = re.compile(r"(?<=[?&#;])([^=&#;]*=)?[^&#;]+")
+IN_A_TEXT = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s\"'<>]*[^\s\"'<>:,.;)]", re.I)
+SECRET_NAME = r"[\w.-]*(?:signature|credential|secret|token|passw|api_?key|accesskey|auth(?!or))[\w.-]*|sig|key|pwd"
+SECRET = re.compile(rf"(?<![\w.-])({SECRET_NAME})=[^\s&#\"'<>]*[^\s&#\"'<>:,.;)]", re.I)
 
 
 def filesystem(uri: str) -> tuple[Any, str]:
@@ -22,7 +35,16 @@ def filesystem(uri: str) -> tuple[Any, str]:
 
 
 def absolute(uri: str) -> str:
-    """`uri` as every worker understands it: local paths made absolute, `file://` dropped."""
+    """`uri` as every worker understands it: local paths made absolute, `file://` dropped.
+
+    Raises UsageError for a URI with credentials.
+    """
+    if has_credentials(uri):
+        raise UsageError(
+            f"{redacted(uri)} has credentials in it, which others can read in the list of processes, the shell's "
+            "history and logs. Give them by the environment: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, "
+            "or GOOGLE_APPLICATION_CREDENTIALS"
+        )
     if "://" in uri and not uri.startswith("file://"):
         return uri.rstrip("/")
     return str(Path(uri.removeprefix("file://")).expanduser().absolute())
@@ -62,9 +84,46 @@ def bucket_or_folder(uri: str) -> str:
     return path if fs.isdir(path) and not path.endswith(".lance") else path.rpartition("/")[0]
 
 
+def folders_of(name: str) -> Iterator[str]:
+    """The folders that a file is in, the innermost first."""
+    while "/" in name:
+        name = name.rpartition("/")[0]
+        yield name
+
+
 def is_named_by(uri: str, name: str) -> bool:
     """True if a file of this (printable) name would be listed for `uri`: a folder, one file, or a glob."""
     uri = printable(uri)
     if fsspec.core.has_magic(uri) and re.fullmatch(glob_translate(uri), name):
         return True
     return name == uri or name.startswith((uri.rstrip("/") + "/", uri + "#"))  # `#` for fragments of a Lance table
+
+
+def redacted(uri: str) -> str:
+    """`uri` as logs, tables and messages may have it: without user name and password, and without values of parameters.
+
+    All values are hidden, since any of them may be what a server takes for a password. Local paths are not changed.
+    """
+    parts = parts_of(uri)
+    if parts is None:
+        return uri
+    scheme, user, place, parameters = parts
+    hidden = VALUE.sub(lambda value: f"{value[1] or ''}{HIDDEN}", parameters)
+    return f"{scheme}{f'{HIDDEN}@' if user else ''}{place}{hidden}"
+
+
+def redacted_text(text: str) -> str:
+    """A message, perhaps of a library, with each URI in it redacted, and the values of secret parameters."""
+    return SECRET.sub(rf"\1={HIDDEN}", IN_A_TEXT.sub(lambda uri: redacted(uri[0]), text))
+
+
+def has_credentials(uri: str) -> bool:
+    """True if a URI has a user name or password, or a parameter whose name says that it is secret."""
+    parts = parts_of(uri)
+    return parts is not None and (parts[1] != "" or SECRET.search(parts[3]) is not None)
+
+
+def parts_of(uri: str) -> tuple[str, ...] | None:
+    """Scheme, user and password, what follows them, and parameters of a URI; None for a local path."""
+    match = IN_A_STORE.fullmatch(uri) or WITH_SCHEME.fullmatch(uri)
+    return None if match is None else match.groups()

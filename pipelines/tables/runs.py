@@ -24,6 +24,7 @@ import pyarrow as pa
 
 from pipelines.events import Arrived, BundleCommitted, Counted, Counts, Event, Judged, Published, ReadingEnded, Verdict
 from pipelines.storage.errors import cause_of, explained, without_rust_location
+from pipelines.storage.uris import redacted_text
 from pipelines.tables.dataset import ensure_dataset, open_dataset, quoted
 from vista_core import VistaError
 
@@ -221,7 +222,7 @@ class RunRecord:
         """Write that the run failed, by which error, and how far it came."""
         cause, message = cause_of(error)
         try:
-            self.end({"status": "failed", "error": f"{type(cause).__name__}: {message}"[:LONGEST_ERROR]})
+            self.end({"status": "failed", "error": redacted_text(f"{type(cause).__name__}: {message}")[:LONGEST_ERROR]})
         except (OSError, ValueError) as unreachable:  # must not replace the error that ended the run
             log.warning("%s: the failure of the run could not be written: %s", self.uri, unreachable)
 
@@ -236,7 +237,7 @@ class RunRecord:
         row = {
             "run": self.run,
             "started": self.started,
-            "configuration": json.dumps(self.configuration),
+            "configuration": redacted_text(json.dumps(self.configuration)),
             "versions": json.dumps(library_versions()),
         }
         table = pa.Table.from_pylist([row | values], schema=RUN_SCHEMA)

@@ -148,3 +148,14 @@ def test_the_log_is_as_before_when_the_job_has_ended(capsys):
     assert logging.getLogger().handlers == before
     LOG.warning("nobody listens")
     assert capsys.readouterr().err == ""
+
+
+def test_no_credentials_are_logged(capsys):
+    def fail(config: Greeting) -> str:
+        LOG.warning("asked %s", "https://me:s3cr3t@a.com/y?z=s3cr3t")
+        raise VistaError("no answer of https://a.com/y?sig=s3cr3t")
+
+    assert run_job(Greeting, fail, ["--name", "you"]) == 1
+    said = capsys.readouterr().err
+    assert "asked https://***@a.com/y?z=***" in said and "no answer of https://a.com/y?sig=***" in said
+    assert "s3cr3t" not in said

@@ -186,6 +186,13 @@ def test_a_redirect_may_have_a_location_in_utf8(server):
     assert fetched([f"{server.url}/to-utf8/1.png"], rules(server.url)) == [server.image("/good/%C3%BC%20%E6%97%A5.png")]
 
 
+def test_a_redirect_to_a_signed_url_is_told_without_its_signature(server):
+    [result] = fetched([f"{server.url}/to-signed/1.png?token=s3cr3t"], rules(server.url))
+    assert result.reason == "uri_not_allowed"
+    assert "it is redirected to https://cdn.example.com/1.png?w=***&Signature=***: it is not below" in result.message
+    assert "s3cr3t" not in result.message
+
+
 def test_a_server_that_is_not_there_costs_only_its_own_images(server):
     with serve_images() as other:
         gone = other.url

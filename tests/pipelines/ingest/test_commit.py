@@ -267,6 +267,16 @@ def test_rejected_records_are_written_to_the_rejects_with_their_reason(tmp_path)
     assert (reject["message"], reject["object"], reject["run"]) == ("not an image", "a.parquet", "run-1")
 
 
+def test_the_message_of_a_reject_is_written_without_credentials(tmp_path):
+    records = rejected(["bad"])
+    said = pa.array(["GET https://cdn.example.com/1.png?w=3&Signature=s3cr3t failed"])
+    records = records.set_column(records.schema.get_field_index("_message"), "_message", said)
+    committer = new_committer(tmp_path)
+    commit(committer, records, stats(1))
+    [reject] = lance.dataset(committer.rejects.uri).to_table().to_pylist()
+    assert reject["message"] == "GET https://cdn.example.com/1.png?w=***&Signature=*** failed"
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0, 1.5])
 def test_a_vector_without_norm_one_is_rejected(tmp_path, value):
     good, bad = block({"a": "one"}), block({"b": "two"})

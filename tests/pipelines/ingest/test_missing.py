@@ -113,6 +113,15 @@ def test_rows_of_a_skipped_file_are_not_missing(db):
     assert missing(committer) == (2, 4)
 
 
+def test_rows_of_files_in_a_folder_that_could_not_be_listed_are_not_missing(db):
+    commit(new_committer(db, "run-1"), block({"d1": "x", "d2": "x"}, "sub/deep/d.parquet"), stats(2, file="d"))
+    committer = night(db, "a.parquet", "sub")
+    commit(committer, unchanged(committer, "a1", "a2", "a3"), rejected(["x"], "sub", "object_unreadable"))
+    found = find_missing(committer, own)
+    assert (found.rows, found.owned) == (1, 6)  # b1, whose file is gone
+    assert "1 files could not be read in full, such as sub" in found.refusal(None)
+
+
 def test_a_row_that_moved_is_not_missing(db):
     committer = night(db, "b.parquet")
     commit(committer, block({"a1": "moved"}, "b.parquet"), unchanged(committer, "b1", file="b.parquet", read=2))

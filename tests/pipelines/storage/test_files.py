@@ -95,14 +95,6 @@ def test_a_link_is_read_as_its_target(local):
         content(item)
 
 
-def test_a_dangling_link_is_listed_so_that_the_reader_can_reject_it(local):
-    local.put("a.bin", b"x")
-    Path(local.uri("b.bin")).symlink_to("nothing")
-    _, dangling = list_files(local.root).files
-    with pytest.raises(SourceChangedError, match=r"b\.bin changed .* now gone"):
-        content(dangling)
-
-
 @pytest.mark.parametrize("path", ["nothing/here", "nothing/*.bin", "*.txt"])
 def test_the_message_names_a_uri_without_files(store, path):
     store.put("a.bin", b"x")

@@ -213,6 +213,15 @@ def test_a_long_error_is_cut_off(uri):
     assert row_of(record)["error"] == "ValueError: " + "x" * (2000 - len("ValueError: "))
 
 
+def test_no_credentials_are_written(uri):
+    record = RunRecord(uri, STARTED, {"options": {"allow_prefix": ["https://a.com/?s=s3cr3t"]}}, {})
+    with pytest.raises(ValueError, match="x"), record.running():
+        raise ValueError("x: https://me:s3cr3t@a.com/y?z=s3cr3t")
+    row = row_of(record)
+    assert row["error"] == "ValueError: x: https://***@a.com/y?z=***"
+    assert json.loads(row["configuration"]) == {"options": {"allow_prefix": ["https://a.com/?s=***"]}}
+
+
 def test_a_failure_that_cannot_be_written_does_not_replace_its_error(uri, caplog):
     record = record_at(uri)
     with (

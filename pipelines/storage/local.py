@@ -1,0 +1,68 @@
+"""Files on the disks of this machine: only regular ones are opened, and a link only if it may lead where it does.
+
+Whoever can write into a source can put links there. What they lead to must not become part of a table, unless the user
+allows it. Hard links can't be told from other files.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO
+
+NOT_REGULAR = "it is no regular file"
+OF_THE_FILE = {errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO}  # the last one is for sockets
+
+Folders = tuple[str, ...]  # real paths of the folders, or files, in which a file must really be
+
+
+class UnreadableError(OSError):
+    """A file that is there but can't be read: it costs its own records, unlike a disk that fails. Has no errno."""
+
+
+def real_folders(paths: Iterable[str]) -> Folders:
+    """The folders that local paths really are, once each; URIs of stores are left out."""
+    return tuple(dict.fromkeys(os.path.realpath(path) for path in paths if "://" not in path))
+
+
+def leads_out(path: str, folders: Folders) -> str:
+    """Why a file must not be read, with the cure, since it really is outside of `folders`; empty if it may be."""
+    real = os.path.realpath(path)
+    if any(real == folder or real.startswith(f"{folder.rstrip('/')}/") for folder in folders):
+        return ""
+    cure = f"if files may be read there, give --allow-prefix {real.rpartition('/')[0]}/"
+    return f"it is a link to {real}, outside of the source; {cure}"
+
+
+def refusal(path: str, folders: Folders) -> str:
+    """Why a file must not be opened, or can't be: it leads nowhere or out, or is no regular file. Else empty."""
+    try:
+        mode = Path(path).stat().st_mode
+    except OSError as error:
+        return f"it is a link that can't be followed: {error.strerror}"
+    return leads_out(path, folders) or ("" if stat.S_ISREG(mode) else NOT_REGULAR)
+
+
+def open_regular(path: str, folders: Folders | None = None) -> IO[bytes]:
+    """Open a regular file, if it really is in one of `folders` (None: wherever it is).
+
+    Raises UnreadableError, with the cause, for a link that leads elsewhere or nowhere, a file that this user may not
+    read, a folder, a pipe, a socket or a device; FileNotFoundError if nothing is there.
+    """
+    if folders is not None and (outside := leads_out(path, folders)):
+        raise UnreadableError(outside)
+    try:
+        # The path was resolved above: a link that replaces the file since then is not followed. Without O_NONBLOCK,
+        # opening a pipe would wait for a writer.
+        descriptor = os.open(os.path.realpath(path), os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in OF_THE_FILE or Path(path).is_symlink():
+            raise UnreadableError(f"it can't be opened: {error.strerror}") from error
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UnreadableError(NOT_REGULAR)
+    return os.fdopen(descriptor, "rb")

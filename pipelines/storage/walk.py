@@ -1,0 +1,146 @@
+"""Finding the files that a folder or glob names, on disks and in stores.
+
+fsspec's own `find` and `glob` silently leave out the subfolders that can't be listed, and with them their files.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import fsspec
+from fsspec.utils import glob_translate
+
+from pipelines.storage.local import Folders, leads_out
+from pipelines.storage.uris import before_magic
+
+# What Spark and Delta Lake write beside data, and file systems in their root.
+BOOKKEEPING = re.compile(
+    r"_SUCCESS|_metadata|_common_metadata|_temporary|_spark_metadata|_delta_log|_(committed|started)_.*|lost\+found"
+)
+FLAT = {"s3", "s3a", "gs", "gcs"}  # stores that list everything below a prefix at once, page by page
+
+
+@dataclass
+class Found:
+    """What is below a folder."""
+
+    root: str
+    files: dict[str, dict] = field(default_factory=dict)  # fsspec's info by path; for a link, that of its target
+    unlisted: dict[str, str] = field(default_factory=dict)  # folders that could not be listed, with the cause
+    left_out: dict[str, str] = field(default_factory=dict)  # links to folders that must not be followed, with the cause
+
+
+def find(fs: Any, path: str, folders: Folders) -> Found:
+    """The files that `path` names: a folder, one file, or a glob. Links lead into `folders`, or are not followed.
+
+    A folder of a disk that can't be listed is noted. Raises the error of `path` itself, and those of a store.
+    """
+    if fsspec.core.has_magic(path):
+        root = before_magic(path)
+        try:
+            found = walk(fs, root, path, folders)
+        except FileNotFoundError:
+            found = Found(root)
+        matches = re.compile(glob_translate(path)).match
+        found.files = {name: info for name, info in found.files.items() if matches(name)}
+        if found.files or found.unlisted:
+            return found
+    # A plain path, a name with brackets, or a missing bucket, which a glob does not report.
+    if is_flat(fs):
+        root = path if fs.isdir(path) else path.rpartition("/")[0]
+        return Found(root, fs.find(path, detail=True))
+    try:
+        info = fs.info(path)
+    except FileNotFoundError:
+        return Found(path)
+    return walk(fs, path, None, folders) if is_folder(info) else Found(path.rpartition("/")[0], {path: info})
+
+
+def walk(fs: Any, root: str, pattern: str | None, folders: Folders) -> Found:
+    """What is below `root`, in the folders in which a file could match `pattern`.
+
+    Links to folders are followed last, and only to what was not found under its own name.
+    """
+    if is_flat(fs) and (pattern is None or "**" in pattern):
+        return Found(root, fs.find(root, detail=True))
+    found = Found(root)
+    waiting, linked, seen = [root], list[str](), set[str]()
+    while waiting or linked:
+        linked.sort()
+        folder = waiting.pop() if waiting else linked.pop(0)
+        real = os.path.realpath(folder) if is_local(fs) else folder
+        if real in seen:
+            continue
+        seen.add(real)
+        for info in entries(fs, folder, found):
+            name = info["name"].rstrip("/")
+            if not is_folder(info):
+                found.files[info["name"]] = info
+            elif name != folder and not hidden(name, root) and may_lead_to(pattern, name):
+                refusal = leads_out(name, folders) if info.get("islink") else ""
+                if refusal:
+                    found.left_out[name] = refusal
+                else:
+                    (linked if info.get("islink") else waiting).append(name)
+    return found
+
+
+def entries(fs: Any, folder: str, found: Found) -> Iterator[dict]:
+    """What is in a folder; links have the info of their target, if there is one."""
+    try:
+        listed = fs.ls(folder, detail=True)
+    except OSError as error:
+        if folder == found.root or not is_local(fs):
+            raise
+        found.unlisted[folder] = f"the folder can't be listed: {error.strerror or error}"
+        return
+    for info in listed:
+        yield target(fs, info) if info.get("islink") else info
+
+
+def target(fs: Any, link: dict) -> dict:
+    """The target of a symbolic link, which fsspec gives for a single link but not in a listing."""
+    try:
+        return fs.info(link["name"])
+    except OSError:
+        return link  # the reader will say that it can't be read
+
+
+def may_lead_to(pattern: str | None, folder: str) -> bool:
+    """True if a file below `folder` could match the glob."""
+    if pattern is None:
+        return True
+    parts, depth = pattern.split("/"), folder.count("/") + 1
+    if "**" in parts[:depth]:
+        return True
+    return depth < len(parts) and re.match(glob_translate("/".join(parts[:depth])), folder) is not None
+
+
+def hidden(name: str, root: str) -> bool:
+    """True for dot files and what others write beside data, but not for `_DSC0001.jpg`, a camera's name."""
+    parts = name.removeprefix(root).strip("/").split("/")
+    return any(part.startswith(".") or BOOKKEEPING.fullmatch(part) for part in parts)
+
+
+def is_folder(info: dict) -> bool:
+    """True if fsspec's info is that of a folder."""
+    return info["type"] == "directory"
+
+
+def is_local(fs: Any) -> bool:
+    """True for the disks of this machine."""
+    return "file" in protocols(fs)
+
+
+def is_flat(fs: Any) -> bool:
+    """True for a store without folders."""
+    return not FLAT.isdisjoint(protocols(fs))
+
+
+def protocols(fs: Any) -> tuple[str, ...]:
+    """The schemes of a file system's URIs."""
+    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
