@@ -16,6 +16,7 @@ import ray
 
 from pipelines.cluster.logs import log_again, reporting, warnings_of
 from pipelines.cluster.resources import Cluster
+from pipelines.signals import keep_handlers
 
 ACTOR_START_SECONDS = 600
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -33,7 +34,7 @@ def start_ray() -> None:
         # Ray ends workers that were idle for a second, and each new one spends seconds on the same imports.
         os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "3600000")
         os.environ.setdefault("RAY_num_workers_soft_limit", str(2 * cores() + 4))
-        with quiet_stderr():  # Ray would print that the log level was set
+        with quiet_stderr(), keep_handlers():  # Ray would print that the log level was set
             join_or_start()
     silence_ray_data()
     context = ray.data.DataContext.get_current()

@@ -6,7 +6,7 @@ tests/pipelines/cluster/test_streaming.py would fail first.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +22,11 @@ class Blocks:
     bytes: int
 
 
-def stream_blocks(dataset: Dataset) -> Iterator[Blocks]:
-    """Run the dataset, and yield each of its blocks once, as soon as it is there.
+def stream_blocks(dataset: Dataset) -> Generator[Blocks]:
+    """Run the dataset, and yield each of its blocks that has rows once, as soon as it is there.
 
     What a stage raises is raised here.
     """
     for bundle in dataset.iter_internal_ref_bundles():
-        yield Blocks(list(bundle.block_refs), bundle.num_rows() or 0, bundle.size_bytes())
+        if rows := bundle.num_rows():
+            yield Blocks(list(bundle.block_refs), rows, bundle.size_bytes())

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -18,14 +19,16 @@ from pipelines.embed.finish import Gates, collect_evidence, finish
 from pipelines.embed.flow import Stages, build, stream
 from pipelines.embed.job import Job, configuration, resolve_job, with_absolute_paths
 from pipelines.embed.plan import Plan, plan
-from pipelines.embed.summary import Stopwatch, Summary
+from pipelines.embed.summary import Stopwatch, Summary, how_far
 from pipelines.embed.tables import open_manifest, open_tables
 from pipelines.events import Events, Listener, Reading, ReadingEnded
 from pipelines.gates.judge import require_few_rejects
 from pipelines.ingest.commit import Committer, Target
 from pipelines.ingest.reembed import begin_reembedding
 from pipelines.progress import RunProgress
+from pipelines.signals import stopped_by
 from pipelines.stages.select import Snapshot, file_hashes
+from pipelines.storage.errors import cause_of
 from pipelines.tables.dataset import open_dataset
 from pipelines.tables.indexes import index_ids, lacks_ids
 from pipelines.tables.lease import hold
@@ -49,7 +52,7 @@ def embed(config: EmbedConfig, setup: Setup = Setup()) -> Summary | Plan:
     """Embed what is new or changed in `config.source`, and publish it; with `config.plan` only say what there is to do.
 
     Raises UsageError before anything is written, and VistaError when a run fails: what it committed stays, and the
-    same command resumes it.
+    same command resumes it. Raises KeyboardInterrupt, which says how far the run came, if a signal ends it.
     """
     began, started = time.monotonic(), datetime.now(UTC)
     config = with_absolute_paths(config)
@@ -72,11 +75,25 @@ def embed(config: EmbedConfig, setup: Setup = Setup()) -> Summary | Plan:
         record.mark_abandoned()
         job, target = prepare(job, table, rejects, record.run)
         committer = Committer(target, lease, Events([record, stopwatch, progress, *setup.listeners]))
-        ingest(job, committer, setup.stages)
-        version = finish(job, committer, setup.gates)
-        summary = Summary(job, committer.counts, version, time.monotonic() - began, stopwatch.timing)
-        record.succeed(version, summary.rows_per_second)
+        with saying_how_far(job, committer, record):
+            ingest(job, committer, setup.stages)
+            version = finish(job, committer, setup.gates)
+            summary = Summary(job, committer.counts, version, time.monotonic() - began, stopwatch.timing)
+            record.succeed(version, summary.rows_per_second)
     return summary
+
+
+@contextmanager
+def saying_how_far(job: Job, committer: Committer, record: RunRecord) -> Iterator[None]:
+    """If a signal ends the run, raise KeyboardInterrupt with what is done and what is left."""
+    try:
+        yield
+    except BaseException as error:
+        if (by := stopped_by(error)) is None:
+            raise
+        what_else = "" if isinstance(error, KeyboardInterrupt) else f". {cause_of(error)[1]}"
+        far = how_far(job, committer.counts, record.published_version)
+        raise KeyboardInterrupt(f"stopped by {by.name}: {far}{what_else}") from error
 
 
 def prepare(job: Job, table: lance.LanceDataset, rejects: lance.LanceDataset, run: str) -> tuple[Job, Target]:

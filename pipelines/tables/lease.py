@@ -21,6 +21,7 @@ from datetime import UTC, datetime, timedelta
 import lance
 import psutil
 
+from pipelines.signals import deferred
 from pipelines.tables.dataset import published
 from pipelines.tables.transactions import CommitConflictError, barrier, set_config
 from vista_core import VistaError
@@ -146,14 +147,23 @@ def hold(
     uri: str, run: str, last_heard: LastHeard, by_force: bool = False
 ) -> Iterator[tuple[lance.LanceDataset, Lease]]:
     """Hold the lease while the context lasts; see `take`."""
-    table, lease = take(uri, run, last_heard, by_force)
+    lease: Lease | None = None
     try:
+        with deferred():
+            table, lease = take(uri, run, last_heard, by_force)
         yield table, lease
     finally:
-        try:
-            lease.release(uri)
-        except (OSError, ValueError) as error:  # the next run finds that this process is gone
-            log.warning("%s: the lease of run %s could not be released: %s", uri, run, error)
+        if lease is not None:
+            release(uri, lease)
+
+
+@deferred()
+def release(uri: str, lease: Lease) -> None:
+    """Let the next run begin at once, if the store can be reached."""
+    try:
+        lease.release(uri)
+    except (OSError, ValueError) as error:  # the next run finds that this process is gone
+        log.warning("%s: the lease of run %s could not be released: %s", uri, lease.run, error)
 
 
 def put(table: lance.LanceDataset, holder: Holder) -> lance.LanceDataset:
