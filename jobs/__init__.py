@@ -11,6 +11,7 @@ from jobs.output import logging_to_stderr
 from pipelines.options import parse
 from pipelines.signals import stopped_by, stopping_in_order
 from pipelines.storage.errors import cause_of, explained
+from pipelines.storage.home import ensure_home
 from vista_core import VistaError
 
 Config = TypeVar("Config")
@@ -33,6 +34,7 @@ def run_job(
 
 def run(job: Callable[[], object]) -> int:
     """Call `job`, which may be stopped by a signal, and explain how it ended. Returns the exit code."""
+    ensure_home()
     with logging_to_stderr(), stopping_in_order():
         try:
             job()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import secrets
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from pipelines.cluster.resources import Cluster
 from pipelines.signals import keep_handlers
 
 ACTOR_START_SECONDS = 600
+TOKEN = "RAY_AUTH_TOKEN"
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 T = TypeVar("T")
@@ -66,9 +68,37 @@ def join_or_start() -> None:
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     options["runtime_env"] = worker_environment()
     try:
-        ray.init(num_cpus=cores() + 2, include_dashboard=False, **options)  # the dashboard always uses some CPU
+        with closed_to_others():
+            ray.init(num_cpus=cores() + 2, include_dashboard=False, **options)  # the dashboard always uses some CPU
     except ValueError:  # raised if a Ray runs already, whose CPUs can't be set
         ray.init(**options)
+
+
+@contextmanager
+def closed_to_others() -> Iterator[None]:
+    """A Ray that is started in this context listens on loopback only, asks for a token, and survives the driver's stop.
+
+    Whoever reaches Ray's ports can run code. Ray has no option for loopback; the constant is what it sets on macOS. It
+    would keep its token in the home directory, which a container may lack: the token of this Ray is in the environment
+    of its own processes. They are sessions of their own, since `timeout` and service managers send SIGTERM to the
+    driver's whole process group, and a driver without Ray could commit nothing any more.
+    """
+    new_token = not {TOKEN, f"{TOKEN}_PATH"} & os.environ.keys()
+    if new_token:
+        os.environ[TOKEN] = secrets.token_hex(32)
+    constants: Any = ray._private.ray_constants
+    services: Any = ray._private.services
+    before = constants.ENABLE_RAY_CLUSTER, services.ConsolePopen
+    constants.ENABLE_RAY_CLUSTER = False
+    services.ConsolePopen = functools.partial(services.ConsolePopen, start_new_session=True)
+    try:
+        yield
+    except ValueError:
+        if new_token:  # that of the Ray which runs already is another one
+            del os.environ[TOKEN]
+        raise
+    finally:
+        constants.ENABLE_RAY_CLUSTER, services.ConsolePopen = before
 
 
 def cores() -> int:
