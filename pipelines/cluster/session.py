@@ -7,9 +7,10 @@ import logging
 import os
 import secrets
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ import ray
 
 from pipelines.cluster.logs import log_again, reporting, warnings_of
 from pipelines.cluster.resources import Cluster
+from pipelines.cluster.waiting import PATIENCE_SECONDS, saying_why
 from pipelines.signals import keep_handlers
 
 ACTOR_START_SECONDS = 600
@@ -26,8 +28,11 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 T = TypeVar("T")
 
 
-def start_ray() -> None:
-    """Join the cluster of RAY_ADDRESS (as a submitted job does) or one that runs on this machine, else start one."""
+def start_ray(patience: float = PATIENCE_SECONDS) -> None:
+    """Join the cluster of RAY_ADDRESS (as a submitted job does) or one that runs on this machine, else start one.
+
+    If that takes longer than `patience` seconds, the log says so.
+    """
     if not ray.is_initialized():
         # Ray forks only to exec another program, so nothing of Lance runs in between.
         warnings.filterwarnings("ignore", message="lance is not fork-safe")
@@ -36,7 +41,7 @@ def start_ray() -> None:
         # Ray ends workers that were idle for a second, and each new one spends seconds on the same imports.
         os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "3600000")
         os.environ.setdefault("RAY_num_workers_soft_limit", str(2 * cores() + 4))
-        with quiet_stderr(), keep_handlers():  # Ray would print that the log level was set
+        with quiet_stderr(), keep_handlers(), saying_why("Ray has not answered", describe_start, patience):
             join_or_start()
     silence_ray_data()
     context = ray.data.DataContext.get_current()
@@ -101,6 +106,13 @@ def closed_to_others() -> Iterator[None]:
         constants.ENABLE_RAY_CLUSTER, services.ConsolePopen = before
 
 
+def describe_start() -> str:
+    """Which Ray is waited for."""
+    if address := os.environ.get("RAY_ADDRESS"):
+        return f"RAY_ADDRESS is {address}. Check that a cluster runs there and can be reached"
+    return f"one of this machine is joined or started; its logs are in {tempfile.gettempdir()}/ray/session_latest/logs"
+
+
 def cores() -> int:
     """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -108,16 +120,24 @@ def cores() -> int:
 
 @contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Discard what is written to standard error, also by native code. Exceptions are not affected."""
+    """Discard what native code writes to standard error, such as that a log level was set. The log still gets there."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+    with os.fdopen(kept, "w", buffering=1) as shown, redirect_stderr(shown if writes_to(2) else sys.stderr):
+        os.dup2(nowhere, 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(nowhere)
+
+
+def writes_to(number: int) -> bool:
+    """True if `sys.stderr` writes to this file descriptor; under pytest it may be something else."""
     try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+        return sys.stderr.fileno() == number
+    except (OSError, ValueError):
+        return False
 
 
 def worker_environment() -> dict[str, Any]:

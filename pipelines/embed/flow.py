@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +14,7 @@ import ray
 from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
 
 from pipelines.cluster.session import on_a_worker
-from pipelines.cluster.streaming import Blocks, stream_blocks
+from pipelines.cluster.streaming import Blocks
 from pipelines.embed.job import Job
 from pipelines.events import Arrived
 from pipelines.ingest.commit import Committer
@@ -103,17 +103,17 @@ class Waiting:
         return full or time.monotonic() - self.since >= seconds
 
 
-def stream(records: Dataset, job: Job, committer: Committer, after_commit: Callable[[], None]) -> None:
-    """Run the flow, and commit what comes out of it: by rows, bytes or time, whichever is first.
+def stream(blocks: Generator[Blocks], job: Job, committer: Committer, after_commit: Callable[[], None]) -> None:
+    """Run the flow, and commit the blocks that come out of it: by rows, bytes or time, whichever is first.
 
-    If a signal ends the run, the stream ends, and what came out of it until then is committed.
+    If a signal ends the run, the flow ends, and what came out of it until then is committed.
     """
     waiting = Waiting()
     try:
-        with closing(stream_blocks(records)) as stream:
-            for blocks in stream:
+        with closing(blocks):
+            for arrived in blocks:
                 with deferred():
-                    waiting.add(blocks)
+                    waiting.add(arrived)
                     committer.events.report(Arrived(waiting.rows, committer.counts))
                 if waiting.is_due(job.config.commit_seconds):
                     due, waiting = waiting, Waiting()  # so that an interrupted commit is not tried again

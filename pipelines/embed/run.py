@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 import lance
 
 from pipelines.cluster.session import on_a_worker, start_ray
+from pipelines.cluster.streaming import stream_blocks
+from pipelines.cluster.waiting import PATIENCE_SECONDS
 from pipelines.embed.catalog import open_catalog
 from pipelines.embed.config import EmbedConfig
 from pipelines.embed.finish import Gates, collect_evidence, finish
@@ -46,6 +48,7 @@ class Setup:
     listeners: Sequence[Listener] = ()
     stages: Stages = field(default_factory=Stages)
     gates: Gates = field(default_factory=Gates)
+    patience: float = PATIENCE_SECONDS  # after which a run that gets no rows says what it waits for
 
 
 def embed(config: EmbedConfig, setup: Setup = Setup()) -> Summary | Plan:
@@ -76,7 +79,7 @@ def embed(config: EmbedConfig, setup: Setup = Setup()) -> Summary | Plan:
         job, target = prepare(job, table, rejects, record.run)
         committer = Committer(target, lease, Events([record, stopwatch, progress, *setup.listeners]))
         with saying_how_far(job, committer, record):
-            ingest(job, committer, setup.stages)
+            ingest(job, committer, setup)
             version = finish(job, committer, setup.gates)
             summary = Summary(job, committer.counts, version, time.monotonic() - began, stopwatch.timing)
             record.succeed(version, summary.rows_per_second)
@@ -108,7 +111,7 @@ def prepare(job: Job, table: lance.LanceDataset, rejects: lance.LanceDataset, ru
     return job, Target(table, job.column, rejects, manifest, job.config.keep_stale)
 
 
-def ingest(job: Job, committer: Committer, stages: Stages) -> None:
+def ingest(job: Job, committer: Committer, setup: Setup) -> None:
     """Stream the source through the flow, and commit what arrives; then, once more, the units with deferred conflicts.
 
     Raises TooManyRejectsError if more of the source is rejected than the user allows: during the run from 1,000
@@ -124,10 +127,12 @@ def ingest(job: Job, committer: Committer, stages: Stages) -> None:
 
     if job.units:
         committer.events.report(Reading(job.rows, job.exact))
-        stream(build(job, job.units, snapshot, stages), job, committer, judge_rejects)
+        blocks = stream_blocks(build(job, job.units, snapshot, setup.stages), setup.patience)
+        stream(blocks, job, committer, judge_rejects)
         deferred = {file for file, stats in committer.manifest.stats.items() if stats.deferred}
         if again := [unit for unit in job.units if not deferred.isdisjoint(job.files_of(unit))]:
             second = dataclasses.replace(snapshot, second_pass=True)
-            stream(build(job, again, second, stages), job, committer, judge_rejects)
+            blocks = stream_blocks(build(job, again, second, setup.stages), setup.patience)
+            stream(blocks, job, committer, judge_rejects)
     committer.events.report(ReadingEnded(committer.counts))
     require_few_rejects(collect_evidence(job, committer), committer.events)

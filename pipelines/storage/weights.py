@@ -18,8 +18,9 @@ from vista_core import UsageError
 def local_file(uri: str | None, cache: Path | None = None) -> str | None:
     """The path of a local copy of the weights at `uri`; local paths, and None, are returned as they are.
 
-    `cache` is the folder of copies; default: one of this user's. The copy keeps its suffix, which tells the format, and is renamed into place once it is complete, since the
-    encoders of a node download side by side. Raises UsageError, with the cause, if the download fails.
+    `cache` is the folder of copies; default: one of this user's. The copy keeps its suffix, which tells the format, and
+    is renamed into place once it is complete, since the encoders of a node download side by side. Raises UsageError,
+    with the cause, if the download fails.
     """
     if uri is None or "://" not in uri:
         return uri

@@ -3,8 +3,8 @@
     python -m tests.chaos.points POINT N -- ARGUMENTS OF jobs/embed_corpus.py
 
 sends SIGKILL to this process when it reaches POINT for the N-th time; `stop:POINT` sends SIGSTOP instead, and SIGCONT
-from outside resumes it; `int:POINT` and `term:POINT` send SIGINT and SIGTERM. The job itself is not modified: a listener
-waits for the event that marks the point.
+from outside resumes it; `int:POINT` and `term:POINT` send SIGINT and SIGTERM. The job itself is not modified: a
+listener waits for the event that marks the point.
 """
 
 from __future__ import annotations
