@@ -7,7 +7,8 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from jobs import run_job
+from jobs import run
+from pipelines.options import parse
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ COMMANDS = {
 def run_command(name: str, arguments: list[str] | None = None, program: str | None = None) -> int:
     """Run a command with `arguments` (default: the command line), and return the exit code."""
     command = COMMANDS[name]
-    return run_job(load(command.config), load(command.function), arguments, program)
+    return run(lambda: print(load(command.function)(parse(load(command.config), arguments, program))))
 
 
 def load(name: str) -> Any:

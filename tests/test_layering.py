@@ -17,7 +17,7 @@ LAYERS = ("vista_core", "pipelines", "jobs")  # each may import those before it
 ROOMS = (
     ("reasons",),
     ("records",),
-    ("terminal", "events", "options", "fingerprint", "batch_stats"),
+    ("terminal", "events", "signals", "options", "fingerprint", "batch_stats"),
     ("storage",),
     ("cluster",),
     ("tables",),

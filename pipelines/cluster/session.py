@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import secrets
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,15 +18,21 @@ import ray
 
 from pipelines.cluster.logs import log_again, reporting, warnings_of
 from pipelines.cluster.resources import Cluster
+from pipelines.cluster.waiting import PATIENCE_SECONDS, saying_why
+from pipelines.signals import keep_handlers
 
 ACTOR_START_SECONDS = 600
+TOKEN = "RAY_AUTH_TOKEN"
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 T = TypeVar("T")
 
 
-def start_ray() -> None:
-    """Join the cluster of RAY_ADDRESS (as a submitted job does) or one that runs on this machine, else start one."""
+def start_ray(patience: float = PATIENCE_SECONDS) -> None:
+    """Join the cluster of RAY_ADDRESS (as a submitted job does) or one that runs on this machine, else start one.
+
+    If that takes longer than `patience` seconds, the log says so.
+    """
     if not ray.is_initialized():
         # Ray forks only to exec another program, so nothing of Lance runs in between.
         warnings.filterwarnings("ignore", message="lance is not fork-safe")
@@ -33,7 +41,7 @@ def start_ray() -> None:
         # Ray ends workers that were idle for a second, and each new one spends seconds on the same imports.
         os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "3600000")
         os.environ.setdefault("RAY_num_workers_soft_limit", str(2 * cores() + 4))
-        with quiet_stderr():  # Ray would print that the log level was set
+        with quiet_stderr(), keep_handlers(), saying_why("Ray has not answered", describe_start, patience):
             join_or_start()
     silence_ray_data()
     context = ray.data.DataContext.get_current()
@@ -65,9 +73,44 @@ def join_or_start() -> None:
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     options["runtime_env"] = worker_environment()
     try:
-        ray.init(num_cpus=cores() + 2, include_dashboard=False, **options)  # the dashboard always uses some CPU
+        with closed_to_others():
+            ray.init(num_cpus=cores() + 2, include_dashboard=False, **options)  # the dashboard always uses some CPU
     except ValueError:  # raised if a Ray runs already, whose CPUs can't be set
         ray.init(**options)
+
+
+@contextmanager
+def closed_to_others() -> Iterator[None]:
+    """A Ray that is started in this context listens on loopback only, asks for a token, and survives the driver's stop.
+
+    Whoever reaches Ray's ports can run code. Ray has no option for loopback; the constant is what it sets on macOS. It
+    would keep its token in the home directory, which a container may lack: the token of this Ray is in the environment
+    of its own processes. They are sessions of their own, since `timeout` and service managers send SIGTERM to the
+    driver's whole process group, and a driver without Ray could commit nothing any more.
+    """
+    new_token = not {TOKEN, f"{TOKEN}_PATH"} & os.environ.keys()
+    if new_token:
+        os.environ[TOKEN] = secrets.token_hex(32)
+    constants: Any = ray._private.ray_constants
+    services: Any = ray._private.services
+    before = constants.ENABLE_RAY_CLUSTER, services.ConsolePopen
+    constants.ENABLE_RAY_CLUSTER = False
+    services.ConsolePopen = functools.partial(services.ConsolePopen, start_new_session=True)
+    try:
+        yield
+    except ValueError:
+        if new_token:  # that of the Ray which runs already is another one
+            del os.environ[TOKEN]
+        raise
+    finally:
+        constants.ENABLE_RAY_CLUSTER, services.ConsolePopen = before
+
+
+def describe_start() -> str:
+    """Which Ray is waited for."""
+    if address := os.environ.get("RAY_ADDRESS"):
+        return f"RAY_ADDRESS is {address}. Check that a cluster runs there and can be reached"
+    return f"one of this machine is joined or started; its logs are in {tempfile.gettempdir()}/ray/session_latest/logs"
 
 
 def cores() -> int:
@@ -77,16 +120,24 @@ def cores() -> int:
 
 @contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Discard what is written to standard error, also by native code. Exceptions are not affected."""
+    """Discard what native code writes to standard error, such as that a log level was set. The log still gets there."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+    with os.fdopen(kept, "w", buffering=1) as shown, redirect_stderr(shown if writes_to(2) else sys.stderr):
+        os.dup2(nowhere, 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(nowhere)
+
+
+def writes_to(number: int) -> bool:
+    """True if `sys.stderr` writes to this file descriptor; under pytest it may be something else."""
     try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+        return sys.stderr.fileno() == number
+    except (OSError, ValueError):
+        return False
 
 
 def worker_environment() -> dict[str, Any]:

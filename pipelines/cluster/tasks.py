@@ -8,6 +8,7 @@ from typing import Any
 import ray
 
 from pipelines.cluster.logs import log_again, reporting, warnings_of
+from pipelines.cluster.waiting import describe_ray, saying_why
 
 
 def on_workers(function: Callable[..., Any], calls: Sequence[tuple]) -> list[Any]:
@@ -17,7 +18,8 @@ def on_workers(function: Callable[..., Any], calls: Sequence[tuple]) -> list[Any
     """
     task: Any = ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(reporting(function))
     try:
-        results = ray.get([task.remote(*arguments) for arguments in calls])
+        with saying_why(f"no worker has finished {function.__name__}", describe_ray):
+            results = ray.get([task.remote(*arguments) for arguments in calls])
     except Exception as error:
         log_again(warnings_of(error))
         raise

@@ -20,6 +20,7 @@ from pipelines.gates.reference import ReferencePath
 from pipelines.ingest.commit import Committer
 from pipelines.ingest.manifest import prune, read_manifest
 from pipelines.ingest.missing import Missing, delete_missing, find_missing
+from pipelines.signals import deferred
 from pipelines.tables.dataset import published
 from pipelines.tables.indexes import bring_indexes_up_to_date
 from pipelines.tables.publish import publish
@@ -94,7 +95,8 @@ def count_and_remove_missing(job: Job, committer: Committer) -> Missing:
     if not job.config.deletes or not missing.rows:
         committer.manifest.record_missing(missing.by_file)
     elif missing.refusal(job.config.delete_at_most) is None:
-        delete_missing(committer, job.owns)
+        with deferred():
+            delete_missing(committer, job.owns)
     return missing
 
 

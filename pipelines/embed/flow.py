@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,11 +14,12 @@ import ray
 from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
 
 from pipelines.cluster.session import on_a_worker
-from pipelines.cluster.streaming import stream_blocks
+from pipelines.cluster.streaming import Blocks
 from pipelines.embed.job import Job
 from pipelines.events import Arrived
 from pipelines.ingest.commit import Committer
 from pipelines.ingest.fragments import write_bundle
+from pipelines.signals import deferred
 from pipelines.sources.units import Unit
 from pipelines.stages.decode import decode
 from pipelines.stages.encode import EncodeActor
@@ -89,33 +91,51 @@ class Waiting:
     bytes: int = 0
     since: float = field(default_factory=time.monotonic)
 
+    def add(self, blocks: Blocks) -> None:
+        """Let blocks wait."""
+        self.refs += blocks.refs
+        self.rows += blocks.rows
+        self.bytes += blocks.bytes
+
     def is_due(self, seconds: float) -> bool:
-        """True if they are enough for a commit, or the last commit (or the start of the stream) was `seconds` ago."""
+        """True if they are enough for a commit, or the last commit (or the stream) began `seconds` ago."""
         full = self.rows >= COMMIT_ROWS or self.bytes >= COMMIT_BYTES
         return full or time.monotonic() - self.since >= seconds
 
 
-def stream(records: Dataset, job: Job, committer: Committer, after_commit: Callable[[], None]) -> None:
-    """Run the flow, and commit what comes out of it: by rows, bytes or time, whichever is first."""
+def stream(blocks: Generator[Blocks], job: Job, committer: Committer, after_commit: Callable[[], None]) -> None:
+    """Run the flow, and commit the blocks that come out of it: by rows, bytes or time, whichever is first.
+
+    If a signal ends the run, the flow ends, and what came out of it until then is committed.
+    """
     waiting = Waiting()
-    for blocks in stream_blocks(records):
-        if not blocks.rows:
-            continue
-        waiting.refs += blocks.refs
-        waiting.rows += blocks.rows
-        waiting.bytes += blocks.bytes
-        committer.events.report(Arrived(waiting.rows, committer.counts))
-        if waiting.is_due(job.config.commit_seconds):
-            commit(committer, waiting.refs)
-            after_commit()
-            waiting = Waiting()
+    try:
+        with closing(blocks):
+            for arrived in blocks:
+                with deferred():
+                    waiting.add(arrived)
+                    committer.events.report(Arrived(waiting.rows, committer.counts))
+                if waiting.is_due(job.config.commit_seconds):
+                    due, waiting = waiting, Waiting()  # so that an interrupted commit is not tried again
+                    commit(committer, due.refs)
+                    update_index(committer)
+                    after_commit()
+    except KeyboardInterrupt:
+        commit(committer, waiting.refs)
+        raise
     commit(committer, waiting.refs)
+    update_index(committer)
 
 
+@deferred()
 def commit(committer: Committer, blocks: list[Any]) -> None:
-    """Have a worker write `blocks`, as often as it takes, and commit them; update the index on `id` if it is behind."""
+    """Have a worker write `blocks`, as often as it takes, and commit them."""
     if blocks:
         committer.commit(lambda bundle: on_a_worker(write_bundle, bundle, *blocks))
+
+
+def update_index(committer: Committer) -> None:
+    """Bring the index on `id` up to date if it is behind."""
     if committer.index_is_behind():
         on_a_worker(index_ids, committer.base.uri)
         committer.reopen_after_indexing()

@@ -5,27 +5,32 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import lance
 
 from pipelines.cluster.session import on_a_worker, start_ray
+from pipelines.cluster.streaming import stream_blocks
+from pipelines.cluster.waiting import PATIENCE_SECONDS
 from pipelines.embed.catalog import open_catalog
 from pipelines.embed.config import EmbedConfig
 from pipelines.embed.finish import Gates, collect_evidence, finish
 from pipelines.embed.flow import Stages, build, stream
 from pipelines.embed.job import Job, configuration, resolve_job, with_absolute_paths
 from pipelines.embed.plan import Plan, plan
-from pipelines.embed.summary import Stopwatch, Summary
+from pipelines.embed.summary import Stopwatch, Summary, how_far
 from pipelines.embed.tables import open_manifest, open_tables
 from pipelines.events import Events, Listener, Reading, ReadingEnded
 from pipelines.gates.judge import require_few_rejects
 from pipelines.ingest.commit import Committer, Target
 from pipelines.ingest.reembed import begin_reembedding
 from pipelines.progress import RunProgress
+from pipelines.signals import stopped_by
 from pipelines.stages.select import Snapshot, file_hashes
+from pipelines.storage.errors import cause_of
 from pipelines.tables.dataset import open_dataset
 from pipelines.tables.indexes import index_ids, lacks_ids
 from pipelines.tables.lease import hold
@@ -43,13 +48,14 @@ class Setup:
     listeners: Sequence[Listener] = ()
     stages: Stages = field(default_factory=Stages)
     gates: Gates = field(default_factory=Gates)
+    patience: float = PATIENCE_SECONDS  # after which a run that gets no rows says what it waits for
 
 
 def embed(config: EmbedConfig, setup: Setup = Setup()) -> Summary | Plan:
     """Embed what is new or changed in `config.source`, and publish it; with `config.plan` only say what there is to do.
 
     Raises UsageError before anything is written, and VistaError when a run fails: what it committed stays, and the
-    same command resumes it.
+    same command resumes it. Raises KeyboardInterrupt, which says how far the run came, if a signal ends it.
     """
     began, started = time.monotonic(), datetime.now(UTC)
     config = with_absolute_paths(config)
@@ -71,11 +77,25 @@ def embed(config: EmbedConfig, setup: Setup = Setup()) -> Summary | Plan:
         record.mark_abandoned()
         job, target = prepare(job, table, rejects, record.run)
         committer = Committer(target, lease, Events([record, stopwatch, progress, *setup.listeners]))
-        ingest(job, committer, setup.stages)
-        version = finish(job, committer, setup.gates)
-        summary = Summary(job, committer.counts, version, time.monotonic() - began, stopwatch.timing)
-        record.succeed(version, summary.rows_per_second)
+        with saying_how_far(job, committer, record):
+            ingest(job, committer, setup)
+            version = finish(job, committer, setup.gates)
+            summary = Summary(job, committer.counts, version, time.monotonic() - began, stopwatch.timing)
+            record.succeed(version, summary.rows_per_second)
     return summary
+
+
+@contextmanager
+def saying_how_far(job: Job, committer: Committer, record: RunRecord) -> Iterator[None]:
+    """If a signal ends the run, raise KeyboardInterrupt with what is done and what is left."""
+    try:
+        yield
+    except BaseException as error:
+        if (by := stopped_by(error)) is None:
+            raise
+        what_else = "" if isinstance(error, KeyboardInterrupt) else f". {cause_of(error)[1]}"
+        far = how_far(job, committer.counts, record.published_version)
+        raise KeyboardInterrupt(f"stopped by {by.name}: {far}{what_else}") from error
 
 
 def prepare(job: Job, table: lance.LanceDataset, rejects: lance.LanceDataset, run: str) -> tuple[Job, Target]:
@@ -90,7 +110,7 @@ def prepare(job: Job, table: lance.LanceDataset, rejects: lance.LanceDataset, ru
     return job, Target(table, job.column, rejects, manifest, job.config.keep_stale)
 
 
-def ingest(job: Job, committer: Committer, stages: Stages) -> None:
+def ingest(job: Job, committer: Committer, setup: Setup) -> None:
     """Stream the source through the flow, and commit what arrives; then, once more, the units with deferred conflicts.
 
     Raises TooManyRejectsError if more of the source is rejected than the user allows: during the run from 1,000
@@ -106,10 +126,12 @@ def ingest(job: Job, committer: Committer, stages: Stages) -> None:
 
     if job.units:
         committer.events.report(Reading(job.rows, job.exact))
-        stream(build(job, job.units, snapshot, stages), job, committer, judge_rejects)
+        blocks = stream_blocks(build(job, job.units, snapshot, setup.stages), setup.patience)
+        stream(blocks, job, committer, judge_rejects)
         deferred = {file for file, stats in committer.manifest.stats.items() if stats.deferred}
         if again := [unit for unit in job.units if not deferred.isdisjoint(job.files_of(unit))]:
             second = dataclasses.replace(snapshot, second_pass=True)
-            stream(build(job, again, second, stages), job, committer, judge_rejects)
+            blocks = stream_blocks(build(job, again, second, setup.stages), setup.patience)
+            stream(blocks, job, committer, judge_rejects)
     committer.events.report(ReadingEnded(committer.counts))
     require_few_rejects(collect_evidence(job, committer), committer.events)

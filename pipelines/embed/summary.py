@@ -45,6 +45,16 @@ class Stopwatch:
         return Timing(startup, first_rows, ended)
 
 
+def how_far(job: Job, counts: Counts, published: int | None) -> str:
+    """What a run that was stopped has done, and what the next one does."""
+    if published is not None:
+        return f"version {published} is published; the next run tidies up"
+    left = max(0, job.rows - counts.resolved)
+    if left:
+        return f"{counts.resolved:,} rows committed, about {left:,} left; the same command continues"
+    return f"{counts.resolved:,} rows committed, none left; the same command checks and publishes them"
+
+
 @dataclass(frozen=True)
 class Summary:
     """How a run ended."""

@@ -10,21 +10,22 @@ from botocore.exceptions import BotoCoreError
 
 from pipelines.storage.errors import credentials_hint
 from pipelines.storage.files import file_version
+from pipelines.storage.home import cache_folder
 from pipelines.storage.uris import filesystem
 from vista_core import UsageError
 
-CACHE = Path.home() / ".cache" / "vista" / "weights"
 
-
-def local_file(uri: str | None, cache: Path = CACHE) -> str | None:
+def local_file(uri: str | None, cache: Path | None = None) -> str | None:
     """The path of a local copy of the weights at `uri`; local paths, and None, are returned as they are.
 
-    The copy keeps its suffix, which tells the format, and is renamed into place once it is complete, since the
-    encoders of a node download side by side. Raises UsageError, with the cause, if the download fails.
+    `cache` is the folder of copies; default: one of this user's. The copy keeps its suffix, which tells the format, and
+    is renamed into place once it is complete, since the encoders of a node download side by side. Raises UsageError,
+    with the cause, if the download fails.
     """
     if uri is None or "://" not in uri:
         return uri
     try:
+        cache = cache or cache_folder() / "weights"
         fs, path = filesystem(uri)
         version = file_version(fs.info(path))
         digest = hashlib.sha256(f"{uri} {version}".encode()).hexdigest()

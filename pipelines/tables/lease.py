@@ -25,6 +25,7 @@ from pathlib import Path
 import lance
 import psutil
 
+from pipelines.signals import deferred
 from pipelines.tables.dataset import published
 from pipelines.tables.run_ids import greatest_run, next_run_id
 from pipelines.tables.runs import LIMITS, HeartbeatLimits, Runs
@@ -207,14 +208,23 @@ def held(uri: str, holder: Holder, sign_of_life: str) -> LeaseHeldError:
 @contextmanager
 def hold(seen: lance.LanceDataset, runs: Runs, by_force: bool = False) -> Iterator[tuple[lance.LanceDataset, Lease]]:
     """Hold the lease while the context lasts; see `take`."""
-    table, lease = take(seen, runs, by_force)
+    lease: Lease | None = None
     try:
+        with deferred():
+            table, lease = take(seen, runs, by_force)
         yield table, lease
     finally:
-        try:
-            lease.release(table.uri)
-        except (OSError, ValueError) as error:  # the next run finds that this process is gone
-            log.warning("%s: the lease of run %s could not be released: %s", table.uri, lease.run, error)
+        if lease is not None:
+            release(seen.uri, lease)
+
+
+@deferred()
+def release(uri: str, lease: Lease) -> None:
+    """Let the next run begin at once, if the store can be reached."""
+    try:
+        lease.release(uri)
+    except (OSError, ValueError) as error:  # the next run finds that this process is gone
+        log.warning("%s: the lease of run %s could not be released: %s", uri, lease.run, error)
 
 
 def put(table: lance.LanceDataset, holder: Holder) -> lance.LanceDataset:

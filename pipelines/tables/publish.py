@@ -8,6 +8,7 @@ import itertools
 import lance
 
 from pipelines.events import Events, Published, TagMoving
+from pipelines.signals import deferred
 from pipelines.tables.dataset import PUBLISHED, open_dataset, published
 from pipelines.tables.lease import Lease, holder_of, put
 from pipelines.tables.transactions import CommitConflictError
@@ -17,11 +18,12 @@ from vista_core import UsageError
 PREVIOUS = "previous"  # tag of the version that was published before the present one
 
 
+@deferred()
 def publish(table: lance.LanceDataset, lease: Lease, events: Events) -> None:
     """Move the tag `published` to this version of the table, and the tag `previous` to the one published so far.
 
-    Reports TagMoving before each move, and Published at the end. Raises LeaseLostError if another run took
-    over.
+    Reports TagMoving before each move, and Published at the end. Raises LeaseLostError if another run took over. A
+    signal does not end the command in between.
 
     Lance lets anybody move a tag at any time. So the version is first written into the lease, which conflicts with a
     takeover. If the lease was lost while the tag moved, the tag is restored to the version that the lease records.

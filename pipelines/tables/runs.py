@@ -23,6 +23,7 @@ import lance
 import pyarrow as pa
 
 from pipelines.events import Arrived, BundleCommitted, Counted, Counts, Event, Judged, Published, ReadingEnded, Verdict
+from pipelines.signals import deferred, stopped_by
 from pipelines.storage.errors import cause_of, explained, without_rust_location
 from pipelines.storage.uris import redacted_text
 from pipelines.tables.dataset import ensure_dataset, open_dataset, quoted
@@ -36,7 +37,7 @@ log = logging.getLogger(__name__)
 RUN_SCHEMA = pa.schema(
     [
         ("run", pa.string()),
-        ("status", pa.string()),  # running, done, failed; dead if it was abandoned, as a later run found
+        ("status", pa.string()),  # running, done, failed, stopped; dead if it was abandoned, as a later run found
         ("started", pa.timestamp("us", "UTC")),
         ("heartbeat", pa.timestamp("us", "UTC")),  # the last one
         ("finished", pa.timestamp("us", "UTC")),
@@ -132,6 +133,7 @@ class RunRecord:
         self.limits = limits
         self.counts = Counts()
         self.verdicts: tuple[Verdict, ...] = ()
+        self.published_version: int | None = None  # also of a run that is stopped after it published
         self.ended = threading.Event()
         self.heart = threading.Thread(target=self.beat, daemon=True)
         self.heard = time.monotonic()  # when the last heartbeat was written
@@ -149,6 +151,8 @@ class RunRecord:
                 self.counts = event.counts
             case Judged():
                 self.verdicts = (*self.verdicts, event.verdict)
+            case Published():
+                self.published_version = event.version
 
     @contextmanager
     def running(self) -> Iterator[RunRecord]:
@@ -159,7 +163,8 @@ class RunRecord:
         try:
             yield self
         except BaseException as error:
-            self.fail(error)
+            if not self.ended.is_set():
+                self.fail(error)
             raise
         finally:
             self.ended.set()
@@ -211,6 +216,7 @@ class RunRecord:
         if runs.count_rows(abandoned):
             runs.update({"status": "'dead'"}, where=abandoned)
 
+    @deferred()
     def succeed(self, published_version: int, rows_per_second: float | None) -> None:
         """Write that the run is done, and which version is published."""
         try:
@@ -219,10 +225,14 @@ class RunRecord:
             log.warning("%s: the end of the run could not be written: %s", self.uri, error)
 
     def fail(self, error: BaseException) -> None:
-        """Write that the run failed, by which error, and how far it came."""
+        """Write that the run failed, by which error, or was stopped by a signal, and how far it came."""
         cause, message = cause_of(error)
+        status, error_text = "failed", f"{type(cause).__name__}: {message}"
+        if stopped_by(error):
+            status, error_text = "stopped", message
+        published = {"published_version": self.published_version}
         try:
-            self.end({"status": "failed", "error": redacted_text(f"{type(cause).__name__}: {message}")[:LONGEST_ERROR]})
+            self.end({"status": status, "error": redacted_text(error_text)[:LONGEST_ERROR]} | published)
         except (OSError, ValueError) as unreachable:  # must not replace the error that ended the run
             log.warning("%s: the failure of the run could not be written: %s", self.uri, unreachable)
 

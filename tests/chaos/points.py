@@ -3,7 +3,8 @@
     python -m tests.chaos.points POINT N -- ARGUMENTS OF jobs/embed_corpus.py
 
 sends SIGKILL to this process when it reaches POINT for the N-th time; `stop:POINT` sends SIGSTOP instead, and SIGCONT
-from outside resumes it. The job itself is not modified: a listener waits for the event that marks the point.
+from outside resumes it; `int:POINT` and `term:POINT` send SIGINT and SIGTERM. The job itself is not modified: a
+listener waits for the event that marks the point.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from jobs import run_job
 from pipelines.embed.config import EmbedConfig
 from pipelines.embed.run import Setup, embed
 from pipelines.events import (
+    Arrived,
     BundleCommitted,
     Event,
     FragmentsWritten,
@@ -30,8 +32,10 @@ from pipelines.events import (
 )
 
 STOP = "stop:"
+SIGNALS = {STOP: signal.SIGSTOP, "int:": signal.SIGINT, "term:": signal.SIGTERM}
 POINTS: dict[str, type] = {
     "before reading": Reading,
+    "after rows arrived": Arrived,
     "after fragments are written": FragmentsWritten,
     "after the commit": TableCommitted,
     "after rejects": RejectsCommitted,
@@ -58,9 +62,11 @@ class Signal:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 4 or sys.argv[3] != "--" or sys.argv[1].removeprefix(STOP) not in POINTS:
-        sys.exit(f"usage: python -m tests.chaos.points [{STOP}]POINT N -- ARGUMENTS, POINT one of {', '.join(POINTS)}")
-    point, number = sys.argv[1], signal.SIGSTOP if sys.argv[1].startswith(STOP) else signal.SIGKILL
-    listener = Signal(POINTS[point.removeprefix(STOP)], int(sys.argv[2]), number)
+    kind, _, point = sys.argv[1].rpartition(":") if len(sys.argv) > 3 else ("", "", "")
+    if point not in POINTS or sys.argv[3] != "--":
+        kinds = "|".join(SIGNALS)
+        sys.exit(f"usage: python -m tests.chaos.points [{kinds}]POINT N -- ARGUMENTS, POINT one of {', '.join(POINTS)}")
+    number = SIGNALS[f"{kind}:"] if kind else signal.SIGKILL
+    listener = Signal(POINTS[point], int(sys.argv[2]), number)
     sys.argv = ["embed_corpus.py", *sys.argv[4:]]
     sys.exit(run_job(EmbedConfig, lambda config: embed(config, Setup([listener]))))

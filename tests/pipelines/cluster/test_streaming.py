@@ -8,7 +8,6 @@ import pyarrow as pa
 import pytest
 import ray
 from ray.data import ActorPoolStrategy, TaskPoolStrategy
-from ray.exceptions import RayError
 
 from pipelines.cluster.session import start_ray
 from pipelines.cluster.streaming import Blocks, stream_blocks
@@ -97,8 +96,8 @@ class Actor:
 
 
 class FailsToStart(Actor):
-    def __init__(self) -> None:
-        raise VistaError("this stage always fails")
+    def __init__(self, error: Exception) -> None:
+        raise error
 
 
 @pytest.mark.parametrize("stage", [function, generator, Actor])
@@ -110,9 +109,14 @@ def test_the_error_of_a_stage_is_raised_with_its_type(stage):
     assert explained(raised.value) == "this stage always fails", "and nothing of Ray's is said"
 
 
-def test_an_actor_that_fails_to_start_ends_the_stream_with_its_message():
+@pytest.mark.parametrize("error", [VistaError("no weights"), OSError("two\n  lines")])
+def test_an_actor_that_fails_to_start_ends_the_stream_with_its_cause(error):
     """Ray keeps only the text of its error."""
     pool = ActorPoolStrategy(size=1)
-    failing = ray.data.range(3).map_batches(FailsToStart, batch_format="pyarrow", num_cpus=0.5, compute=pool)
-    with pytest.raises(RayError, match="this stage always fails"):
+    failing = ray.data.range(3).map_batches(
+        FailsToStart, batch_format="pyarrow", num_cpus=0.5, compute=pool, fn_constructor_args=(error,)
+    )
+    with pytest.raises(VistaError) as raised:
         list(stream_blocks(failing))
+    name = f"{type(error).__module__}.{type(error).__name__}".removeprefix("builtins.")
+    assert str(raised.value) == f"an encode actor could not start: {name}: {error}"

@@ -191,7 +191,7 @@ class RaisedInATaskError(Exception):
         self.cause = cause
 
 
-@pytest.mark.parametrize("error", [ValueError("why"), RaisedInATaskError(ValueError("why")), KeyboardInterrupt("why")])
+@pytest.mark.parametrize("error", [ValueError("why"), RaisedInATaskError(ValueError("why"))])
 def test_a_run_that_fails_says_by_what_and_how_far_it_came(uri, error):
     record = record_at(uri)
     with pytest.raises(type(error)), record.running():
@@ -204,6 +204,29 @@ def test_a_run_that_fails_says_by_what_and_how_far_it_came(uri, error):
     assert {name: row[name] for name in FIGURES} == FIGURES
     assert json.loads(row["gates"]) == STORED_VERDICTS[1:]
     assert (row["published_version"], row["finished"] is None) == (None, False)
+
+
+def test_a_run_that_a_signal_ended_is_stopped_and_says_what_it_published(uri):
+    record = record_at(uri)
+    with pytest.raises(KeyboardInterrupt), record.running():
+        record(Counted(COUNTS))
+        record(Published(7))
+        raise KeyboardInterrupt("stopped by SIGINT: 3 rows committed")
+    row = row_of(record)
+    assert (row["status"], row["error"], row["published_version"]) == (
+        "stopped",
+        "stopped by SIGINT: 3 rows committed",
+        7,
+    )
+    assert {name: row[name] for name in FIGURES} == FIGURES
+
+
+def test_a_signal_after_the_end_changes_nothing(uri):
+    record = record_at(uri)
+    with pytest.raises(KeyboardInterrupt), record.running():
+        record.succeed(7, None)
+        raise KeyboardInterrupt
+    assert row_of(record)["status"] == "done"
 
 
 def test_a_long_error_is_cut_off(uri):

@@ -1,0 +1,97 @@
+"""What is waited for is said once patience is at its end, and then ever more seldom."""
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pyarrow as pa
+import ray
+
+from pipelines.cluster.session import start_ray
+from pipelines.cluster.streaming import stream_blocks
+from pipelines.cluster.waiting import describe_ray, saying_why
+
+TAKES_EVERY_CPU = """
+import ray, sys
+ray.init(log_to_driver=False)
+
+@ray.remote(num_cpus=ray.cluster_resources()["CPU"])
+class Hog:
+    def ping(self):
+        pass
+
+hog = Hog.remote()
+ray.get(hog.ping.remote())
+print("ready", flush=True)
+sys.stdin.read(1)
+"""
+
+
+class Lines(logging.Handler):
+    """Keeps what is logged, and has an event for each line."""
+
+    def __init__(self, enough: int) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+        self.enough = enough
+        self.there = threading.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+        if len(self.lines) == self.enough:
+            self.there.set()
+
+
+@contextmanager
+def logged(enough: int = 1) -> Iterator[Lines]:
+    handler = Lines(enough)
+    logging.getLogger("pipelines.cluster.waiting").addHandler(handler)
+    try:
+        yield handler
+    finally:
+        logging.getLogger("pipelines.cluster.waiting").removeHandler(handler)
+
+
+def test_it_is_said_again_and_again_while_nothing_happens():
+    with logged(enough=3) as log, saying_why("no answer", lambda: "it sleeps", patience=0.01):
+        assert log.there.wait(60)
+    assert all(line.startswith("no answer for ") and line.endswith(" s: it sleeps") for line in log.lines)
+
+
+def test_what_comes_in_time_is_not_remarked_on():
+    with logged() as log:
+        for _ in range(100):
+            with saying_why("no answer", lambda: "it sleeps", patience=60):
+                pass
+    assert log.lines == []
+
+
+def test_a_flow_that_gets_no_cpu_says_who_has_them_and_goes_on_when_they_are_free(ray_cluster):
+    start_ray()
+    environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    other = subprocess.Popen([sys.executable, "-c", TAKES_EVERY_CPU], env=environment, **pipes)
+    assert other.stdout.readline() == b"ready\n"
+    numbers = ray.data.range(10, override_num_blocks=2).map_batches(
+        lambda batch: batch, batch_format="pyarrow", num_cpus=0.5
+    )
+    with logged(enough=3) as log:
+        found: list[pa.Table] = []
+        reading = threading.Thread(target=lambda: found.extend(stream_blocks(numbers, patience=3)))
+        reading.start()
+        assert log.there.wait(120)
+        other.communicate(b"x")
+        reading.join()
+    total = f"{ray.cluster_resources()['CPU']:g}"
+    assert f"{total} of {total} CPUs" in log.lines[-1]
+    assert "waiting for them: " in log.lines[-1] and "0.5 CPU" in log.lines[-1]
+    assert f"process {other.pid} on " in log.lines[-1]
+    assert sum(blocks.rows for blocks in found) == 10
+
+
+def test_a_ray_that_has_no_other_job_says_so(ray_cluster):
+    assert "Ray has no other job" in describe_ray()
