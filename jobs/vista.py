@@ -9,6 +9,7 @@ from typing import Any
 
 from jobs import run
 from pipelines.options import parse
+from pipelines.terminal import show
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ COMMANDS = {
 def run_command(name: str, arguments: list[str] | None = None, program: str | None = None) -> int:
     """Run a command with `arguments` (default: the command line), and return the exit code."""
     command = COMMANDS[name]
-    return run(lambda: print(load(command.function)(parse(load(command.config), arguments, program))))
+    return run(lambda: show(str(load(command.function)(parse(load(command.config), arguments, program))), sys.stdout))
 
 
 def load(name: str) -> Any:
