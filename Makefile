@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: env demo test chaos lint bench bench-sources bench-scale clean
+.PHONY: env demo test chaos fuzz lint bench bench-sources bench-scale clean
 .DEFAULT_GOAL := env
 
 env: .venv/.ready
@@ -25,6 +25,9 @@ test: env
 
 chaos: env
 	VISTA_CPUS=4 $(BIN)/python -m pytest -m chaos
+
+fuzz: env
+	$(BIN)/python -m tests.fuzz.run --inputs 100000
 
 lint: env
 	$(BIN)/ruff check .
