@@ -30,8 +30,9 @@ from pipelines.storage.errors import SourceError, credentials_hint
 from pipelines.storage.files import Listing, SourceFile, read_start
 from pipelines.storage.uris import printable
 from vista_core import UsageError
+from vista_core.image_limits import SUFFIXES
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+IMAGE_SUFFIXES = SUFFIXES
 FETCH_THREADS = 16
 
 
