@@ -51,7 +51,9 @@ OBJECT_UNREADABLE = Reason(
 LINE_UNPARSABLE = Reason("line_unparsable", "read", "A line is not valid JSON, or has the wrong number of CSV fields.")
 JSON_UNPARSABLE = Reason("json_unparsable", "read", "The `.json` of a WebDataset sample is not a JSON object.")
 TEXT_NOT_UTF8 = Reason("text_not_utf8", "read", "A string is not valid UTF-8.")
-TEXT_TOO_LARGE = Reason("text_too_large", "read", "The text file beside an image is larger than 16 MiB.")
+TEXT_TOO_LARGE = Reason(
+    "text_too_large", "read", "The text is larger than 16 MiB, or has no spaces in a million characters."
+)
 COLUMN_TYPE = Reason("column_type", "read", "A value does not fit the type that its column has in the other files.")
 SEVERAL_IMAGES = Reason("several_images", "read", "A WebDataset sample has several images, the first samples only one.")
 SEVERAL_MEMBERS = Reason("several_members", "read", "A WebDataset sample has two members with the same ending.")
@@ -80,7 +82,11 @@ IMAGE_UNDECODABLE = Reason("image_undecodable", "decode", "The bytes are not an 
 IMAGE_TRUNCATED = Reason("image_truncated", "decode", "The image is cut off.")
 IMAGE_TOO_LARGE = Reason("image_too_large", "decode", "The image has too many pixels, or its file too many bytes.")
 IMAGE_TOO_ELONGATED = Reason("image_too_elongated", "decode", "The image is too elongated to be resized.")
-IMAGE_UNSUPPORTED = Reason("image_unsupported", "decode", "The image has a pixel format that is not supported.")
+IMAGE_UNSUPPORTED = Reason(
+    "image_unsupported",
+    "decode",
+    "The image has a format or pixel format that is not read, or is cut into too many pieces.",
+)
 BAD_VECTOR = Reason("bad_vector", "encode", "The vector is not finite or not of norm 1.", retryable=True)
 
 REASONS = {reason.name: reason for reason in tuple(globals().values()) if isinstance(reason, Reason)}

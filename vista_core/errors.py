@@ -14,6 +14,7 @@ from typing import Literal, get_args
 RejectReason = Literal[
     "empty_record",
     "text_not_utf8",
+    "text_too_large",
     "image_unreadable",
     "image_undecodable",
     "image_truncated",

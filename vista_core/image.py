@@ -10,15 +10,15 @@ photo's values differ by 1. Other formats hold drawings, whose edges would come 
 Pillow resizes them in both modes.
 """
 
-import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from vista_core.errors import RecordError, RejectReason
+from vista_core.image_limits import check_cost, open_image
 
 PREPROCESSING_VERSIONS = {"exact": 1, "fast": 2}  # part of EncoderIdentity: a change to the pixels needs a new number
 
@@ -26,8 +26,7 @@ PREPROCESSING_VERSIONS = {"exact": 1, "fast": 2}  # part of EncoderIdentity: a c
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
-MAX_PIXELS = 178_956_970  # above this, Pillow raises DecompressionBombError
-MAX_ASPECT = 512  # resized to 224 px, that is 26 megapixels; without a limit, a 600000 x 1 image would take gigabytes
+STRIP_PIXELS = 1 << 20  # of a large image, this many are copied at once
 
 # how Pillow's messages describe a truncated file
 TRUNCATED = re.compile(r"truncated|incomplete|unexpected end|EOF|not enough image data", re.IGNORECASE)
@@ -36,20 +35,21 @@ TRUNCATED = re.compile(r"truncated|incomplete|unexpected end|EOF|not enough imag
 def decode_image(data: bytes, size: int, alpha: str = "drop", resize: str = "exact") -> np.ndarray:
     """Encoded bytes to pixels, uint8 [S, S, 3] with S = `size`; RecordError if they are not a usable image.
 
-    `alpha="white"` puts transparent images on white; "drop" ignores transparency, as the reference does.
+    `alpha="white"` puts transparent images on white; "drop" ignores transparency, as the reference does. What may be
+    decoded, and within which limits, is in `vista_core.image_limits`.
     """
-    with _rejecting(), Image.open(io.BytesIO(data)) as image:
+    with _rejecting(), open_image(data) as image:
         return _square_pixels(image, size, alpha, resize)
 
 
 def square_pixels(image: Image.Image, size: int, alpha: str = "drop", resize: str = "exact") -> np.ndarray:
-    """An open image to pixels, as `decode_image`."""
+    """An open image of any format to pixels, as `decode_image`."""
     with _rejecting():
         return _square_pixels(image, size, alpha, resize)
 
 
 def _square_pixels(image: Image.Image, size: int, alpha: str, resize: str) -> np.ndarray:
-    _check_size(image)
+    check_cost(image, size, alpha)
     image.load()
     if alpha == "white":
         image = _on_white(image)
@@ -79,8 +79,15 @@ def _resized(image: Image.Image, width: int, height: int) -> np.ndarray:
         arrow = pa.array(image)
         values = from_dlpack(arrow.values if image.mode == "RGB" else arrow)
     except ValueError:  # Pillow stores a large image in several blocks
-        values = torch.from_numpy(np.array(image))
-    pixels = values.view(1, image.height, image.width, -1).permute(0, 3, 1, 2)
+        # The kernel resizes rows before columns, and rounds in between: so rows can be resized strip by strip, with
+        # the same result as at once, and without a second copy of the image.
+        strips = (torch.from_numpy(np.array(strip)) for strip in _strips(image))
+        views = (strip.view(1, *strip.shape[:2], -1).permute(0, 3, 1, 2) for strip in strips)
+        pixels = torch.cat(
+            [F.interpolate(view, (view.shape[2], width), mode="bicubic", antialias=True) for view in views], 2
+        )
+    else:
+        pixels = values.view(1, image.height, image.width, -1).permute(0, 3, 1, 2)
     resized = F.interpolate(pixels, (height, width), mode="bicubic", antialias=True)
     return resized[0].permute(1, 2, 0).numpy()
 
@@ -93,21 +100,22 @@ def _rgb(values: np.ndarray) -> np.ndarray:
     return pixels
 
 
-def _check_size(image: Image.Image) -> None:
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise RecordError("image_too_large", f"{width} x {height} pixels; the limit is {MAX_PIXELS} in all")
-    if min(width, height) < 1:
-        raise RecordError("image_undecodable", f"{width} x {height} pixels")
-    if max(width, height) > MAX_ASPECT * min(width, height):
-        raise RecordError("image_too_elongated", f"{width} x {height} pixels; the limit is a ratio of 1:{MAX_ASPECT}")
+def _strips(image: Image.Image) -> Iterator[Image.Image]:
+    """The image from top to bottom in strips of its full width."""
+    rows = max(1, STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        yield image.crop((0, top, image.width, min(top + rows, image.height)))
 
 
 def _on_white(image: Image.Image) -> Image.Image:
     if not image.has_transparency_data or image.mode.startswith(("I", "F")):  # these modes can't become RGBA
         return image
-    layer = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    flat, top = Image.new("RGB", image.size), 0
+    for strip in _strips(image):  # in RGBA, the whole image would be in memory four times
+        layer = strip.convert("RGBA")
+        flat.paste(Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB"), (0, top))
+        top += strip.height
+    return flat
 
 
 @contextmanager
@@ -117,8 +125,6 @@ def _rejecting() -> Iterator[None]:
         yield
     except RecordError:
         raise
-    except UnidentifiedImageError as error:  # its own message contains a memory address
-        raise RecordError("image_undecodable", "not an image format that Pillow supports") from error
     except Exception as error:  # nearly any exception: decoders raise what they like
         raise RecordError(_reason(error), f"{type(error).__name__}: {error}") from error
 

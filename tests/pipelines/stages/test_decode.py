@@ -75,6 +75,18 @@ def test_a_bad_image_rejects_only_its_own_record_with_a_reason():
         assert [row[field.name] for field in DECODED_FIELDS] == [None] * len(DECODED_FIELDS)
 
 
+def test_a_text_that_is_too_large_rejects_only_its_own_record():
+    rows = decoded(
+        {"id": "a", "text": "a red star"}, {"id": "b", "text": "ﷺ" * 60_000, "image": JPEG}, {"id": "c", "text": "x"}
+    )
+    assert [(row["_reason"], row["_stage"]) for row in rows] == [
+        (None, None),
+        ("text_too_large", "decode"),
+        (None, None),
+    ]
+    assert [row["_input_ids"] is None for row in rows] == [False, True, False]
+
+
 def test_each_record_gets_the_pixels_of_its_own_image(preprocessor):
     """Also between rejects and texts: the pixels of a neighbour would give a wrong vector that looks valid."""
     images = [JPEG, b"this is no image", png(30, 20), None, JPEG[: len(JPEG) // 2], png(300, 20), JPEG]
