@@ -24,7 +24,9 @@ BUCKET = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 WEB_REST = re.compile(r"([^/?#]*)([^?#]*)(?:\?([^#]*))?(?:#.*)?", re.DOTALL)
 # Backslashes and control characters; the surrogates stand for bytes that are not UTF-8.
 FORBIDDEN_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff]")
-LONGEST_URI = 200  # characters in a message
+SHOWN_URI = 200  # characters in a message
+LONGEST_URI = 8192  # characters; servers take no more
+MOST_DECODINGS = 8  # of a path that is percent-encoded again and again
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class FetchError(Exception):
 
     def reject(self, uri: str) -> Reject:
         """The reject of a record that names `uri`."""
-        return self.reason.reject(printable(f"{uri[:LONGEST_URI]}: {self.cause}"))
+        return self.reason.reject(printable(f"{uri[:SHOWN_URI]}: {self.cause}"))
 
 
 class Location(NamedTuple):
@@ -155,6 +157,8 @@ def parse_location(uri: str) -> Location:
 
     A path with `..` is refused however it is encoded: servers decode it once, those behind proxies perhaps twice.
     """
+    if len(uri) > LONGEST_URI:
+        raise ValueError(f"it has {len(uri):,} characters; at most {LONGEST_URI:,} are possible")
     match = WITH_SCHEME.fullmatch(uri)
     scheme, rest = (SCHEMES.get(match[1].lower()), match[2]) if match else ("file", uri)
     if scheme is None:
@@ -170,9 +174,13 @@ def parse_location(uri: str) -> Location:
             path = "/" + "/".join(part for part in key.split("/") if part not in ("", "."))
         elif not BUCKET.fullmatch(bucket):
             raise ValueError("it names no bucket")
-    decoded, before = path, ""
-    while decoded != before:
+    decoded = path
+    for _ in range(MOST_DECODINGS):
         decoded, before = unquote(decoded), decoded
+        if decoded == before:
+            break
+    else:
+        raise ValueError(f"it is percent-encoded {MOST_DECODINGS} times or more")
     if FORBIDDEN_CHARACTERS.search(uri + decoded):
         raise ValueError("it has a backslash, a control character, or bytes that are not UTF-8")
     if ".." in re.split("[/;?#]", decoded):  # some servers ignore path parameters: they read `..;x` as `..`
