@@ -49,14 +49,22 @@ OBJECT_UNREADABLE = Reason(
     removes_row=False,
 )
 LINE_UNPARSABLE = Reason("line_unparsable", "read", "A line is not valid JSON, or has the wrong number of CSV fields.")
-JSON_UNPARSABLE = Reason("json_unparsable", "read", "The `.json` of a WebDataset sample is not a JSON object.")
+JSON_UNPARSABLE = Reason(
+    "json_unparsable", "read", "The `.json` of a WebDataset sample is not a JSON object that can be read."
+)
 TEXT_NOT_UTF8 = Reason("text_not_utf8", "read", "A string is not valid UTF-8.")
 TEXT_TOO_LARGE = Reason(
-    "text_too_large", "read", "The text is larger than 16 MiB, or has no spaces in a million characters."
+    "text_too_large",
+    "read",
+    "A text or a whole row is larger than is read, or a text has no space in a million characters; see Limits.",
 )
 COLUMN_TYPE = Reason("column_type", "read", "A value does not fit the type that its column has in the other files.")
-SEVERAL_IMAGES = Reason("several_images", "read", "A WebDataset sample has several images, the first samples only one.")
-SEVERAL_MEMBERS = Reason("several_members", "read", "A WebDataset sample has two members with the same ending.")
+SEVERAL_IMAGES = Reason(
+    "several_images", "read", "A WebDataset sample has several images, the first samples one; or a list has over 1,000."
+)
+SEVERAL_MEMBERS = Reason(
+    "several_members", "read", "A WebDataset sample has two members with the same ending, or over 1,000."
+)
 MISSING_ID = Reason("missing_id", "select", "The id is null.")
 EMPTY_RECORD = Reason("empty_record", "select", "The record has neither text nor image.")
 DUPLICATE_ID = Reason(

@@ -25,9 +25,9 @@ BUCKET = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 WEB_REST = re.compile(r"([^/?#]*)([^?#]*)(?:\?([^#]*))?(?:#.*)?", re.DOTALL)
 # Backslashes and control characters; the surrogates stand for bytes that are not UTF-8.
 FORBIDDEN_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff]")
-LONGEST_URI = 65_536  # characters; no server, store or disk accepts longer ones
 SHOWN = 200  # characters of a URI in a message
-ENCODED = 4  # times that a path may be percent-encoded
+LONGEST_URI = 8192  # characters; servers take no more
+MOST_DECODINGS = 8  # of a path that is percent-encoded again and again
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def parse_location(uri: str) -> Location:
     A path with `..` is refused however it is encoded: servers decode it once, those behind proxies perhaps twice.
     """
     if len(uri) > LONGEST_URI:
-        raise ValueError(f"it is longer than {LONGEST_URI:,} characters")
+        raise ValueError(f"it has {len(uri):,} characters; at most {LONGEST_URI:,} are possible")
     match = WITH_SCHEME.fullmatch(uri)
     scheme, rest = (SCHEMES.get(match[1].lower()), match[2]) if match else ("file", uri)
     if scheme is None:
@@ -178,10 +178,12 @@ def parse_location(uri: str) -> Location:
         elif not BUCKET.fullmatch(bucket):
             raise ValueError("it names no bucket")
     decoded = path
-    for _ in range(ENCODED):
-        decoded = unquote(decoded)
-    if unquote(decoded) != decoded:
-        raise ValueError(f"its path is percent-encoded more than {ENCODED} times")
+    for _ in range(MOST_DECODINGS):
+        decoded, before = unquote(decoded), decoded
+        if decoded == before:
+            break
+    else:
+        raise ValueError(f"it is percent-encoded {MOST_DECODINGS} times or more")
     if FORBIDDEN_CHARACTERS.search(uri + decoded):
         raise ValueError("it has a backslash, a control character, or bytes that are not UTF-8")
     if ".." in re.split("[/;?#]", decoded):  # some servers ignore path parameters: they read `..;x` as `..`

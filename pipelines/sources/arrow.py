@@ -18,8 +18,9 @@ from typing import IO, ClassVar, Self
 import pyarrow as pa
 
 from pipelines.reasons import OBJECT_UNREADABLE, Reject
+from pipelines.sources.arrow_messages import batch_claims
 from pipelines.sources.columns import Batch, is_list
-from pipelines.sources.format import FILES_TRIED, FileFormat, first_readable
+from pipelines.sources.format import FILES_TRIED, FileFormat, checked, first_readable
 from pipelines.sources.limits import Limits
 from pipelines.sources.units import FilePart
 from pipelines.storage.errors import READ_ERRORS, is_damage
@@ -27,6 +28,7 @@ from pipelines.storage.files import Listing, SourceFile, open_unchanged
 
 FILE_MAGIC = b"ARROW1\0\0"  # of files with a footer; the stream follows it
 CACHE_PREFIX = "cache-"  # of files in which `Dataset.map` of Hugging Face caches its results
+LONGEST_METADATA = 8 << 20  # of a message: about 30 bytes for each column
 FEWEST_ROWS = 16  # in a batch, however large they are
 
 
@@ -87,26 +89,60 @@ class FrontToBack:
 
     closed = False  # pyarrow asks
 
-    def __init__(self, handle: IO[bytes], read_bytes: int) -> None:
+    def __init__(self, handle: IO[bytes], limits: Limits) -> None:
         self.handle = handle
-        self.read_bytes = read_bytes
-        self.left = handle.seek(0, io.SEEK_END)
+        self.limits = limits
+        self.size = self.left = handle.seek(0, io.SEEK_END)
+        self.previous: bytes | bytearray = b""  # what was read last: before the body of a message, its metadata
+        self.rows = 0  # that the batches so far claim to have
         self.cut = False
         handle.seek(0)
-        self.file = io.BufferedReader(handle, read_bytes)  # type: ignore[type-var]
+        self.file = io.BufferedReader(handle, limits.read_bytes)  # type: ignore[type-var]
         self.has_footer = self.file.peek(len(FILE_MAGIC)).startswith(FILE_MAGIC)
         if self.has_footer:
             self.read(len(FILE_MAGIC))
 
     def read(self, size: int) -> bytearray:
-        """At most `size` bytes. Allocates no more than the file has, since a damaged length can be anything."""
+        """At most `size` bytes. Allocates no more than the file has, since a damaged length can be anything.
+
+        Raises pa.ArrowInvalid for a record batch that takes more memory than `batch_memory`, or claims too many rows.
+        """
+        self.check_memory(size)
         content, filled = bytearray(min(size, self.left)), 0
         with memoryview(content) as view:  # filled in pieces, since reading it at once would hold it twice
-            while count := self.file.readinto(view[filled : filled + self.read_bytes]):
+            while count := self.file.readinto(view[filled : filled + self.limits.read_bytes]):
                 filled += count
         self.left -= filled
         self.cut |= filled < size
-        return content[:filled] if filled < len(content) else content
+        content = content[:filled] if filled < len(content) else content
+        self.check_body(content)
+        self.previous = content if filled <= LONGEST_METADATA else b""
+        return content
+
+    def check_memory(self, size: int) -> None:
+        """Raise pa.ArrowInvalid if a part of a message has too many bytes."""
+        most = self.limits.batch_memory
+        if min(size, self.left) > most:
+            raise pa.ArrowInvalid(
+                f"a record batch has {size:,} bytes; at most {most:,} are read: write smaller batches"
+            )
+
+    def check_body(self, body: bytes | bytearray) -> None:
+        """Raise pa.ArrowInvalid if the body of a batch unpacks to too many bytes, or the batch claims too many rows."""
+        claims = batch_claims(self.previous, body)
+        if claims is None:
+            return
+        self.rows += claims.rows
+        if claims.unpacked > self.limits.batch_memory:
+            raise pa.ArrowInvalid(
+                f"a record batch unpacks to {claims.unpacked:,} bytes; at most {self.limits.batch_memory:,} are read: "
+                "write smaller batches"
+            )
+        if self.rows > self.limits.rows_per_byte * self.size:
+            raise pa.ArrowInvalid(
+                f"it claims {self.rows:,} rows; a file of {self.size:,} bytes can have "
+                f"{self.limits.rows_per_byte * self.size:,} at most"
+            )
 
     def check_end(self, batches: int) -> None:
         """Raise pa.ArrowInvalid if the file has more batches than the `batches` that were read.
@@ -129,14 +165,14 @@ class FrontToBack:
 def open_stream(uri: str, version: str, limits: Limits) -> Iterator[tuple[FrontToBack, pa.RecordBatchStreamReader]]:
     """A file, and the reader of its record batches."""
     with open_unchanged(uri, version) as handle:
-        file = FrontToBack(handle, limits.read_bytes)
+        file = FrontToBack(handle, limits)
         yield file, pa.ipc.open_stream(pa.PythonFile(file, mode="r"))
 
 
 def schema_of(file: SourceFile, limits: Limits) -> pa.Schema:
     """The schema of a file, without extension types."""
     with open_stream(file.uri, file.version, limits) as (_, reader):
-        return stored_schema(reader.schema)
+        return stored_schema(checked(reader.schema, limits))
 
 
 def bytes_per_row(files: Sequence[SourceFile], limits: Limits) -> float:

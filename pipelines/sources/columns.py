@@ -26,6 +26,10 @@ URI_NAMES = (
     *("images", "image_uris", "image_urls", "image_paths"),
 )
 
+NOT_STORABLE = (
+    *(pa.types.is_map, pa.types.is_null, pa.types.is_union, pa.types.is_run_end_encoded, pa.types.is_interval),
+    *(pa.types.is_list_view, pa.types.is_large_list_view, pa.types.is_decimal32, pa.types.is_decimal64),
+)
 CAST_ERRORS = (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError)
 
 Images = Literal["each", "first"]
@@ -281,8 +285,8 @@ def storable(field: pa.Field) -> bool:
 
 
 def is_storable(kind: pa.DataType) -> bool:
-    """True if Lance can store this type: no maps, empty structs or null types at any depth."""
-    if pa.types.is_map(kind) or pa.types.is_null(kind) or (pa.types.is_struct(kind) and not kind.num_fields):
+    """True if Lance can store this type at any depth: for example no maps, unions, intervals and empty structs."""
+    if any(fits(kind) for fits in NOT_STORABLE) or (pa.types.is_struct(kind) and not kind.num_fields):
         return False
     return all(is_storable(kind.field(part).type) for part in range(kind.num_fields))
 

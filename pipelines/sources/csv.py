@@ -23,9 +23,9 @@ from pipelines.sources.format import FileFormat, units_of
 from pipelines.sources.limits import Limits
 from pipelines.sources.lines import CR, LF, ByteRange, Head, reject_of
 from pipelines.sources.units import FilePart
-from pipelines.storage.errors import READ_ERRORS, is_damage
+from pipelines.storage.errors import READ_ERRORS, is_damage, said
 from pipelines.storage.files import Listing, SourceFile, open_unchanged
-from vista_core import UsageError, VistaError
+from vista_core import VistaError
 
 QUOTE = ord('"')
 DELIMITERS = (",", ";", "\t", "|")
@@ -38,7 +38,7 @@ TRUE, FALSE = ("true", "True", "TRUE"), ("false", "False", "FALSE")
 
 
 class HeaderError(VistaError):
-    """A header that doesn't give each column a unique name."""
+    """A header that doesn't give each column a unique name, or names too many."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Csv(FileFormat):
         """Look at the beginning of the first readable file.
 
         Columns of the table `like` have its types. Columns that may be ids, texts or paths are strings. Raises
-        UsageError if no file is readable, or if a column has no name or the name of another one.
+        UsageError if no file is readable.
         """
         names, types, record_bytes = lines.first_sample(listing, "CSV file", partial(sample, limits=limits))
         asked = (columns.id, columns.text, columns.image)
@@ -94,7 +94,7 @@ class Csv(FileFormat):
     def file_units(self, file: SourceFile) -> list[FilePart]:
         """The units of one file."""
         try:
-            header = header_of(lines.read_head(file, self.limits.header_bytes, head_ends, 1, self.limits))
+            header = header_of(lines.read_head(file, self.limits.header_bytes, head_ends, 1, self.limits), self.limits)
             if header is None:
                 return []
             whole = CsvRange(
@@ -115,7 +115,7 @@ class Csv(FileFormat):
         except READ_ERRORS as error:
             if not is_damage(error):
                 raise
-            message = f"the CSV header cannot be read: {error}"
+            message = f"the CSV header cannot be read: {said(error)}"
         return [FilePart(uris=(file.uri,), version=file.version, rows=1, error=message)]
 
     def batches(self, unit: CsvRange, names: Sequence[str]) -> Iterator[Batch]:
@@ -215,8 +215,8 @@ def delimiter_of(content: bytes) -> str:
     return max(DELIMITERS, key=lambda delimiter: line.count(delimiter.encode()))
 
 
-def header_of(head: Head) -> Header | None:
-    """The header of a file; None if the file is blank. Raises HeaderError if a column has no unique name."""
+def header_of(head: Head, limits: Limits) -> Header | None:
+    """The header of a file; None if the file is blank. Raises HeaderError if it can't be used."""
     content = head.content.lstrip(b" \r\n")
     if not content:
         return None
@@ -228,6 +228,8 @@ def header_of(head: Head) -> Header | None:
         names = [name.strip() for name in next(csv.reader(StringIO(text, newline=""), delimiter=delimiter))]
     except (UnicodeDecodeError, csv.Error) as error:
         raise HeaderError(f"the header is not CSV in UTF-8: {error}") from error
+    if len(names) > limits.columns:
+        raise HeaderError(f"the header names {len(names):,} columns; at most {limits.columns:,} are read")
     twice = sorted({repr(name) for name in names if name and names.count(name) > 1})
     unnamed = [str(number) for number, name in enumerate(names, 1) if not name]
     if twice or unnamed:
@@ -269,13 +271,13 @@ def readable(kind: pa.DataType) -> bool:
 def sample(file: SourceFile, limits: Limits) -> tuple[tuple[str, ...], dict[str, pa.DataType], float]:
     """A file's columns, their types in its beginning, and a record's mean size in bytes.
 
-    Raises UsageError for an unusable header, pa.ArrowInvalid if no record can be read.
+    Raises pa.ArrowInvalid if the header can't be used, or no record can be read.
     """
     head = lines.read_head(file, limits.sample_bytes, head_ends, 2, limits)
     try:
-        header = header_of(head)
+        header = header_of(head, limits)
     except HeaderError as error:
-        raise UsageError(f"{file.uri}: {error}") from error
+        raise pa.ArrowInvalid(str(error)) from error
     if header is None or len(head.ends) < 2:
         raise pa.ArrowInvalid("it has no rows")
     strings = CsvSyntax(header.columns, header.delimiter, dict.fromkeys(header.columns, pa.string()))

@@ -13,7 +13,7 @@ import pyarrow as pa
 from pipelines.sources.columns import Batch
 from pipelines.sources.limits import Limits
 from pipelines.sources.units import FilePart, FilePartT
-from pipelines.storage.errors import READ_ERRORS, is_damage
+from pipelines.storage.errors import READ_ERRORS, is_damage, said
 from pipelines.storage.files import Listing, SourceFile
 from pipelines.storage.local import UnreadableError
 from vista_core import UsageError
@@ -109,6 +109,24 @@ def unreadable_part(file: SourceFile, error: str) -> FilePart:
     return FilePart(uris=(file.uri,), version=file.version, rows=1, error=error)
 
 
+def checked(schema: pa.Schema, limits: Limits) -> pa.Schema:
+    """`schema`, unless it has too many columns or too deep ones. Raises pa.ArrowInvalid.
+
+    Each row has a cell in each column, and types are compared and converted by recursion.
+    """
+    columns, level = 0, [field.type for field in schema]
+    for _ in range(limits.depth + 1):
+        columns += sum(not kind.num_fields for kind in level)
+        if columns > limits.columns or len(level) > limits.columns:
+            raise pa.ArrowInvalid(
+                f"it has {len(schema):,} columns, with their fields over {limits.columns:,}, the limit"
+            )
+        level = [kind.field(part).type for kind in level for part in range(kind.num_fields)]
+    if level:
+        raise pa.ArrowInvalid(f"a column is nested more than {limits.depth} deep, which is the limit")
+    return schema
+
+
 def first_readable(listing: Listing, kind: str, look: Callable[[SourceFile], Found], otherwise: str = "") -> Found:
     """What `look` finds in the first of FILES_TRIED files that is not damaged.
 
@@ -121,5 +139,5 @@ def first_readable(listing: Listing, kind: str, look: Callable[[SourceFile], Fou
         except READ_ERRORS as error:
             if not is_damage(error):
                 raise
-            errors.append(f"{file.uri}: {str(error) or type(error).__name__}")
+            errors.append(f"{file.uri}: {said(error)}")
     raise UsageError(f"--source {listing.uri}: no readable {kind}: {errors[0] if errors else otherwise}")

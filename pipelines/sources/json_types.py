@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from pipelines.reasons import COLUMN_TYPE, Reject
 from pipelines.sources.columns import is_list, is_text
+from pipelines.sources.limits import Limits
 
 # Which types of columns can hold a kind of JSON value. `float` stands for all numbers.
 FITS = {
@@ -37,6 +38,48 @@ def type_of(values: list[Any]) -> pa.DataType:
     if kind is float:
         return type_of_numbers(alike)
     return {bool: pa.bool_(), str: pa.string()}[kind]
+
+
+def may_exceed(content: bytes, limits: Limits) -> bool:
+    """False if this JSON text is within the limits for sure, which is quicker to tell than `exceeded`."""
+    if len(content) <= limits.depth:
+        return False
+    nested = content.count(b"{") + content.count(b"[")
+    return nested > limits.depth or content.count(b":") > limits.columns
+
+
+def exceeded(value: Any, limits: Limits) -> str:
+    """Which limit a JSON value exceeds, or "". Types are made by recursion, and each row has a cell in each column."""
+    level = [value]
+    for _ in range(limits.depth + 1):
+        containers = [part for part in level if isinstance(part, dict | list)]
+        level = [part for each in containers for part in (each.values() if isinstance(each, dict) else each)]
+        if not containers:
+            break
+    else:
+        return f"it is nested more than {limits.depth} deep, which is the limit"
+    number = fields(type_of([value]))
+    return f"it has {number:,} keys; the limit is {limits.columns:,}" if number > limits.columns else ""
+
+
+def columns_of(records: list[dict[str, Any]], limits: Limits) -> tuple[pa.Schema, tuple[str, ...]]:
+    """The columns of some records and, beyond the limit of columns, the names of the rarer ones, which are left out."""
+    schema = pa.schema(type_of(records)) if records else pa.schema([])
+    sizes = {field.name: 1 + fields(field.type) for field in schema}
+    if sum(sizes.values()) <= limits.columns:
+        return schema, ()
+    kept, left = set(), limits.columns
+    for name, _ in Counter(name for record in records for name in record).most_common():
+        if sizes[name] <= left:
+            kept.add(name)
+            left -= sizes[name]
+    return pa.schema([field for field in schema if field.name in kept]), tuple(sizes.keys() - kept)
+
+
+def fields(kind: pa.DataType) -> int:
+    """How many fields the structs in a type have, at any depth."""
+    own = kind.num_fields if pa.types.is_struct(kind) else 0
+    return own + sum(fields(kind.field(part).type) for part in range(kind.num_fields))
 
 
 def type_of_numbers(values: list[int | float]) -> pa.DataType:

@@ -18,12 +18,14 @@ from pipelines.reasons import COLUMN_TYPE, LINE_UNPARSABLE, TEXT_NOT_UTF8, Rejec
 from pipelines.sources import lines
 from pipelines.sources.columns import Batch, Columns
 from pipelines.sources.format import FileFormat, units_of
-from pipelines.sources.json_types import type_of
-from pipelines.sources.limits import Limits
+from pipelines.sources.json_types import columns_of, exceeded, may_exceed
+from pipelines.sources.limits import DEFAULTS, Limits
 from pipelines.sources.lines import ByteRange, Stream, line_ends, reject_of
 from pipelines.sources.units import FilePart
+from pipelines.storage.errors import said
 from pipelines.storage.files import Listing, SourceFile, open_unchanged
 
+SHORTEST_FIELD = 5  # bytes: `"":1,`
 BLANKS = b" \t\r\n"  # of JSON
 ONE_BLOCK = pa.json.ReadOptions(use_threads=False, block_size=(1 << 31) - 1)
 
@@ -33,6 +35,7 @@ class JsonLines(FileFormat):
     """The lines of JSON lines files. The columns are those of the first file's beginning and of the table."""
 
     record_bytes: float  # of a file, in the mean
+    rare: tuple[str, ...] = ()  # keys beyond the limit of columns, which are not read
     exact: ClassVar[bool] = False
 
     @classmethod
@@ -40,17 +43,25 @@ class JsonLines(FileFormat):
         """Look at the beginning of the first readable file. Raises UsageError if there is none.
 
         Columns of the table `like` have its types. They are columns even if the sample doesn't have them, since a key
-        may be rare.
+        may be rare. If the sample has more keys than the limit of columns, the most frequent ones are read.
         """
-        found, record_bytes = lines.first_sample(listing, "JSON lines file", partial(sample, limits=limits))
+        found, rare, record_bytes = lines.first_sample(listing, "JSON lines file", partial(sample, limits=limits))
         types = {field.name: field.type for field in found} | lines.table_types(like, readable)
         named = (columns.id, columns.text, columns.image)  # of which the sample may have no value
         types |= {name: pa.string() for name in named if name in types and pa.types.is_null(types[name])}
-        return cls(listing, limits, pa.schema(list(types.items())), record_bytes)
+        rare = tuple(name for name in rare if name not in types)
+        return cls(listing, limits, pa.schema(list(types.items())), record_bytes, rare)
 
     def describe(self) -> str:
-        """How many files there are, and their size."""
-        return self.summary("JSON lines file")
+        """How many files there are, their size, and which keys are not read."""
+        said = self.summary("JSON lines file")
+        if self.rare:
+            shown = ", ".join(repr(name[: lines.SHOWN]) for name in self.rare[:3])
+            said += (
+                f"; NOT READ, beyond the limit of {self.limits.columns:,} columns: {len(self.rare):,} of the rarer "
+                f"keys: {shown}{', ...' if len(self.rare) > 3 else ''}"
+            )
+        return said
 
     def units(self) -> list[FilePart]:
         """A unit for each range of `range_bytes` (16 MB), or for each compressed file."""
@@ -69,7 +80,7 @@ class JsonLines(FileFormat):
 
     def batches(self, unit: ByteRange, names: Sequence[str]) -> Iterator[Batch]:
         """The columns `names` of the lines that begin in the unit's range. A key that a line lacks is null."""
-        syntax = JsonSyntax(pa.schema([self.schema.field(name) for name in names]))
+        syntax = JsonSyntax(pa.schema([self.schema.field(name) for name in names]), self.limits)
         start, stop = unit.first_row, unit.stop
         with lines.open_unit(unit, self.limits) as stream:
             if start:
@@ -85,6 +96,7 @@ class JsonSyntax:
     """How lines are parsed to the columns of `schema`."""
 
     schema: pa.Schema
+    limits: Limits = DEFAULTS
 
     def look(self, content: bytes, starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Which lines are blank, and which begin and end with a brace and so may be parsed.
@@ -99,7 +111,18 @@ class JsonSyntax:
         for at in np.flatnonzero(~parsable):
             line = content[starts[at] : ends[at]].strip(BLANKS)
             blank[at], parsable[at] = not line, line.startswith(b"{") and line.endswith(b"}")
+        for at in np.flatnonzero(parsable & (ends - starts > SHORTEST_FIELD * self.limits.columns)):
+            parsable[at] = not self.excess(content[starts[at] : ends[at]])
         return blank, parsable
+
+    def excess(self, line: bytes) -> str:
+        """Which limit a long line exceeds, or "". Its keys would be ignored, as no column is made of them."""
+        if len(line) > self.limits.parsed_bytes or line.count(b":") <= self.limits.columns:
+            return ""
+        try:
+            return exceeded(json.loads(line), self.limits)
+        except (ValueError, RecursionError) as invalid:
+            return said(invalid)
 
     def parse(self, text: memoryview) -> pa.Table:
         """A row for each object."""
@@ -110,6 +133,9 @@ class JsonSyntax:
 
     def reject(self, record: bytes, error: str) -> Reject:
         """Python's parser says what is wrong with most lines. If it accepts one, a value doesn't fit its column."""
+        error = re.sub(r"^JSON parse error: | in row \d+$", "", error)
+        if len(record) > self.limits.parsed_bytes:
+            return reject_of(LINE_UNPARSABLE, error or "it does not begin and end with a brace", record)
         try:
             value = json.loads(record.strip(BLANKS).decode())
         except UnicodeDecodeError as invalid:
@@ -120,7 +146,8 @@ class JsonSyntax:
             return reject_of(LINE_UNPARSABLE, str(invalid), record)
         if not isinstance(value, dict):
             return reject_of(LINE_UNPARSABLE, f"not a JSON object but a {type(value).__name__}", record)
-        error = re.sub(r"^JSON parse error: | in row \d+$", "", error)
+        if not error:
+            return reject_of(LINE_UNPARSABLE, exceeded(value, self.limits), record)
         is_invalid = "specified twice" in error or "surrogate" in error
         return reject_of(LINE_UNPARSABLE if is_invalid else COLUMN_TYPE, error, record)
 
@@ -142,26 +169,34 @@ def readable(kind: pa.DataType) -> bool:
         return False
 
 
-def sample(file: SourceFile, limits: Limits) -> tuple[pa.Schema, float]:
-    """The columns of a file's beginning, and a line's mean size in bytes. Raises pa.ArrowInvalid if it has none."""
+def sample(file: SourceFile, limits: Limits) -> tuple[pa.Schema, tuple[str, ...], float]:
+    """The columns of a file's beginning, rarer keys beyond the limit of columns, and a line's mean size in bytes.
+
+    Raises pa.ArrowInvalid if no line is an object within the limits.
+    """
     head = lines.read_head(file, limits.sample_bytes, line_ends, 1, limits)
     records, bounds = [], [0, *head.ends[: limits.batch_rows].tolist()]
     for start, end in pairwise(bounds):
-        record = parsed_object(head.content[start:end])
+        record = parsed_object(head.content[start:end], limits)
         if record is not None:
             records.append(record)
     if not records:
         raise pa.ArrowInvalid(
-            "no line of its beginning is a JSON object (`jq -c '.[]'` turns a JSON array into JSON lines)"
+            f"no line of its beginning is a JSON object of at most {limits.columns:,} keys, nested at most "
+            f"{limits.depth} deep (`jq -c '.[]'` turns a JSON array into JSON lines)"
         )
-    return pa.schema(type_of(records)), bounds[-1] * head.density / (len(bounds) - 1)
+    return *columns_of(records, limits), bounds[-1] * head.density / (len(bounds) - 1)
 
 
-def parsed_object(line: bytes) -> dict | None:
-    """The object on a line, or None if there is no valid one."""
+def parsed_object(line: bytes, limits: Limits) -> dict | None:
+    """The object on a line, or None if there is no valid one within the limits."""
+    if len(line) > limits.parsed_bytes:
+        return None
     try:
         value = json.loads(line.decode())
         json.dumps(value, ensure_ascii=False).encode()  # fails for half a surrogate pair, which is no character
     except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) else None
+    if not isinstance(value, dict) or (may_exceed(line, limits) and exceeded(value, limits)):
+        return None
+    return value

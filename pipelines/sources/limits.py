@@ -16,13 +16,26 @@ class Limits:
     batch_rows: int = 4096  # records in a batch
     batch_bytes: int = 32 << 20  # encoded images and texts in a batch
     reject_rows: int = 4096  # unreadable rows in a batch
+    unreadable_rows: int = 100_000  # of a unit, that are rejected one by one; for more, one reject stands for all
     read_bytes: int = 8 << 20  # requested from a store at once
+    row_bytes: int = 128 << 20  # that one row takes once dictionaries are resolved, and texts repeated for its images
+    record_images: int = 1000  # in the list of a record
+    rows_per_byte: int = 100  # that a Parquet or Arrow file can have
+    columns: int = 1000  # of a source; more cost each row a cell for each of them
+    depth: int = 32  # of lists and structs in each other
+    gzip_ratio: int = 200  # to how many times its bytes a gzip file may unpack, beyond the first `gzip_bytes`
+    gzip_bytes: int = 64 << 20
+
+    # Parquet and Arrow
+    row_groups: int = 10_000  # of a Parquet file
+    batch_memory: int = 512 << 20  # of a record batch of Arrow, or a page of Parquet, unpacked
 
     # JSON lines and CSV
     range_bytes: int = 16 << 20  # bytes of a file in a unit: about 10^5 records, which the fetch stage distributes
     block_bytes: int = 1 << 20  # searched for line ends at once; larger blocks outgrow the processor's cache
     tail_bytes: int = 256 << 10  # read at once to find a range's first record and the end of its last
     record_bytes: int = 64 << 20  # the longest record
+    parsed_bytes: int = 8 << 20  # the longest line that Python parses, to find columns or to say what is wrong with it
     sample_bytes: int = 1 << 20  # read to find the columns and their types
     header_bytes: int = 64 << 10  # read to find the header of a CSV file
 
@@ -31,6 +44,9 @@ class Limits:
     first_samples: int = 256  # samples that decide the columns
     first_bytes: int = 64 << 20  # where the search for these samples ends
     webdataset_sample_bytes: int = 128 << 20  # the largest sample, which is held in memory
+    sample_members: int = 1000  # of a sample
+    member_text_bytes: int = 8 << 20  # the largest .json, .txt or .cls: parsed, a JSON takes up to 30 times its bytes
+    name_bytes: int = 4096  # the longest name of a member
 
     # Folders of images
     page_files: int = 256  # images in a unit

@@ -102,11 +102,34 @@ class Records:
         return memoryview(self.content)[self.starts[first] : self.ends[last - 1]]
 
 
+class Gunzip(gzip.GzipFile):
+    """A gzip file. Raises BadGzipFile where it unpacks to far more than its size, which no catalog does."""
+
+    def __init__(self, compressed: IO[bytes], limits: Limits) -> None:
+        super().__init__(fileobj=compressed)
+        self.compressed, self.limits = compressed, limits
+
+    def read(self, size: int | None = -1) -> bytes:
+        """As in GzipFile."""
+        return self.checked(super().read(size))
+
+    def read1(self, size: int = -1) -> bytes:
+        """As in GzipFile."""
+        return self.checked(super().read1(size))
+
+    def checked(self, content: bytes) -> bytes:
+        """`content`, if what was unpacked so far is not too much."""
+        most = self.limits.gzip_bytes + self.limits.gzip_ratio * self.compressed.tell()
+        if self.tell() > most:
+            raise gzip.BadGzipFile(f"it unpacks to more than {self.limits.gzip_ratio} times its size")
+        return content
+
+
 class Decompressed:
     """The content of a gzip file. Damage is raised after everything before it was read."""
 
-    def __init__(self, compressed: IO[bytes]) -> None:
-        self.file = gzip.GzipFile(fileobj=compressed)
+    def __init__(self, compressed: IO[bytes], limits: Limits) -> None:
+        self.file = Gunzip(compressed, limits)
         self.error: Exception | None = None
 
     def read(self, size: int, /) -> bytes:
@@ -136,7 +159,7 @@ def open_unit(unit: ByteRange, limits: Limits) -> Iterator[Any]:
             yield handle
         else:
             # gzip reads 8 kB at a time, each of which would be a request to the store.
-            stream = Decompressed(io.BufferedReader(handle, limits.read_bytes))  # type: ignore[type-var]
+            stream = Decompressed(io.BufferedReader(handle, limits.read_bytes), limits)  # type: ignore[type-var]
             stream.read(unit.first_row)
             yield stream
 
@@ -147,14 +170,14 @@ def read_head(file: SourceFile, size: int, ends_of: RecordEnds, records: int, li
         with open_unchanged(file.uri, file.version) as handle:
             start = handle.read(size)
         is_gzip, source = start.startswith(GZIP), io.BytesIO(start)
-        content = Decompressed(source).read(size) if is_gzip else start
+        content = Decompressed(source, limits).read(size) if is_gzip else start
         density = source.tell() / max(1, len(content)) if is_gzip else 1.0
         is_whole = len(start) == file.size and not (is_gzip and len(content) == size)
         content = without_bom(content) + b"\n" * is_whole
         ends = ends_of(content)
         if len(ends) >= records or is_whole or size > limits.record_bytes:
             return Head(content, ends, is_gzip, density)
-        size *= 8
+        size = min(8 * size, limits.record_bytes + 1)
 
 
 def without_bom(content: bytes) -> bytes:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import IO, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.sources.columns import Batch
-from pipelines.sources.format import FileFormat, first_readable, units_of
+from pipelines.sources.format import FileFormat, checked, first_readable, units_of
 from pipelines.sources.limits import Limits
+from pipelines.sources.parquet_pages import InspectedFile, ReadAgainError, Reading
 from pipelines.sources.units import FilePart
-from pipelines.storage.errors import READ_ERRORS, is_damage
+from pipelines.storage.errors import READ_ERRORS, is_damage, said
 from pipelines.storage.files import Listing, SourceFile, open_unchanged
 
 FEWEST_ROWS = 16  # in a batch, however large they are
@@ -37,7 +38,7 @@ class Parquet(FileFormat):
     @classmethod
     def open(cls, listing: Listing, limits: Limits) -> Parquet:
         """Read the first readable footer. Raises UsageError if there is none."""
-        return cls(listing, limits, first_readable(listing, "Parquet file", schema_of))
+        return cls(listing, limits, first_readable(listing, "Parquet file", partial(schema_of, limits=limits)))
 
     def describe(self) -> str:
         """How many files there are, and their size."""
@@ -49,19 +50,51 @@ class Parquet(FileFormat):
 
     def batches(self, unit: RowGroup, names: Sequence[str]) -> Iterator[Batch]:
         """The row group's columns `names`, as far as the file has them."""
-        row = unit.first_row
+        reading, done = Reading(unit.batch_rows), 0
         with open_unchanged(unit.uri, unit.version) as handle:
-            file = pq.ParquetFile(handle, buffer_size=self.limits.read_bytes)
-            here = [name for name in file.schema_arrow.names if name in names]
-            for batch in file.iter_batches(unit.batch_rows, row_groups=[unit.index], columns=here):
-                yield Batch(pa.table(batch), range(row, row + len(batch)), {})
-                row += len(batch)
+            while done < unit.rows:
+                try:
+                    for table in self.tables(handle, unit, names, reading, done):
+                        first = unit.first_row + done
+                        yield Batch(table, range(first, first + len(table)), {})
+                        done += len(table)
+                    return
+                except ReadAgainError:
+                    continue
+
+    def tables(
+        self, handle: IO[bytes], unit: RowGroup, names: Sequence[str], reading: Reading, done: int
+    ) -> Iterator[pa.Table]:
+        """The rows of a row group after the first `done`. Raises ReadAgainError after it changed `reading`."""
+        inspected = InspectedFile(handle, self.limits)
+        file = pq.ParquetFile(
+            pa.PythonFile(inspected, mode="r"),
+            buffer_size=self.limits.read_bytes,
+            read_dictionary=sorted(reading.dictionaries),
+        )
+        here = [name for name in file.schema_arrow.names if name in names]
+        inspected.inspect(file.metadata, unit.index, here, reading)
+        row = 0
+        for batch in file.iter_batches(reading.rows, row_groups=[unit.index], columns=here):
+            row += len(batch)
+            if row > done:
+                yield pa.table(batch.slice(max(0, done - row + len(batch))))
 
 
-def schema_of(file: SourceFile) -> pa.Schema:
+def schema_of(file: SourceFile, limits: Limits) -> pa.Schema:
     """The schema in a file's footer."""
     with open_unchanged(file.uri, file.version) as handle:
-        return pq.read_schema(handle)
+        return checked(pq.read_schema(handle), limits)
+
+
+def check_claims(file: SourceFile, metadata: pq.FileMetaData, limits: Limits) -> None:
+    """Raise pa.ArrowInvalid if a footer claims more than a file of this size can have."""
+    if metadata.num_row_groups > limits.row_groups:
+        raise pa.ArrowInvalid(f"it has {metadata.num_row_groups:,} row groups; at most {limits.row_groups:,} are read")
+    most = limits.rows_per_byte * file.size
+    if metadata.num_rows > most:
+        claim = f"it claims {metadata.num_rows:,} rows"
+        raise pa.ArrowInvalid(f"{claim}; a file of {file.size:,} bytes can have {most:,} at most")
 
 
 def file_units(file: SourceFile, limits: Limits) -> list[FilePart]:
@@ -69,13 +102,14 @@ def file_units(file: SourceFile, limits: Limits) -> list[FilePart]:
     try:
         with open_unchanged(file.uri, file.version) as handle:
             metadata = pq.read_metadata(handle)
+        check_claims(file, metadata, limits)
         groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
         if sum(group.num_rows for group in groups) != metadata.num_rows:
             raise pa.ArrowInvalid("its numbers of rows contradict each other")
     except READ_ERRORS as error:
         if not is_damage(error):
             raise
-        message = f"the Parquet footer cannot be read: {error}"
+        message = f"the Parquet footer cannot be read: {said(error)}"
         return [FilePart(uris=(file.uri,), version=file.version, rows=1, error=message)]
     units: list[FilePart] = []
     first_row = 0

@@ -15,19 +15,22 @@ from pipelines.reasons import (
     OBJECT_UNREADABLE,
     SEVERAL_MEMBERS,
     TEXT_NOT_UTF8,
+    TEXT_TOO_LARGE,
     Reject,
 )
 from pipelines.sources.images import IMAGE_SUFFIXES, file_text
+from pipelines.sources.json_types import exceeded, may_exceed
 from pipelines.sources.limits import Limits
 from pipelines.sources.tar import LINKS, Damage, Headers
 from pipelines.storage.errors import READ_ERRORS
 
 KEY, IMAGE, JSON = "__key__", "image", "json"
 TEXTS = {"txt": ("txt", "text", "caption"), "cls": ("cls",)}  # columns, and the endings of their members, best first
+PARSED = 8  # bytes of memory for a byte of JSON, at least
 MEMBERS = (IMAGE, *TEXTS)  # columns that are members, not fields of the JSON member
 
 
-@dataclass(frozen=True)
+@dataclass
 class Sample:
     """The members with one key. Without a key, it stands for a damaged part of the tar."""
 
@@ -35,26 +38,39 @@ class Sample:
     problems: list[Reject]  # why it can't be read; the first one counts
     contents: dict[str, bytes] = field(default_factory=dict)  # of members, by ending
     unused: set[str] = field(default_factory=set)  # endings that no column is made of
+    members: int = 0
+    size: int = 0  # bytes of all members that were read
 
-    def add(self, ending: str, member: tarfile.TarInfo, stream: IO[bytes], max_bytes: int) -> None:
-        """Read a member, if a column is made of it and the sample doesn't become larger than `max_bytes`."""
-        if not is_image(ending) and ending != JSON and not any(ending in endings for endings in TEXTS.values()):
+    def add(self, ending: str, member: tarfile.TarInfo, stream: IO[bytes], limits: Limits) -> None:
+        """Read a member, if a column is made of it and the sample stays within the limits."""
+        self.members += 1
+        if self.members > limits.sample_members:
+            self.unused.clear()
+            self.contents.clear()
+            problem = SEVERAL_MEMBERS.reject(f"it has more than {limits.sample_members:,} members, which is the limit")
+            self.problems[:] = [problem]
+        elif not is_image(ending) and not is_text(ending):
             self.unused.add(ending)
         elif ending in self.contents:
             self.problems.append(SEVERAL_MEMBERS.reject(f"it has several .{ending}, one after the other"))
         elif member.type in LINKS:
             message = f"its .{ending} is a link: pack the file (tar -h --hard-dereference)"
             self.problems.append(OBJECT_UNREADABLE.reject(message))
-        elif self.size + member.size > max_bytes:
-            message = f"its .{ending} has {member.size:,} bytes, at most {max_bytes >> 20} MiB of a sample are read"
+        elif is_text(ending) and member.size > limits.member_text_bytes:
+            message = f"its .{ending} has {member.size:,} bytes, at most {limits.member_text_bytes:,} are read"
+            self.problems.append(TEXT_TOO_LARGE.reject(message))
+        elif self.size + member.size > limits.webdataset_sample_bytes:
+            most = limits.webdataset_sample_bytes >> 20
+            message = f"its .{ending} has {member.size:,} bytes, at most {most} MiB of a sample are read"
             self.problems.append(IMAGE_TOO_LARGE.reject(message, stage="read"))
         else:
             self.contents[ending] = stream.read(member.size)
+            self.size += member.size
 
     @property
-    def size(self) -> int:
-        """Bytes of all members that were read."""
-        return sum(map(len, self.contents.values()))
+    def weight(self) -> int:
+        """About how many bytes of memory the columns of the sample take."""
+        return self.size + PARSED * len(self.contents.get(JSON, b""))
 
     def unread(self) -> set[str]:
         """Endings of members of which no column is made, at least not in this sample, as it has a better one."""
@@ -66,7 +82,7 @@ class Sample:
         found = {name: [ending for ending in endings if ending in self.contents] for name, endings in TEXTS.items()}
         return {name: endings for name, endings in found.items() if endings}
 
-    def read(self) -> dict[str, Any] | Reject:
+    def read(self, limits: Limits) -> dict[str, Any] | Reject:
         """The columns of the sample, with a list of images; or why it can't be read."""
         if self.problems:
             return self.problems[0]
@@ -76,7 +92,7 @@ class Sample:
         ending = JSON
         try:
             if JSON in self.contents:
-                record |= json_fields(self.contents[JSON])
+                record |= json_fields(self.contents[JSON], limits)
             for name, (ending, *_) in self.texts().items():
                 record[name] = file_text(self.contents[ending])
         except UnicodeDecodeError as error:
@@ -98,7 +114,7 @@ def samples(stream: IO[bytes], limits: Limits) -> Iterator[Sample]:
     """
     beside_damage = OBJECT_UNREADABLE.reject("a part of it may be lost: the tar is damaged beside it")
     sample, suspect = None, False
-    for item in Headers(stream):
+    for item in Headers(stream, limits.name_bytes):
         if isinstance(item, Damage):
             message = f"the tar is damaged from byte {item.start:,} to byte {item.end:,}"
             yield Sample(None, [OBJECT_UNREADABLE.reject(message)])
@@ -111,7 +127,7 @@ def samples(stream: IO[bytes], limits: Limits) -> Iterator[Sample]:
                     yield sample
                 sample = Sample(names[0], [beside_damage] if suspect else [])
             suspect = False
-            sample.add(names[1], item, stream, limits.webdataset_sample_bytes)
+            sample.add(names[1], item, stream, limits)
     if sample:
         yield sample
 
@@ -123,7 +139,7 @@ def groups(found: Iterator[Sample], limits: Limits) -> Iterator[list[Sample]]:
     try:
         for sample in found:
             group.append(sample)
-            size += sample.size
+            size += sample.weight
             if len(group) == limits.batch_samples or size >= limits.batch_bytes:
                 yield group
                 group, size = [], 0
@@ -144,15 +160,22 @@ def key_and_ending(name: str) -> tuple[str, str] | None:
     return folder + slash + stem, ending.lower()
 
 
+def is_text(ending: str) -> bool:
+    """True for an ending of texts that are read, and of JSON."""
+    return ending == JSON or any(ending in endings for endings in TEXTS.values())
+
+
 def is_image(ending: str) -> bool:
     """True for an ending of images, or one like `left.jpg` that ends with one."""
     return f".{ending.rpartition('.')[2]}" in IMAGE_SUFFIXES
 
 
-def json_fields(content: bytes) -> dict[str, Any]:
-    """The fields of a JSON object, without those named like a member's column. Raises ValueError if it is no object."""
+def json_fields(content: bytes, limits: Limits) -> dict[str, Any]:
+    """The fields of a JSON object, without those named like a member's column. Raises ValueError if it has none."""
     fields = json.loads(content.decode("utf-8-sig"))
     if not isinstance(fields, dict):
         raise ValueError(f"not an object but a {type(fields).__name__}")
+    if may_exceed(content, limits) and (excess := exceeded(fields, limits)):
+        raise ValueError(excess)
     "".join(fields).encode()  # raises for half a surrogate pair, which can't be in a column's name
     return {name: value for name, value in fields.items() if name not in (KEY, *MEMBERS)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +11,12 @@ import pyarrow as pa
 
 from pipelines.reasons import OBJECT_UNREADABLE, Reject
 from pipelines.records import OBJECT, ROW, read_schema
-from pipelines.sources.columns import Columns, Layout
+from pipelines.sources.columns import Batch, Columns, Layout
+from pipelines.sources.expansion import bounded
 from pipelines.sources.format import Format, unreadable_part
 from pipelines.sources.scope import Batches
 from pipelines.sources.units import FilePart, Unit
-from pipelines.storage.errors import READ_ERRORS, is_damage
+from pipelines.storage.errors import READ_ERRORS, is_damage, said
 from pipelines.storage.files import SourceFile, by_name
 from pipelines.storage.local import Folders, leads_out
 from pipelines.storage.uris import printable
@@ -90,33 +91,43 @@ class Tabular:
     def read(self, unit: FilePart) -> Batches:
         """The records of a unit. Rows that can't be read because of damage are rejected.
 
-        If the number of rows is known, each missing row is a reject; else one reject stands for all missing rows.
+        If it is known which rows they are, each is a reject, unless the file claims more of them than
+        `unreadable_rows`. Else one reject stands for all of them.
         """
         name, message = printable(unit.uri), unit.error
         if not message and self.folders is not None:
             message = leads_out(unit.uri, self.folders)  # it may have become a link since it was listed
         done, row = 0, unit.first_row
-        batches = iter(()) if message else self.format.batches(unit, self.layout.used)
+        parts = iter(()) if message else self.parts(unit)
         while not message:
             try:
-                batch = next(batches, None)
+                batch = next(parts, None)
+                records = None if batch is None else self.layout.records(batch, name)
             except READ_ERRORS as error:
                 if not is_damage(error):
                     raise
-                message = str(error) or type(error).__name__
+                message = said(error)
                 break
-            if batch is None:
+            if batch is None or records is None:
                 break
-            yield self.layout.records(batch, name)
+            yield records
             if len(batch.rows):
                 done, row = done + len(batch.rows), batch.rows[-1] + 1
-        if self.exact:
-            missing = range(row, unit.first_row + unit.rows) if done < unit.rows else range(0)
-        else:
+        missing = range(row, unit.first_row + unit.rows) if self.exact and done < unit.rows else range(0)
+        message = message or ("rows are missing" if missing else "")
+        if len(missing) > self.format.limits.unreadable_rows:
+            message = f"the {len(missing):,} rows from row {row:,} on, which it claims to have: {message}"
+            missing = missing[:1]
+        if not self.exact:
             missing = range(row, row + bool(message))
         at_once = self.format.limits.reject_rows
         for start in range(0, len(missing), at_once):
-            yield unreadable_rows(self.extra, name, missing[start : start + at_once], message or "rows are missing")
+            yield unreadable_rows(self.extra, name, missing[start : start + at_once], message)
+
+    def parts(self, unit: FilePart) -> Iterator[Batch]:
+        """The batches of a unit, divided so that records made of them are within the limits."""
+        for batch in self.format.batches(unit, self.layout.used):
+            yield from bounded(batch, self.layout, self.format.limits)
 
 
 def unreadable_rows(extra: pa.Schema, name: str, rows: range, message: str) -> tuple[pa.Table, dict[int, Reject]]:

@@ -6,14 +6,14 @@ of an archive to which others are appended. So it only parses single headers her
 
 from __future__ import annotations
 
-import gzip
 import io
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, cast
 
-from pipelines.sources.lines import GZIP
+from pipelines.sources.limits import Limits
+from pipelines.sources.lines import GZIP, Gunzip
 
 BLOCK = tarfile.BLOCKSIZE
 END_BLOCKS = 2  # blocks of zeros end an archive
@@ -23,6 +23,8 @@ LINKS = (tarfile.LNKTYPE, tarfile.SYMTYPE)
 # Members without content, whatever size their headers state.
 EMPTY = (*LINKS, tarfile.DIRTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE)
 MAX_EXTENDED_BYTES, MAX_MEMBER_BYTES = 1 << 20, 1 << 40  # more is damage, whatever the checksum says
+LONGEST_SIZE = 8  # digits of the size of a field
+USED_FIELDS, SPARSE = ("path", "size"), "GNU.sparse"  # fields of extended headers that matter here
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,9 @@ class Headers:
     header. Raises ReadError where the tar is cut off.
     """
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: IO[bytes], name_bytes: int) -> None:
         self.stream = stream
+        self.name_bytes = name_bytes  # a longer name is damage
         self.at = 0  # the byte at which the next block begins
         self.archive = 0  # the byte at which the archive begins, as several can be appended to each other
         self.zeros = 0  # blocks of zeros before the next block
@@ -96,6 +99,8 @@ class Headers:
             member = parsed_header(block, self.extended)
             if member.type in EXTENDED:
                 self.extended = (self.extended or {}) | extended_fields(member, self.stream)
+            if len(member.name) > self.name_bytes:
+                raise tarfile.HeaderError("name")
         except (tarfile.HeaderError, ValueError):
             self.lost = start if self.lost is None else self.lost
             self.extended = None
@@ -126,7 +131,7 @@ def parsed_header(block: bytes, extended: dict[str, str] | None) -> tarfile.TarI
     if extended and member.type not in EXTENDED:
         member.name = extended.get("path", member.name)
         member.size = int(extended.get("size", member.size))
-    if member.type == tarfile.GNUTYPE_SPARSE or any(name.startswith("GNU.sparse") for name in extended or ()):
+    if member.type == tarfile.GNUTYPE_SPARSE or SPARSE in (extended or ()):
         raise tarfile.HeaderError("sparse")
     if not 0 <= member.size <= (MAX_EXTENDED_BYTES if member.type in EXTENDED else MAX_MEMBER_BYTES):
         raise tarfile.HeaderError("size")
@@ -140,19 +145,23 @@ def extended_fields(header: tarfile.TarInfo, stream: IO[bytes]) -> dict[str, str
         return {}
     if header.type == tarfile.GNUTYPE_LONGNAME:
         return {"path": content.decode("utf-8", "surrogateescape")}
-    fields = {}
-    while content:  # "SIZE NAME=VALUE\n", where SIZE is the size of all of it
-        size = int(content.partition(b" ")[0])
-        line, content = content[:size], content[size:]
+    fields, start = {}, 0
+    while start < len(content):  # "SIZE NAME=VALUE\n", where SIZE is the size of all of it
+        space = content.find(b" ", start, start + LONGEST_SIZE + 1)
+        size = int(content[start:space]) if space > 0 else 0
+        line, start = content[start : start + size], start + size
         if not line.endswith(b"\n"):
             raise ValueError("a line without an end")
         name, _, value = line.decode("utf-8", "surrogateescape").partition(" ")[2].partition("=")
-        fields[name] = value.removesuffix("\n")
+        if name in USED_FIELDS:
+            fields[name] = value.removesuffix("\n")
+        elif name.startswith(SPARSE):
+            fields[SPARSE] = ""
     return fields
 
 
-def decompressed(handle: IO[bytes], read_bytes: int) -> IO[bytes]:
+def decompressed(handle: IO[bytes], limits: Limits) -> IO[bytes]:
     """A tar, decompressed if it is gzip. It is read in large parts, since each read of a store is a request."""
-    buffered = io.BufferedReader(cast(io.RawIOBase, handle), read_bytes)
-    is_gzip = buffered.peek(len(GZIP)).startswith(GZIP)
-    return cast(IO[bytes], gzip.GzipFile(fileobj=buffered) if is_gzip else buffered)
+    buffered = cast(IO[bytes], io.BufferedReader(cast(io.RawIOBase, handle), limits.read_bytes))
+    is_gzip = cast(io.BufferedReader, buffered).peek(len(GZIP)).startswith(GZIP)
+    return cast(IO[bytes], Gunzip(buffered, limits)) if is_gzip else buffered

@@ -15,16 +15,17 @@ import pyarrow as pa
 from pipelines.reasons import COLUMN_TYPE, LONGEST_MESSAGE, SEVERAL_IMAGES, Reject
 from pipelines.sources.columns import Batch, is_list
 from pipelines.sources.format import FileFormat, first_readable
-from pipelines.sources.json_types import can_hold, converted, type_of
+from pipelines.sources.json_types import can_hold, columns_of, converted
 from pipelines.sources.limits import Limits
 from pipelines.sources.lines import table_types
 from pipelines.sources.samples import IMAGE, KEY, MEMBERS, TEXTS, Sample, groups, samples
 from pipelines.sources.tar import decompressed
 from pipelines.sources.units import FilePart
-from pipelines.storage.errors import READ_ERRORS, is_damage
+from pipelines.storage.errors import READ_ERRORS, is_damage, said
 from pipelines.storage.files import Listing, SourceFile, open_unchanged
 from pipelines.storage.uris import printable
 
+NAMES_SHOWN, LONGEST_NAME = 20, 80  # of what is not read
 TAR_SUFFIX = re.compile(r"\.(tar|tar\.gz|tgz)$", re.IGNORECASE)
 
 
@@ -32,7 +33,7 @@ TAR_SUFFIX = re.compile(r"\.(tar|tar\.gz|tgz)$", re.IGNORECASE)
 class WebDataset(FileFormat):
     """The samples of tar shards. The columns are those of the first samples and of the table."""
 
-    unread: tuple[str, ...]  # endings that these samples have and of which no column is made
+    unread: tuple[str, ...]  # endings and keys of JSON that these samples have and of which no column is made
     sample_bytes: float  # of a shard, in the mean
     exact: ClassVar[bool] = False
 
@@ -43,14 +44,16 @@ class WebDataset(FileFormat):
         Raises UsageError if no shard can be read, or if none has a text or an image.
         """
         seen, sample_bytes = first_readable(listing, "tar shard", partial(first_samples, limits=limits))
-        records = [record for sample in seen if isinstance(record := sample.read(), dict)]
-        unread = {ending for sample in seen for ending in sample.unread()}
-        return cls(listing, limits, schema_of(records, like), tuple(sorted(unread)), sample_bytes)
+        records = [record for sample in seen if isinstance(record := sample.read(limits), dict)]
+        unread = {f".{ending}" for sample in seen for ending in sample.unread()}
+        schema, rare = schema_of(records, like, limits)
+        return cls(listing, limits, schema, (*sorted(unread), *rare), sample_bytes)
 
     def describe(self) -> str:
-        """How many shards there are, their size, and which members are not read."""
-        unread = f"; not read: {', '.join('.' + ending for ending in self.unread)}" if self.unread else ""
-        return self.summary("tar shard") + unread
+        """How many shards there are, their size, and which members and keys are not read."""
+        names = [printable(name[:LONGEST_NAME]) for name in self.unread[:NAMES_SHOWN]]
+        more = f" and {len(self.unread) - NAMES_SHOWN:,} more" if len(self.unread) > NAMES_SHOWN else ""
+        return self.summary("tar shard") + (f"; not read: {', '.join(names)}{more}" if names else "")
 
     def units(self) -> list[FilePart]:
         """A unit for each shard. `rows` is estimated from its size."""
@@ -71,7 +74,7 @@ class WebDataset(FileFormat):
         """
         row = 0
         with open_unchanged(unit.uri, unit.version) as handle:
-            found = samples(decompressed(handle, self.limits.read_bytes), self.limits)
+            found = samples(decompressed(handle, self.limits), self.limits)
             for group in groups(found, self.limits):
                 table, rejects = self.rows(group, names, printable(unit.uri))
                 yield Batch(table, range(row, row + len(group)), rejects)
@@ -79,7 +82,7 @@ class WebDataset(FileFormat):
 
     def rows(self, group: list[Sample], names: Sequence[str], shard: str) -> tuple[pa.Table, dict[int, Reject]]:
         """A row for each sample, and why some of them can't be read."""
-        found = [self.fitted(sample.read()) for sample in group]
+        found = [self.fitted(sample.read(self.limits)) for sample in group]
         rejects = {row: record for row, record in enumerate(found) if isinstance(record, Reject)}
         records = [{} if isinstance(record, Reject) else record for record in found]
         folder = TAR_SUFFIX.sub("", shard.removeprefix(printable(self.listing.root)).lstrip("/"))
@@ -124,7 +127,7 @@ def first_samples(file: SourceFile, limits: Limits) -> tuple[list[Sample], float
     end, cause = 0, "no sample has a text or an image"
     try:
         with open_unchanged(file.uri, file.version) as handle:
-            stream = decompressed(handle, limits.read_bytes)
+            stream = decompressed(handle, limits)
             for sample in samples(stream, limits):
                 seen.append(sample)
                 end = stream.tell()
@@ -133,20 +136,26 @@ def first_samples(file: SourceFile, limits: Limits) -> tuple[list[Sample], float
     except READ_ERRORS as error:
         if not is_damage(error):
             raise
-        cause = str(error) or type(error).__name__
-    records = [sample.read() for sample in seen]
+        cause = said(error)
+    records = [sample.read(limits) for sample in seen]
     if any(record for record in records if isinstance(record, dict)):
         return seen, end / len(seen)
     rejects = [record.message for record in records if isinstance(record, Reject)]
     raise tarfile.ReadError((rejects or [cause])[0])
 
 
-def schema_of(records: list[dict[str, Any]], like: pa.Schema | None) -> pa.Schema:
-    """The columns of some samples and of the table `like`. `image` is a list if any of the samples has several."""
+def schema_of(
+    records: list[dict[str, Any]], like: pa.Schema | None, limits: Limits
+) -> tuple[pa.Schema, tuple[str, ...]]:
+    """The columns of some samples and of the table `like`, and the rarer keys beyond the limit of columns.
+
+    `image` is a list if any of the samples has several.
+    """
     several = any(len(record.get(IMAGE, ())) > 1 for record in records)
     kinds = {IMAGE: pa.list_(pa.large_binary()) if several else pa.large_binary()} | dict.fromkeys(TEXTS, pa.string())
-    names = dict.fromkeys(name for record in records for name in record)
-    types = {KEY: pa.string()} | {name: kinds[name] for name in MEMBERS if name in names}
-    fields = {name: type_of([record.get(name) for record in records]) for name in names if name not in types}
-    fields |= table_types(like, can_hold)
-    return pa.schema([*types.items(), *((name, kind) for name, kind in fields.items() if name not in (KEY, *MEMBERS))])
+    types = {KEY: pa.string()} | {name: kinds[name] for name in MEMBERS if any(name in record for record in records)}
+    found, rare = columns_of([{k: v for k, v in record.items() if k not in types} for record in records], limits)
+    fields = {field.name: field.type for field in found} | table_types(like, can_hold)
+    rare = tuple(name for name in rare if name not in fields)
+    others = ((name, kind) for name, kind in fields.items() if name not in (KEY, *MEMBERS))
+    return pa.schema([*types.items(), *others]), rare

@@ -9,15 +9,24 @@ from __future__ import annotations
 import errno
 import gzip
 import re
+import struct
 import tarfile
 import zlib
 
 import pyarrow as pa
+from botocore.exceptions import BotoCoreError
 
 from pipelines.storage.local import UnreadableError
 from vista_core import VistaError
 
-READ_ERRORS = (pa.ArrowException, OSError, UnicodeDecodeError, EOFError, tarfile.TarError, zlib.error)
+# What the libraries raise that fetch the bytes of a file. OSError is in the other list, too: see `is_damage`.
+STORE_ERRORS = (OSError, BotoCoreError)
+# What parsers raise at damaged or hostile content: decoders index, allocate, recurse and convert by what a file says.
+CONTENT_ERRORS = (
+    *(pa.ArrowException, tarfile.TarError, zlib.error, struct.error, EOFError, OSError, MemoryError),
+    *(ValueError, TypeError, LookupError, ArithmeticError, RecursionError),
+)
+READ_ERRORS = (*CONTENT_ERRORS, *STORE_ERRORS)
 
 # pylance raises OSError and ValueError for every failure of a store; only the message tells what it was.
 STORE_FAILED = re.compile(r"LanceError\(IO\)|Generic \S+ error|object store|os error \d+")
@@ -45,12 +54,20 @@ class SourceChangedError(VistaError):
 def is_damage(error: Exception) -> bool:
     """True if one of READ_ERRORS means damaged content, which a retry won't mend.
 
-    pyarrow raises OSError for damage, too, but without an errno; so does gzip. A file
-    of a disk that this user may not read counts as damaged.
+    pyarrow raises OSError for damage, too, but without an errno; so does gzip. s3fs raises PermissionError without one.
+    A file of a disk that this user may not read counts as damaged.
     """
     if isinstance(error, OSError):
         return isinstance(error, gzip.BadGzipFile | UnreadableError) or (type(error) is OSError and error.errno is None)
-    return True
+    return not isinstance(error, STORE_ERRORS)
+
+
+def said(damage: Exception) -> str:
+    """What an error says, with its type unless it comes from a reader of files, whose texts explain themselves."""
+    text = str(damage)
+    if text and isinstance(damage, pa.ArrowException | tarfile.TarError | zlib.error | OSError | EOFError):
+        return text
+    return f"{type(damage).__name__}: {text}".removesuffix(": ")
 
 
 def credentials_hint(uri: str) -> str:

@@ -12,7 +12,7 @@ from typing import IO, Any
 import fsspec
 from botocore.exceptions import BotoCoreError
 
-from pipelines.storage.errors import READ_ERRORS, SourceChangedError, SourceError, credentials_hint
+from pipelines.storage.errors import READ_ERRORS, SourceChangedError, SourceError, credentials_hint, is_damage
 from pipelines.storage.local import Folders, UnreadableError, open_regular, real_folders, refusal
 from pipelines.storage.uris import before_magic, file_uri, filesystem, listing_order, printable
 from pipelines.storage.walk import find, hidden, is_folder, is_local
@@ -123,7 +123,7 @@ def open_unchanged(uri: str, version: str) -> Iterator[IO[bytes]]:
     except UnreadableError:
         raise
     except READ_ERRORS as error:
-        if isinstance(error, OSError) and error.errno is not None:
+        if not is_damage(error):
             with contextlib.suppress(OSError):  # this request may fail, too
                 check_unchanged(uri, version)
             raise SourceError(f"{uri}: {type(error).__name__}: {error}. {credentials_hint(uri)}") from error

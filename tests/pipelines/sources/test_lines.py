@@ -5,6 +5,7 @@ import pickle
 
 import pyarrow as pa
 import pytest
+from botocore.exceptions import EndpointConnectionError
 
 from pipelines.sources.csv import Csv
 from pipelines.sources.jsonl import JsonLines
@@ -231,10 +232,16 @@ def test_a_failing_store_is_not_taken_for_damage(faulty_bucket, is_gzip):
         source.units()
 
 
-def test_a_store_that_does_not_answer_is_not_taken_for_damage(faulty):
+@pytest.mark.parametrize(
+    "error",
+    [TimeoutError("no answer"), PermissionError("Access Denied"), EndpointConnectionError(endpoint_url="http://s3")],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_store_that_fails_is_not_taken_for_damage(faulty, error):
+    """Whether or not the error has an errno: s3fs raises a PermissionError without one."""
     faulty.put("a.csv", b"id,title\na,x\n")
     kind = open_csv(faulty.root)
-    faulty.fail(TimeoutError("no answer"))
+    faulty.fail(error)
     for read_something in (kind.units, lambda: open_csv(faulty.root), lambda: open_json(faulty.root)):
-        with pytest.raises(TimeoutError):
+        with pytest.raises(SourceError, match=rf"a\.csv: {type(error).__name__}: .*\. Check the path"):
             read_something()

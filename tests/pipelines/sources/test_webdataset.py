@@ -369,7 +369,7 @@ def test_a_failing_connection_is_not_taken_for_damage(faulty):
     """Its error has no errno, like those of damage."""
     source = open_shard(faulty, *pair("a"))
     faulty.fail(ConnectionError("reset"))
-    with pytest.raises(ConnectionError):
+    with pytest.raises(SourceError, match="ConnectionError: reset"):
         open_shards(faulty.root)
-    with pytest.raises(ConnectionError):
+    with pytest.raises(SourceError, match="ConnectionError: reset"):
         read(source)
