@@ -156,12 +156,23 @@ def test_a_second_driver_is_refused_without_disturbing_the_first(tmp_path):
     assert [run["status"] for run in runs(tmp_path)] == ["done", "done"], "a run that was refused never began"
 
 
-def test_the_next_run_marks_a_killed_run_as_dead(tmp_path):
-    config = EmbedConfig(write(tmp_path / "in", a={"a": "x"}), str(tmp_path), "t")
+def test_a_run_after_one_that_was_killed_and_whose_clock_ran_ahead(tmp_path):
+    texts = {f"a{n}": "x" for n in range(10)}
+    config = EmbedConfig(write(tmp_path / "in", a=texts | {"gone": "x"}), str(tmp_path), "t", delete_missing=True)
     embed(config)
-    lance.dataset(f"{tmp_path}/t_runs.lance").update({"status": "'running'"})
-    embed(config)
-    assert [run["status"] for run in runs(tmp_path)] == ["dead", "done"]
+    ahead = "20990101T000000000000-ffff"
+    lance.dataset(f"{tmp_path}/t_runs.lance").update({"status": "'running'", "run": f"'{ahead}'"})
+    table(tmp_path, None).update({"_run": f"'{ahead}'"})
+    write(tmp_path / "in", a=texts | {"new": "y"})
+    counts = embed(config).counts
+    assert (counts.written, counts.missing, counts.deleted) == (1, 1, 1)
+    assert rows(tmp_path).keys() == texts.keys() | {"new"}
+    killed, done = runs(tmp_path)
+    assert (killed["run"], killed["status"], done["status"]) == (ahead, "dead", "done")
+    assert done["run"] > ahead
+    assert rows(tmp_path)["new"]["_run"] == done["run"]
+    [canary] = [gate for gate in json.loads(done["gates"]) if gate["gate"] == "canary"]
+    assert canary["message"].startswith("11 of 11 rows encoded again")
 
 
 class Confused(EncodeActor):
