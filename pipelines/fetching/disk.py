@@ -45,8 +45,10 @@ class Disk:
         if not any(Path(real).is_relative_to(folder) for folder in folders):
             raise not_allowed(f"it is a link to {real}, not below an allowed prefix", f"{Path(real).parent}/")
         try:
-            # Without O_NONBLOCK, opening a FIFO would wait for a writer.
-            with closing(io.FileIO(real, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))) as file:
+            # A link that replaces the file since it was resolved is not followed. Without O_NONBLOCK, opening a FIFO
+            # would wait for a writer.
+            flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+            with closing(io.FileIO(real, opener=lambda name, _: os.open(name, flags))) as file:
                 info = os.fstat(file.fileno())
                 if not stat.S_ISREG(info.st_mode):
                     raise FetchError(FETCH_FAILED, "it is not a regular file")

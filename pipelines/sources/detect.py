@@ -90,7 +90,7 @@ def refuse_links_out(uri: str, limits: Limits) -> None:
 
 def notes(listing: Listing, chosen: Listing, kind: Kind) -> Iterator[str]:
     """Lines for the user: which other files are there and not read."""
-    yield from (f"NOT READ: {each}" for each in listing.left_out)
+    yield from listing.not_read
     taken = {item.uri for item in chosen.files}
     others = listing.of(item for item in listing.files if item.uri not in taken)
     catalogs = tuple(suffix for other in SUFFIXES if other not in (kind, "images") for suffix in SUFFIXES[other])

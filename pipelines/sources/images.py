@@ -96,7 +96,7 @@ class ImageFolder:
         lines = [
             f"{len(images)} images, {sum(item.size for item in images) / 1e6:,.1f} MB, {len(texts)} with a text file",
             "id: path under the folder, text: the .txt file of the same name",
-            *(f"NOT READ: {each}" for each in self.listing.left_out),
+            *self.listing.not_read,
         ]
         if unused:
             kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(unused.items()))

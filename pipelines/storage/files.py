@@ -57,6 +57,11 @@ class Listing:
         return by_name(self.files)
 
     @property
+    def not_read(self) -> list[str]:
+        """Lines for the user: the folders that could not be listed, and the links to folders that are not followed."""
+        return [f"NOT READ: {each}" for each in (*self.left_out, *(f"{it.uri}: {it.error}" for it in self.unlisted))]
+
+    @property
     def megabytes(self) -> float:
         """Size of all files, in 10^6 bytes."""
         return sum(file.size for file in self.files) / 1e6

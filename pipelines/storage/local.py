@@ -23,6 +23,12 @@ class UnreadableError(OSError):
     """A file that is there but can't be read: it costs its own records, unlike a disk that fails. Has no errno."""
 
 
+def with_cure(error: OSError) -> str:
+    """What the system says, and what to do where that is known."""
+    cure = ". Give the user that runs the job the right to read it" if isinstance(error, PermissionError) else ""
+    return f"{error.strerror or error}{cure}"
+
+
 def real_folders(paths: Iterable[str]) -> Folders:
     """The folders that local paths really are, once each; URIs of stores are left out."""
     return tuple(dict.fromkeys(os.path.realpath(path) for path in paths if "://" not in path))
@@ -42,7 +48,7 @@ def refusal(path: str, folders: Folders) -> str:
     try:
         mode = Path(path).stat().st_mode
     except OSError as error:
-        return f"it is a link that can't be followed: {error.strerror}"
+        return f"it is a link that can't be followed: {with_cure(error)}"
     return leads_out(path, folders) or ("" if stat.S_ISREG(mode) else NOT_REGULAR)
 
 
@@ -60,7 +66,7 @@ def open_regular(path: str, folders: Folders | None = None) -> IO[bytes]:
         descriptor = os.open(os.path.realpath(path), os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
         if error.errno in OF_THE_FILE or Path(path).is_symlink():
-            raise UnreadableError(f"it can't be opened: {error.strerror}") from error
+            raise UnreadableError(f"it can't be opened: {with_cure(error)}") from error
         raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)

@@ -71,7 +71,8 @@ def listing_order(name: str) -> tuple[str, int, str]:
 
 def before_magic(path: str) -> str:
     """The folder before the first wildcard of a glob."""
-    return path[: min(path.index(c) for c in "*?[" if c in path)].rpartition("/")[0]
+    folder, slash, _ = path[: min(path.index(c) for c in "*?[" if c in path)].rpartition("/")
+    return folder or slash
 
 
 def bucket_or_folder(uri: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import fsspec
 from fsspec.utils import glob_translate
 
-from pipelines.storage.local import Folders, leads_out
+from pipelines.storage.local import Folders, leads_out, with_cure
 from pipelines.storage.uris import before_magic
 
 # What Spark and Delta Lake write beside data, and file systems in their root.
@@ -96,7 +96,7 @@ def entries(fs: Any, folder: str, found: Found) -> Iterator[dict]:
     except OSError as error:
         if folder == found.root or not is_local(fs):
             raise
-        found.unlisted[folder] = f"the folder can't be listed: {error.strerror or error}"
+        found.unlisted[folder] = f"the folder can't be listed: {with_cure(error)}"
         return
     for info in listed:
         yield target(fs, info) if info.get("islink") else info

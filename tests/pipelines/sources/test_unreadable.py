@@ -97,6 +97,7 @@ def test_each_file_that_cannot_be_read_is_one_reject(folder, kind):
     assert rejected.keys() == {deep, *(f"{name}.{kind}" for name in ("broken", "loop", "out", "pipe"))}
     assert {reason for reason, _ in rejected.values()} == {"object_unreadable"}
     assert f"give --allow-prefix {folder.parent}/elsewhere/" in rejected[f"out.{kind}"][1]
+    assert any("ddd" in line and "NOT READ: " in line for line in source.describe())
     assert len(source.files()) == 6, "each is a file, so that the next run tries again"
     chosen = source.only({str(folder / f"good.{kind}")})
     assert (read(chosen), len(chosen.files())) == ((["good"], {}), 1)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.storage.uris import absolute, redacted, redacted_text
+from pipelines.storage.uris import absolute, before_magic, redacted, redacted_text
 from vista_core import UsageError
 
 SECRET = "s3cr3t"
@@ -79,3 +79,10 @@ def test_credentials_in_an_option_are_refused_without_repeating_them(uri):
 @pytest.mark.parametrize("uri", ["https://host/model.pth?download=true", "s3://b/token=1/x", "s3://b/a?/sig=1/x"])
 def test_parameters_that_are_no_secret_are_accepted(uri):
     assert absolute(uri) == uri
+
+
+@pytest.mark.parametrize(
+    ("glob", "folder"), [("/data/2024-*/x?", "/data"), ("/*/x", "/"), ("bucket/[a]", "bucket"), ("b*", "")]
+)
+def test_the_folder_before_the_first_wildcard(glob, folder):
+    assert before_magic(glob) == folder

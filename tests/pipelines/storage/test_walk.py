@@ -57,7 +57,10 @@ def test_a_folder_without_permission_is_named(local):
     Path(local.uri("b")).chmod(0o700)
     assert names(listing) == ["a/1.bin"]
     assert [(each.uri, each.error) for each in listing.unlisted] == [
-        (local.uri("b"), "the folder can't be listed: Permission denied")
+        (
+            local.uri("b"),
+            "the folder can't be listed: Permission denied. Give the user that runs the job the right to read it",
+        )
     ]
 
 
