@@ -68,6 +68,12 @@ def roll_back_table(config: RollbackConfig) -> RolledBack:
     record = RunRecord(table_uri(db, f"{config.table}_runs"), started, configuration, library_versions())
     with record.running(), hold(uri, record.run, record.last_heard, config.take_over) as (table, lease):
         before = published(table)
-        version = roll_back(table, lease, Events((record,)), config.to)
-        record.succeed(version, None)
+        try:
+            version = roll_back(table, lease, Events((record,)), config.to)
+            record.succeed(version, None)
+        except KeyboardInterrupt as stop:
+            if (version_now := record.published_version) is None:
+                raise
+            # Whoever runs the command again, taking it for undone, would undo it.
+            raise KeyboardInterrupt(f"stopped, but version {version_now} of {uri} is published") from stop
     return RolledBack(uri, version, before)
