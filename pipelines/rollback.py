@@ -72,6 +72,12 @@ def roll_back_table(config: RollbackConfig) -> RolledBack:
         RunRecord(runs.uri, lease.run, started, configuration).running() as record,
     ):
         before = published(table)
-        version = roll_back(table, lease, Events((record,)), config.to)
-        record.succeed(version, None)
+        try:
+            version = roll_back(table, lease, Events((record,)), config.to)
+            record.succeed(version, None)
+        except KeyboardInterrupt as stop:
+            if (version_now := record.published_version) is None:
+                raise
+            # Whoever runs the command again, taking it for undone, would undo it.
+            raise KeyboardInterrupt(f"stopped, but version {version_now} of {uri} is published") from stop
     return RolledBack(uri, version, before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -138,7 +139,8 @@ def test_the_dashboard_listens_on_the_head_only(config):
 
 def test_the_documentation_submits_jobs_in_the_same_way(config):
     operations = (ROOT / "docs" / "operations.md").read_text()
-    environment = f"""--runtime-env-json '{{"env_vars": {{"AWS_REGION": "{config["provider"]["region"]}"}}}}'"""
+    variables = {"AWS_REGION": config["provider"]["region"], "RAY_JOB_STOP_WAIT_TIME_S": "30"}
+    environment = f"--runtime-env-json '{json.dumps({'env_vars': variables})}'"
     for text in (TEXT, operations):
         assert "ray job submit --address http://" in text
         assert "--working-dir ." in text

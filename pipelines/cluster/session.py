@@ -20,6 +20,7 @@ from pipelines.cluster.logs import log_again, reporting, warnings_of
 from pipelines.cluster.resources import Cluster
 from pipelines.cluster.waiting import PATIENCE_SECONDS, saying_why
 from pipelines.signals import keep_handlers
+from pipelines.storage.home import own_folder
 
 ACTOR_START_SECONDS = 600
 TOKEN = "RAY_AUTH_TOKEN"
@@ -74,7 +75,8 @@ def join_or_start() -> None:
     options["runtime_env"] = worker_environment()
     try:
         with closed_to_others():
-            ray.init(num_cpus=cores() + 2, include_dashboard=False, **options)  # the dashboard always uses some CPU
+            # The dashboard always uses some CPU.
+            ray.init(num_cpus=cores() + 2, include_dashboard=False, _temp_dir=ray_folder(), **options)
     except ValueError:  # raised if a Ray runs already, whose CPUs can't be set
         ray.init(**options)
 
@@ -104,6 +106,13 @@ def closed_to_others() -> Iterator[None]:
         raise
     finally:
         constants.ENABLE_RAY_CLUSTER, services.ConsolePopen = before
+
+
+def ray_folder() -> str | None:
+    """Where a Ray that is started keeps its files; None for Ray's own choice, unless that is another user's."""
+    usual = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir(), "ray")
+    is_ours = not usual.exists() or os.access(usual, os.W_OK | os.X_OK)
+    return None if is_ours else str(own_folder() / "ray")
 
 
 def describe_start() -> str:

@@ -22,7 +22,8 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 @dataclass(frozen=True)
 class EmbedConfig:
     """Embed the new and changed records of --source, and publish the table --db/--table. Exit code: 0 published, 1
-    failed, 2 wrong usage, 3 a gate failed. Unless it is 0, readers keep the version that was published before."""
+    failed, 2 wrong usage, 3 a gate failed, 130 or 143 stopped by SIGINT or SIGTERM. Unless it is 0, readers keep the
+    version that was published before."""
 
     source: str
     """What to read: Parquet, WebDataset shards, JSON lines, CSV, Arrow files, a Lance table, or a folder of images; a

@@ -20,6 +20,7 @@ import pytest
 from pipelines.embed.config import EmbedConfig
 from pipelines.embed.run import embed
 from pipelines.tables.dataset import open_dataset, published
+from pipelines.tables.lease import holder_of
 from tests.chaos import faulty_proxy
 from tests.chaos.catalog import assert_rows, assert_same, catalog, changed, expected, parquet
 from tests.chaos.points import POINTS, STOP
@@ -75,6 +76,29 @@ def test_a_run_killed_at_any_point_is_resumed(undisturbed, ray_address, point, t
     else:
         assert published(lance.dataset(f"{db}/{name}.lance")) is None
     embed(EmbedConfig(source, db, name, commit_seconds=0))  # like the command, but with warm workers
+    assert_same(db, name, undisturbed.expected)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("point", POINTS)
+def test_a_run_stopped_at_any_point_ends_in_order_and_is_resumed(undisturbed, ray_address, point, number):
+    kind = {signal.SIGINT: "int", signal.SIGTERM: "term"}[number]
+    name, source, db = table_name(f"{kind}-{point}"), undisturbed.source, undisturbed.db
+    began = time.monotonic()
+    ended = run(command_to(f"{kind}:{point}", 1, source, db, name), environment(ray_address))
+    assert ended.code == 128 + number, ended.output
+    assert time.monotonic() - began < undisturbed.seconds + 30
+    assert f"stopped by {number.name}: " in ended.output
+    assert "Traceback" not in ended.output
+    table = lance.dataset(f"{db}/{name}.lance")
+    assert holder_of(table).ended, "the lease was not released"
+    [status] = lance.dataset(f"{db}/{name}_runs.lance").to_table(columns=["status"])["status"].to_pylist()
+    assert status == "stopped"
+    if point in ("before the tag moves", "after publish"):
+        assert_rows(db, name, undisturbed.expected, "published")
+    else:
+        assert published(table) is None
+    embed(EmbedConfig(source, db, name, commit_seconds=0))
     assert_same(db, name, undisturbed.expected)
 
 

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import lance
@@ -72,7 +73,8 @@ def test_a_run_with_its_own_ray_is_closed_to_others_and_stopped_as_a_group_witho
     """What a container and `timeout` do to a run, at once: see tests/pipelines/embed/alone.py."""
     if shutil.which("unshare") is None or subprocess.run([*NOBODY, "true"], capture_output=True).returncode:
         pytest.skip("this machine allows no user namespace with another user id (unshare --user --map-user)")
-    db, temporary = str(tmp_path / "db"), Path(os.environ.get("TMPDIR", "/tmp"))
+    db, temporary = str(tmp_path / "db"), Path(tempfile.mkdtemp())  # a short path, since Ray has sockets below it
+    (temporary / "ray").mkdir(0o500)  # as if another user's Ray had been there first
     here = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     alone = {"RAY_ADDRESS": "local", "PYTHONPATH": str(Path(__file__).resolve().parents[3]), "TMPDIR": str(temporary)}
     command = [*NOBODY, sys.executable, "-m", "tests.pipelines.embed.alone", "--source", source, "--db", db]
@@ -84,6 +86,7 @@ def test_a_run_with_its_own_ray_is_closed_to_others_and_stopped_as_a_group_witho
         text=True,
         start_new_session=True,
     )
+    shutil.rmtree(temporary)
     assert job.returncode == 128 + signal.SIGTERM, job.stdout
     assert_stopped(db, job.stdout, "SIGTERM")
     listening = re.findall(r"^listens: (\S+) (.*)$", job.stdout, re.MULTILINE)
