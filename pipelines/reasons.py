@@ -73,6 +73,10 @@ IMAGE_TRUNCATED = Reason("image_truncated", "decode", "The image is cut off.")
 IMAGE_TOO_LARGE = Reason("image_too_large", "decode", "The image has too many pixels, or its file too many bytes.")
 IMAGE_TOO_ELONGATED = Reason("image_too_elongated", "decode", "The image is too elongated to be resized.")
 IMAGE_UNSUPPORTED = Reason("image_unsupported", "decode", "The image has a pixel format that is not supported.")
+DECODER_CRASHED = Reason(
+    "decoder_crashed", "decode", "Decoding the record ends the process: a library crashes, or takes more than 4 GiB."
+)
+DECODER_TIMEOUT = Reason("decoder_timeout", "decode", "Decoding the record takes longer than two minutes.")
 BAD_VECTOR = Reason("bad_vector", "encode", "The vector is not finite or not of norm 1.", retryable=True)
 
 REASONS = {reason.name: reason for reason in tuple(globals().values()) if isinstance(reason, Reason)}
