@@ -95,6 +95,10 @@ IMAGE_UNSUPPORTED = Reason(
     "decode",
     "The image has a format or pixel format that is not read, or is cut into too many pieces.",
 )
+DECODER_CRASHED = Reason(
+    "decoder_crashed", "decode", "Decoding the record ends the process: a library crashes, or takes more than 4 GiB."
+)
+DECODER_TIMEOUT = Reason("decoder_timeout", "decode", "Decoding the record takes longer than two minutes.")
 BAD_VECTOR = Reason("bad_vector", "encode", "The vector is not finite or not of norm 1.", retryable=True)
 
 REASONS = {reason.name: reason for reason in tuple(globals().values()) if isinstance(reason, Reason)}

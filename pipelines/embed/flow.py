@@ -13,6 +13,7 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
 
+from pipelines.cluster.child import ProcessLimits
 from pipelines.cluster.session import on_a_worker
 from pipelines.cluster.streaming import Blocks
 from pipelines.embed.job import Job
@@ -24,6 +25,7 @@ from pipelines.sources.units import Unit
 from pipelines.stages.decode import decode
 from pipelines.stages.encode import EncodeActor
 from pipelines.stages.fetch import fetch
+from pipelines.stages.isolation import DECODING, READING, decode_or_reject
 from pipelines.stages.read import Task, read_and_select
 from pipelines.stages.select import Snapshot
 from pipelines.tables.indexes import index_ids
@@ -39,16 +41,19 @@ class Stages:
 
     decode: Callable[..., pa.Table] = decode
     encoder: type = EncodeActor
+    decoding: ProcessLimits = DECODING
+    reading: ProcessLimits = READING
 
 
 def build(job: Job, units: Sequence[Unit], snapshot: Snapshot, stages: Stages) -> Dataset:
     """The flow, from units to encoded records."""
     uses, settings = job.resources, job.settings
+    decoding = functools.partial(stages.decode, settings=settings, store_images=job.config.store_images)
     readers = TaskPoolStrategy(size=min(uses.readers, len(units)))
     tasks = [Task(unit, job.mark, job.files_of(unit)).row() for unit in units]
     source = job.source.without_listing()
     records = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
-        functools.partial(read_and_select, source=source, rules=job.rules, snapshot=snapshot),
+        functools.partial(read_and_select, source=source, rules=job.rules, snapshot=snapshot, limits=stages.reading),
         batch_size=1,
         num_cpus=uses.read_cpus,
         compute=readers,
@@ -63,7 +68,7 @@ def build(job: Job, units: Sequence[Unit], snapshot: Snapshot, stages: Stages) -
         )
     return (
         records.map_batches(
-            functools.partial(stages.decode, settings=settings, store_images=job.config.store_images),
+            functools.partial(decode_or_reject, stage=decoding, limits=stages.decoding),
             batch_format="pyarrow",
             batch_size=uses.transport_rows,
             num_cpus=uses.decode_cpus,

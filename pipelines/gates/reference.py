@@ -20,6 +20,7 @@ from pipelines.sources.source import Source
 from pipelines.sources.units import Unit
 from pipelines.stages.decode import decode
 from pipelines.stages.fetch import fetch, identify
+from pipelines.stages.isolation import read_or_reject
 from pipelines.stages.read import record_schema
 from pipelines.stages.select import with_content
 from pipelines.storage.errors import SourceChangedError, SourceError
@@ -76,7 +77,7 @@ def matching(reader: Reader, units: list[Unit], wanted: pa.Table) -> list[pa.Tab
     missing = dict(zip(wanted[ID].to_pylist(), wanted[FINGERPRINT].to_pylist(), strict=True))
     found, others = [record_schema(source).empty_table()], dict[str, pa.Table]()
     for unit in units:
-        for records, rejects in source.read(unit):
+        for records, rejects in read_or_reject(source, unit):
             if not missing:
                 break
             if source.has_ids:  # before the external images of all other records are asked for

@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import pyarrow as pa
 
+from pipelines.cluster.child import ProcessLimits
 from pipelines.reasons import (
     IMAGE_TOO_LARGE,
     OBJECT_UNREADABLE,
@@ -87,6 +88,10 @@ class ImageFolder:
     def without_listing(self) -> ImageFolder:
         """What a worker needs to read a unit."""
         return dataclasses.replace(self, listing=self.listing.of(()))
+
+    def apart(self, limits: ProcessLimits) -> ImageFolder:
+        """The same folder: its files are not parsed before they are decoded."""
+        return self
 
     def describe(self) -> list[str]:
         """How many images and texts there are, and which files are not read."""

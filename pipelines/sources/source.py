@@ -12,6 +12,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from pipelines.cluster.child import ProcessLimits
 from pipelines.sources.scope import Batches, Scope
 from pipelines.sources.units import Unit, UnitT
 from pipelines.storage.files import SourceFile
@@ -52,6 +53,9 @@ class Source(Protocol[UnitT]):
 
     def without_listing(self) -> Source:
         """What a worker needs to read a unit: the source without anything that grows with the number of its files."""
+
+    def apart(self, limits: ProcessLimits) -> Source:
+        """The same source, which parses files in a child process: what ends that is damage of the file."""
 
     def describe(self) -> list[str]:
         """Lines for the user: what was found, and which column serves as what."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Container, Iterator
+import functools
+import itertools
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
+from pipelines.cluster.child import Child, ChildDiedError, ProcessLimits
 from pipelines.reasons import OBJECT_UNREADABLE, Reject
 from pipelines.records import OBJECT, ROW, read_schema
 from pipelines.sources.columns import Batch, Columns, Layout
@@ -31,6 +34,7 @@ class Tabular:
     notes: tuple[str, ...] = ()  # for the user
     unreadable: tuple[SourceFile, ...] = ()  # files and folders of which nothing can be read, each with its error
     folders: Folders | None = None  # where files of a disk must really be
+    child_limits: ProcessLimits | None = None  # of the child process that parses units, if one does
 
     @classmethod
     def open(cls, rows: Format[Any], columns: Columns, uri: str, notes: tuple[str, ...] = ()) -> Tabular:
@@ -80,6 +84,10 @@ class Tabular:
         """What a worker needs to read a unit."""
         return dataclasses.replace(self, format=self.format.without_listing(), unreadable=())
 
+    def apart(self, limits: ProcessLimits) -> Tabular:
+        """The same source, which parses files in a child process: what ends that is damage of the file."""
+        return dataclasses.replace(self, child_limits=limits)
+
     def describe(self) -> list[str]:
         """What was found, and which column serves as what."""
         return [self.format.describe(), *self.layout.describe(), *self.notes]
@@ -126,8 +134,13 @@ class Tabular:
 
     def parts(self, unit: FilePart) -> Iterator[Batch]:
         """The batches of a unit, divided so that records made of them are within the limits."""
-        for batch in self.format.batches(unit, self.layout.used):
+        for batch in self.batches(unit):
             yield from bounded(batch, self.layout, self.format.limits)
+
+    def batches(self, unit: FilePart) -> Iterator[Batch]:
+        """The columns of a unit as its file has them. Raises one of errors.READ_ERRORS at damage."""
+        parse = functools.partial(self.format.batches, unit, self.layout.used)
+        return parse() if self.child_limits is None else parsed_apart(parse, self.child_limits)
 
 
 def unreadable_rows(extra: pa.Schema, name: str, rows: range, message: str) -> tuple[pa.Table, dict[int, Reject]]:
@@ -137,3 +150,29 @@ def unreadable_rows(extra: pa.Schema, name: str, rows: range, message: str) -> t
     columns = [values.get(field.name, pa.nulls(len(rows), field.type)) for field in schema]
     reject = OBJECT_UNREADABLE.reject(f"{name}: {message}")
     return pa.table(columns, schema=schema), dict.fromkeys(range(len(rows)), reject)
+
+
+def parsed_apart(parse: Callable[[], Iterator[Batch]], limits: ProcessLimits) -> Iterator[Batch]:
+    """The batches of `parse()`, which is called in a child process. Raises pa.ArrowInvalid if it dies.
+
+    A crash counts if the next child dies before the same batch, since something else may have killed the first one.
+    """
+    child, done, died_at = Child(functools.partial(sound_batches, parse), limits), 0, -1
+    while True:
+        try:
+            for batch in child.call(done):
+                yield batch
+                done += 1
+            child.close()
+            return
+        except ChildDiedError as death:
+            if death.timed_out or died_at == done:
+                raise pa.ArrowInvalid(f"while this part was read, {death}") from death
+            died_at = done
+
+
+def sound_batches(parse: Callable[[], Iterator[Batch]], done: int) -> Iterator[Batch]:
+    """Runs in the child: the batches behind the first `done`. Raises pa.ArrowInvalid if values are damaged."""
+    for batch in itertools.islice(parse(), done, None):
+        batch.table.validate(full=True)  # a wrong offset would crash whoever reads the value
+        yield batch

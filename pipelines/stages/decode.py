@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.cluster.watchdog import WATCHDOG
 from pipelines.reasons import REASONS, Reject
 from pipelines.records import (
     DECODED_FIELDS,
@@ -48,6 +49,7 @@ def decode(records: pa.Table, settings: EncoderSettings, store_images: bool) -> 
             decoded[row] = True
         except RecordError as error:
             rejects[row] = REASONS[error.reason].reject(error.message, stage="decode")
+        WATCHDOG.progress()
 
     rows = [row for row in range(len(records)) if live[row] and row not in rejects]
     tokens = {}

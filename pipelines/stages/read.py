@@ -11,12 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.batch_stats import BatchStats
+from pipelines.cluster.child import ProcessLimits
 from pipelines.cluster.logs import captured_warnings
 from pipelines.fetching.locations import FetchRules
 from pipelines.records import OBJECT, read_schema, replace_column
 from pipelines.sources.source import Source
 from pipelines.sources.units import Unit
 from pipelines.stages.fetch import identify
+from pipelines.stages.isolation import READING, read_or_reject
 from pipelines.stages.select import Snapshot, select, with_content
 
 IDENTIFIED_ROWS = 256  # whose images may be in memory at once
@@ -35,20 +37,24 @@ class Task:
         return {"task": pickle.dumps(self)}
 
 
-def read_and_select(batch: dict[str, Any], source: Source, rules: FetchRules, snapshot: Snapshot) -> Iterator[pa.Table]:
+def read_and_select(
+    batch: dict[str, Any], source: Source, rules: FetchRules, snapshot: Snapshot, limits: ProcessLimits = READING
+) -> Iterator[pa.Table]:
     """The tasks of `batch`, streamed: records that need a vector, rejects, and batch statistics."""
     for row in batch["task"]:
         task: Task = pickle.loads(row)
         with captured_warnings() as warnings:
-            yield from selected(task, source, rules, snapshot)
+            yield from selected(task, source, rules, snapshot, limits)
         if warnings or not snapshot.second_pass:
             ended = () if snapshot.second_pass else task.files
             yield BatchStats(ended=ended, warnings=warnings).row(record_schema(source))
 
 
-def selected(task: Task, source: Source, rules: FetchRules, snapshot: Snapshot) -> Iterator[pa.Table]:
+def selected(
+    task: Task, source: Source, rules: FetchRules, snapshot: Snapshot, limits: ProcessLimits
+) -> Iterator[pa.Table]:
     """What is selected from a unit, and the statistics of each batch."""
-    for records, rejects in task.unit.scope.select(source.read(task.unit)):
+    for records, rejects in task.unit.scope.select(read_or_reject(source, task.unit, limits)):
         if task.mark:
             records = replace_column(records, OBJECT, pc.binary_join_element_wise(task.mark, records[OBJECT], ""))
         rows = IDENTIFIED_ROWS if source.external_images else max(1, len(records))

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lance.blob import blob_array, blob_field
 
+from pipelines.cluster.child import ProcessLimits
 from pipelines.records import read_schema
 from pipelines.sources.columns import Columns
 from pipelines.sources.lance import Fragment, LanceTable, open_version, read_error
@@ -237,6 +238,18 @@ def test_damage_rejects_the_rest_of_its_fragment_only(store):
     assert len(rows) - len(kept) == 100, "the other fragment is whole"
     assert list(reasons) == [(f"{uri}#0", n) for n in range(len(kept), 300)]
     assert all("invalid utf-8" in reason and ".rs:" not in reason for reason in reasons.values())
+
+
+def test_damage_that_aborts_the_process_rejects_its_fragment_only(local):
+    uri = new_table(local, TEXTS, data_storage_version="2.2", max_rows_per_file=20)
+    name = next(file.path for file in lance.dataset(uri).get_fragment(1).data_files())
+    content = bytearray(local.fs.cat_file(f"{uri}/data/{name}"))
+    content[-13] = 0xFF  # the footer now speaks of four billion buffers, for which Lance asks for 64 GiB
+    local.fs.pipe_file(f"{uri}/data/{name}", bytes(content))
+    rows, reasons = read(open_table(uri).apart(ProcessLimits(seconds=60, memory=2 << 30)))
+    assert columns(rows, "id") == [(f"k{n}",) for n in range(20)]
+    assert list(reasons) == [(f"{uri}#1", n) for n in range(10)]
+    assert all("the process died of SIGABRT: memory allocation of 6" in reason for reason in reasons.values())
 
 
 @pytest.mark.parametrize(("version", "size"), [("2.1", 1000), ("2.2", 20_000)])
