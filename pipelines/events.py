@@ -98,6 +98,13 @@ class Counted:
 
 
 @dataclass(frozen=True)
+class UpkeepPostponed:
+    """Some upkeep of the table could not be done. `message` says what is left for a later run, and why."""
+
+    message: str
+
+
+@dataclass(frozen=True)
 class Judged:
     """A gate has judged the result."""
 
@@ -135,6 +142,7 @@ Event = (
     | BundleCommitted
     | ReadingEnded
     | Counted
+    | UpkeepPostponed
     | Judged
     | Publishing
     | TagMoving

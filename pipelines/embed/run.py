@@ -74,7 +74,8 @@ def embed(config: EmbedConfig, setup: Setup = Setup()) -> Summary | Plan:
         committer = Committer(target, lease, Events([record, stopwatch, progress, *setup.listeners]))
         ingest(job, committer, setup.stages)
         version = finish(job, committer, setup.gates)
-        summary = Summary(job, committer.counts, version, time.monotonic() - began, stopwatch.timing)
+        seconds = time.monotonic() - began
+        summary = Summary(job, committer.counts, version, seconds, stopwatch.timing, stopwatch.postponed)
         record.succeed(version, summary.rows_per_second)
     return summary
 
