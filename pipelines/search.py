@@ -72,7 +72,9 @@ class Results:
             return "\n".join(json.dumps(row, default=str, ensure_ascii=False) for row in self.rows)
         lines = [f"{self.model}, {len(self.rows)} results", " score  id"]
         for row in self.rows:
-            lines.append(f"{row['score']:6.3f}  {row[ID]}  [{row[MODALITY]}] {shortened(row[TEXT] or '')}")
+            lines.append(
+                f"{row['score']:6.3f}  {row[ID]}  [{row.get(MODALITY) or 'unknown'}] {shortened(row.get(TEXT) or '')}"
+            )
         return "\n".join(lines)
 
 

@@ -21,6 +21,7 @@ from pipelines.gates.reference import ReferencePath
 from pipelines.ingest.commit import Committer
 from pipelines.ingest.manifest import prune, read_manifest
 from pipelines.ingest.missing import Missing, delete_missing, find_missing
+from pipelines.records import OBJECT
 from pipelines.storage.errors import cause_of
 from pipelines.tables.dataset import published
 from pipelines.tables.indexes import bring_indexes_up_to_date
@@ -47,6 +48,7 @@ def finish(job: Job, committer: Committer, gates: Gates) -> int:
         committer.clear_stale_rejects(last_runs(job, committer))
     keep_up(committer, functools.partial(compact, execute=functools.partial(rewrite, committer.base.uri)))
     keep_up(committer, functools.partial(on_a_worker, bring_indexes_up_to_date))
+    count_foreign(committer)
     table, before = committer.table, published_version(committer.table)
     changed = before is None or not same_content(table, before)
     evidence = dataclasses.replace(collect_evidence(job, committer), published=before, missing=missing)
@@ -99,6 +101,12 @@ def count_and_remove_missing(job: Job, committer: Committer) -> Missing:
     elif missing.refusal(job.config.delete_at_most) is None:
         delete_missing(committer, job.owns)
     return missing
+
+
+def count_foreign(committer: Committer) -> None:
+    """Count the rows that other clients wrote: they are of no file, so they are never missing."""
+    foreign = committer.table.count_rows(f"{OBJECT} IS NULL")
+    committer.set_counts(dataclasses.replace(committer.counts, foreign=foreign))
 
 
 def last_runs(job: Job, committer: Committer) -> dict[str, str]:

@@ -76,6 +76,11 @@ class Summary:
             lines.append(f"{counts.missing:,} rows are no longer in the source (--delete-missing removes them)")
         if counts.removed:
             lines.append(f"removed {counts.removed:,} rows whose record is rejected now (--keep-stale keeps them)")
+        if counts.foreign:
+            lines.append(
+                f"{counts.foreign:,} rows are those of other clients (`_object IS NULL`), and stay: a record with the "
+                "same id replaces such a row"
+            )
         if counts.reasons:
             lines.append(f"rejected, see {config.table}_rejects: {name_reasons(counts)}")
         lines += [f"left for a later run: {message}" for message in self.postponed]

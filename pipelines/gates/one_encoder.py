@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipelines.events import Verdict
 from pipelines.gates.evidence import Evidence
-from pipelines.records import RUN
+from pipelines.records import OBJECT, RUN
 from pipelines.tables.dataset import quoted
 from pipelines.tables.vector_column import VectorColumn, since
 
@@ -20,7 +20,8 @@ def one_encoder(evidence: Evidence) -> Verdict:
     if left := rows_of_another_encoder(evidence, stored):
         differences.append(
             f"{left:,} rows still have the vectors of another encoder: their records were not read, since they are "
-            "no longer in the source (--delete-missing removes them), were rejected, or belong to another source"
+            "no longer in the source (--delete-missing removes them), were rejected, or belong to another source or "
+            f"client (`{OBJECT} IS NULL`)"
         )
     identity = column.identity
     return Verdict("one encoder", not differences, "; ".join(differences) or f"{identity.model}, {identity.dtype}")
@@ -31,4 +32,5 @@ def rows_of_another_encoder(evidence: Evidence, stored: VectorColumn) -> int:
     published = evidence.published
     if published is not None and since(published.schema, stored.name) == stored.since:
         return 0
-    return int(evidence.table.count_rows(f"{RUN} < {quoted(stored.since)}")) if stored.since else 0
+    older = f"{RUN} < {quoted(stored.since)} OR {RUN} IS NULL"  # other clients write no `_run`
+    return int(evidence.table.count_rows(older)) if stored.since else 0

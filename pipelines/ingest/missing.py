@@ -90,11 +90,14 @@ def missing_rows(committer: Committer, owns: Owns, columns: list[str]) -> Iterat
         for name in names:
             if name not in judged:
                 judged[name] = judge(name, committer, owns)
-        of_files = np.array([judged[name] for name in names], bool).reshape(-1, 2)
-        owned, may_be_missing = of_files[files.indices.to_numpy()].T
+        of_files = np.array([*(judged[name] for name in names), NOBODYS], bool)
+        owned, may_be_missing = of_files[files.indices.fill_null(len(names)).to_numpy()].T
         addresses = rows[ADDRESS].to_numpy()
         gone = BitMap64(addresses[may_be_missing]) - accounted
         yield rows.filter(pa.array(np.isin(addresses, np.array(gone.to_array(), np.uint64)))), int(owned.sum())
+
+
+NOBODYS = (False, False)  # what `judge` would say of rows of other writers, which have no file
 
 
 def judge(file: str, committer: Committer, owns: Owns) -> tuple[bool, bool]:
