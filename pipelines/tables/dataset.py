@@ -106,7 +106,18 @@ def ensure_dataset(uri: str, schema: pa.Schema) -> lance.LanceDataset:
     dataset = open_dataset(uri)
     if dataset is not None:
         return dataset
-    return lance.write_dataset(schema.empty_table(), uri, mode="create", data_storage_version=STORAGE_VERSION)
+    try:
+        return lance.write_dataset(schema.empty_table(), uri, mode="create", data_storage_version=STORAGE_VERSION)
+    except OSError:
+        dataset = open_dataset(uri)  # if another first run made it at the same moment
+        if dataset is None:
+            raise
+        return dataset
+
+
+def holds_nothing(dataset: lance.LanceDataset) -> bool:
+    """True if nobody needs what a table is now: it has no rows, and was never published or tagged otherwise."""
+    return dataset.count_rows() == 0 and not dataset.tags.list()
 
 
 def published(dataset: lance.LanceDataset) -> int | None:

@@ -13,6 +13,7 @@ from pipelines.tables.dataset import TableVersion
 from pipelines.tables.indexes import index_ids
 from pipelines.tables.transactions import CommitConflictError, upsert
 from tests.tables import (
+    DIMENSION,
     address,
     append_foreign,
     block,
@@ -62,6 +63,17 @@ def test_a_record_replaces_the_row_that_another_client_appended_with_its_id(tmp_
     assert found["a"]["vector"] == vector_of("one").tolist()
     assert (found["a"]["text"], found["a"]["_run"], found["a"]["note"]) == ("one", "run-2", "kept")
     assert (second.counts.written, second.counts.removed, second.counts.resolved) == (2, 0, 3)
+
+
+def test_vectors_are_written_and_copied_in_the_floats_that_another_client_cast_the_column_to(tmp_path):
+    first = new_committer(tmp_path)
+    commit(first, block({"a": "one"}), stats(1))
+    first.table.alter_columns({"path": "vector", "data_type": pa.list_(pa.float32(), DIMENSION)})
+    second = new_committer(tmp_path, "run-2")
+    commit(second, with_other_columns_changed(block({"a": "one"}), 7), block({"b": "two"}), stats(2))
+    assert second.table.schema.field("vector").type.value_type == pa.float32()
+    found = {row["id"]: row["vector"] for row in second.table.to_table().to_pylist()}
+    assert found == {"a": vector_of("one").tolist(), "b": vector_of("two").tolist()}
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["appended before", "appended after"])
