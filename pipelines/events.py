@@ -22,6 +22,7 @@ class Counts:
     missing: int = 0  # rows of the table whose record is no longer in the source
     deleted: int = 0  # those of them that were removed
     skipped: int = 0  # rows of the table whose file was skipped, unchanged
+    foreign: int = 0  # rows of the table that other clients wrote, without `_object`
     skipped_rejected: int = 0  # records of skipped files that an earlier run rejected
     reasons: Counter[str] = field(default_factory=Counter)  # rejected records by reason
 
@@ -98,6 +99,13 @@ class Counted:
 
 
 @dataclass(frozen=True)
+class UpkeepPostponed:
+    """Some upkeep of the table could not be done. `message` says what is left for a later run, and why."""
+
+    message: str
+
+
+@dataclass(frozen=True)
 class Judged:
     """A gate has judged the result."""
 
@@ -135,6 +143,7 @@ Event = (
     | BundleCommitted
     | ReadingEnded
     | Counted
+    | UpkeepPostponed
     | Judged
     | Publishing
     | TagMoving

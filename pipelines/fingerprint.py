@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 
 from pipelines.records import FINGERPRINT_TYPE
@@ -31,9 +32,11 @@ def fingerprint(text: str | None, image: bytes | pa.Buffer | None, external: str
 def row_checksums(fingerprints: pa.ChunkedArray, runs: pa.ChunkedArray) -> np.ndarray:
     """uint64 [N], one per row of a table, which changes whenever the job writes the row. Files have the sum of theirs.
 
-    `fingerprints` are those of the rows, `runs` the runs that wrote them.
+    `fingerprints` are those of the rows, `runs` the runs that wrote them; another client may have left out both.
     """
-    fingerprints, runs = (column.combine_chunks() for column in (fingerprints, runs))
+    none = bytes(FINGERPRINT_TYPE.byte_width)
+    fingerprints = pc.fill_null(fingerprints, none).combine_chunks()
+    runs = pc.fill_null(runs, "").combine_chunks()
     start = fingerprints.offset * FINGERPRINT_TYPE.byte_width
     halves = np.frombuffer(fingerprints.buffers()[1] or b"", np.uint64, 2 * len(fingerprints), start)
     names = runs.dictionary_encode()

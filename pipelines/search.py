@@ -73,7 +73,8 @@ class Results:
         lines = [f"{self.model}, {len(self.rows)} results", " score  id"]
         for row in self.rows:
             lines.append(
-                f"{row['score']:6.3f}  {one_line(str(row[ID]))}  [{row[MODALITY]}] {shortened(row[TEXT] or '')}"
+                f"{row['score']:6.3f}  {one_line(str(row[ID]))}  [{row.get(MODALITY) or 'unknown'}] "
+                f"{shortened(row.get(TEXT) or '')}"
             )
         return "\n".join(lines)
 

@@ -162,6 +162,12 @@ def new_committer(
     return Committer(new_target(db, run, extra, reading, keep_stale), lease or Unfenced(run), events)
 
 
+def append_foreign(committer: Committer, rows: list[dict]) -> lance.LanceDataset:
+    """Append rows as another LanceDB client does: columns that it leaves out are null, the job's own included."""
+    table = lance.dataset(committer.base.uri)
+    return lance.write_dataset(pa.Table.from_pylist(rows, schema=table.schema), table.uri, mode="append")
+
+
 def address(version: TableVersion | Committer, key: str) -> int:
     """The address of an id in a version of the table; for a committer, in the version that it builds on."""
     if isinstance(version, Committer):

@@ -24,7 +24,9 @@ def choose_encoder(
             f"vectors of two can't be compared: {'; '.join(differences)}. Use the column's encoder or another --table, "
             "or replace the whole column with --reembed"
         )
-    column = VectorColumn(DEFAULT, identity, existing.since if existing is not None else "")
+    column = VectorColumn(DEFAULT, identity)
+    if existing is not None:
+        column = dataclasses.replace(column, since=existing.since, values=existing.values)
     # The precision is not for each actor's machine to decide.
     return dataclasses.replace(settings, dtype=identity.dtype), column
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -13,18 +14,20 @@ import lance
 from pipelines.cluster.session import on_a_worker
 from pipelines.cluster.tasks import on_workers
 from pipelines.embed.job import Job
-from pipelines.events import Publishing
+from pipelines.events import Publishing, UpkeepPostponed
 from pipelines.gates.evidence import Evidence, Gate, Tolerance
 from pipelines.gates.judge import OF_THE_RUN, OF_THE_TABLE, judge, require
 from pipelines.gates.reference import ReferencePath
 from pipelines.ingest.commit import Committer
 from pipelines.ingest.manifest import prune, read_manifest
 from pipelines.ingest.missing import Missing, delete_missing, find_missing
+from pipelines.records import OBJECT
 from pipelines.signals import deferred
+from pipelines.storage.errors import cause_of
 from pipelines.tables.dataset import published
 from pipelines.tables.indexes import bring_indexes_up_to_date
 from pipelines.tables.publish import publish
-from pipelines.tables.upkeep import clean_up, compact, rewrite_one
+from pipelines.tables.upkeep import UpkeepError, clean_up, compact, postponing, rewrite_one
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +47,9 @@ def finish(job: Job, committer: Committer, gates: Gates) -> int:
     if job.config.scope.is_whole:
         missing = count_and_remove_missing(job, committer)
         committer.clear_stale_rejects(last_runs(job, committer))
-    committer.maintain(functools.partial(compact, execute=functools.partial(rewrite, committer.base.uri)))
-    committer.maintain(functools.partial(on_a_worker, bring_indexes_up_to_date))
+    keep_up(committer, functools.partial(compact, execute=functools.partial(rewrite, committer.base.uri)))
+    keep_up(committer, functools.partial(on_a_worker, bring_indexes_up_to_date))
+    count_foreign(committer)
     table, before = committer.table, published_version(committer.table)
     changed = before is None or not same_content(table, before)
     evidence = dataclasses.replace(collect_evidence(job, committer), published=before, missing=missing)
@@ -58,9 +62,10 @@ def finish(job: Job, committer: Committer, gates: Gates) -> int:
         publish(table, committer.lease, events)
         before = table
     try:
-        tidy(job, committer)
-    except (OSError, ValueError) as error:
-        log.warning("%s: not tidied up after publishing, which the next run does: %s", table.uri, error)
+        with postponing("old versions were not removed"):
+            tidy(job, committer)
+    except (UpkeepError, OSError, ValueError) as error:  # the version is published, even if the store fails now
+        postpone(committer, error)
     assert before is not None, "unchanged means that something was published"
     return int(before.version)
 
@@ -100,6 +105,12 @@ def count_and_remove_missing(job: Job, committer: Committer) -> Missing:
     return missing
 
 
+def count_foreign(committer: Committer) -> None:
+    """Count the rows that other clients wrote: they are of no file, so they are never missing."""
+    foreign = committer.table.count_rows(f"{OBJECT} IS NULL")
+    committer.set_counts(dataclasses.replace(committer.counts, foreign=foreign))
+
+
 def last_runs(job: Job, committer: Committer) -> dict[str, str]:
     """The run that read each file in full last; for a file that is gone, the run that found that out: this one."""
     gone = {
@@ -111,6 +122,22 @@ def last_runs(job: Job, committer: Committer) -> dict[str, str]:
     manifest = committer.manifest
     read = dict.fromkeys({*gone, *filter(manifest.was_read, manifest.stats)}, committer.run)
     return read | {name: entry.run for name, entry in job.skipped.items()}
+
+
+def keep_up(committer: Committer, upkeep: Callable[[lance.LanceDataset], lance.LanceDataset]) -> None:
+    """Have upkeep done on the table; what can't be done is left for a later run, since it must not cost a night."""
+    try:
+        committer.maintain(upkeep)
+    except UpkeepError as error:
+        postpone(committer, error)
+        committer.reopen()
+
+
+def postpone(committer: Committer, error: Exception) -> None:
+    """Say what upkeep is left for a later run."""
+    _, message = cause_of(error)
+    log.warning("%s: %s. A later run tries again", committer.base.uri, message)
+    committer.events.report(UpkeepPostponed(message))
 
 
 def rewrite(uri: str, tasks: list) -> list:

@@ -130,6 +130,8 @@ def resolve_job(config: EmbedConfig, catalog: Catalog, existing: lance.LanceData
         resources = dataclasses.replace(resources, transport_rows=config.transport_rows)
     stored = vista_column(existing) if existing is not None and not config.reembed else None
     settings, column = choose_encoder(config, resources, stored)
+    if config.reembed and existing is not None:
+        column = column.with_floats_of(existing.schema)
     rules = fetch_rules(config, catalog)
     return survey(Job(config, catalog, rules, settings, column, resources, {}, {}, ()), existing)
 

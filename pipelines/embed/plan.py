@@ -53,9 +53,8 @@ class Plan:
         return "\n".join(self.lines)
 
 
-def plan(job: Job) -> Plan:
+def plan(job: Job, existing: lance.LanceDataset | None) -> Plan:
     """What a run of `job` would do: from the listing, a sample of the records, and the speed of earlier runs."""
-    existing = open_dataset(job.config.table_uri)
     if existing is None:
         with tempfile.TemporaryDirectory() as folder:
             empty = schema_of(job).empty_table()

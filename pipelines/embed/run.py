@@ -22,7 +22,7 @@ from pipelines.embed.flow import Stages, build, stream
 from pipelines.embed.job import Job, configuration, resolve_job, with_absolute_paths
 from pipelines.embed.plan import Plan, plan
 from pipelines.embed.summary import Stopwatch, Summary, how_far
-from pipelines.embed.tables import open_manifest, open_tables
+from pipelines.embed.tables import open_manifest, open_tables, settle_table, table_to_continue
 from pipelines.events import Events, Listener, Reading, ReadingEnded
 from pipelines.gates.judge import require_few_rejects
 from pipelines.ingest.commit import Committer, Target
@@ -31,7 +31,6 @@ from pipelines.progress import RunProgress
 from pipelines.signals import stopped_by
 from pipelines.stages.select import Snapshot, file_hashes
 from pipelines.storage.errors import cause_of
-from pipelines.tables.dataset import open_dataset
 from pipelines.tables.indexes import index_ids, lacks_ids
 from pipelines.tables.lease import hold
 from pipelines.tables.runs import RunRecord, Runs
@@ -59,15 +58,15 @@ def embed(config: EmbedConfig, setup: Setup = Setup()) -> Summary | Plan:
     """
     began, started = time.monotonic(), datetime.now(UTC)
     config = with_absolute_paths(config)
-    existing = open_dataset(config.table_uri)
+    existing = table_to_continue(config)
     catalog = open_catalog(config, existing)
     log.info("source %s: %s", config.source, "; ".join([*catalog.source.describe(), *config.scope.describe()]))
     start_ray()
     job = resolve_job(config, catalog, existing)
     if config.plan:
-        return plan(job)
+        return plan(job, existing)
     log.info("%s", job)
-    table, rejects = open_tables(job)
+    table, rejects = open_tables(job, existing)
     runs, stopwatch = Runs(config.side_table("runs")), Stopwatch(began)
     with (
         hold(table if existing is None else existing, runs, config.take_over) as (table, lease),
@@ -75,12 +74,14 @@ def embed(config: EmbedConfig, setup: Setup = Setup()) -> Summary | Plan:
         RunProgress() as progress,
     ):
         record.mark_abandoned()
-        job, target = prepare(job, table, rejects, record.run)
+        table = settle_table(job, existing, table)
+        job, target = prepare(job, table, lance.dataset(rejects.uri), record.run)
         committer = Committer(target, lease, Events([record, stopwatch, progress, *setup.listeners]))
         with saying_how_far(job, committer, record):
             ingest(job, committer, setup)
             version = finish(job, committer, setup.gates)
-            summary = Summary(job, committer.counts, version, time.monotonic() - began, stopwatch.timing)
+            seconds = time.monotonic() - began
+            summary = Summary(job, committer.counts, version, seconds, stopwatch.timing, stopwatch.postponed)
             record.succeed(version, summary.rows_per_second)
     return summary
 

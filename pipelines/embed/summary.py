@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 
 from pipelines.embed.job import Job, describe_encoder
-from pipelines.events import Arrived, Counts, Event, ReadingEnded
+from pipelines.events import Arrived, Counts, Event, ReadingEnded, UpkeepPostponed
 from pipelines.gates.reject_rate import name_reasons
 from pipelines.ingest.missing import WHY_SOME_STAY
 from pipelines.progress import duration
@@ -22,20 +22,23 @@ class Timing:
 
 
 class Stopwatch:
-    """A listener that notes when rows came out of the flow."""
+    """A listener that notes when rows came out of the flow, and which upkeep was postponed."""
 
     def __init__(self, began: float) -> None:
         """`began` is on the clock of `time.monotonic`."""
         self.began = began
         self.first: tuple[float, int] | None = None
         self.ended: float | None = None
+        self.postponed: tuple[str, ...] = ()
 
     def __call__(self, event: Event) -> None:
-        """Note the first and the last rows."""
+        """Note the first and the last rows, and upkeep that was postponed."""
         if isinstance(event, Arrived) and self.first is None:
             self.first = (time.monotonic() - self.began, event.rows)
         elif isinstance(event, ReadingEnded):
             self.ended = time.monotonic() - self.began
+        elif isinstance(event, UpkeepPostponed):
+            self.postponed += (event.message,)
 
     @property
     def timing(self) -> Timing:
@@ -64,6 +67,7 @@ class Summary:
     version: int
     seconds: float
     timing: Timing
+    postponed: tuple[str, ...] = ()  # upkeep that is left for a later run
 
     def __str__(self) -> str:
         """The lines that end a run."""
@@ -84,8 +88,14 @@ class Summary:
             lines.append(f"{left:,} rows are no longer in the source ({note})")
         if counts.removed:
             lines.append(f"removed {counts.removed:,} rows whose record is rejected now (--keep-stale keeps them)")
+        if counts.foreign:
+            lines.append(
+                f"{counts.foreign:,} rows are those of other clients (`_object IS NULL`), and stay: a record with the "
+                "same id replaces such a row"
+            )
         if counts.reasons:
             lines.append(f"rejected, see {config.table}_rejects: {name_reasons(counts)}")
+        lines += [f"left for a later run: {message}" for message in self.postponed]
         lines += config.scope.describe()
         lines.append(f"published version {self.version} of {config.table_uri}")
         return "\n".join(lines)

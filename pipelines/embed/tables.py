@@ -7,12 +7,19 @@ import logging
 import lance
 import pyarrow as pa
 
+from pipelines.embed.config import EmbedConfig
 from pipelines.embed.job import Job, reading_digest
 from pipelines.ingest.manifest import MANIFEST_SCHEMA, Manifest, Reading
 from pipelines.records import IMAGE, REJECT_SCHEMA
-from pipelines.tables.dataset import ensure_dataset
+from pipelines.tables.dataset import ensure_dataset, holds_nothing, open_dataset
+from pipelines.tables.origin import Origin
+from pipelines.tables.own_columns import allow_nulls, check_own_columns
 from pipelines.tables.schema import table_schema
-from vista_core import UsageError
+from pipelines.tables.transactions import CommitConflictError, overwrite
+from pipelines.tables.vector_column import names_encoder
+from vista_core import UsageError, VistaError
+
+CHANGED = "{uri}: another run or client changed the table while this run started. Run the same command again"
 
 log = logging.getLogger(__name__)
 
@@ -25,14 +32,68 @@ def schema_of(job: Job) -> pa.Schema:
     )
 
 
-def open_tables(job: Job) -> tuple[lance.LanceDataset, lance.LanceDataset]:
-    """The table and its rejects. Raises UsageError if the source doesn't fit the table."""
+def table_to_continue(config: EmbedConfig) -> lance.LanceDataset | None:
+    """The table that a run has to fit; None if there is none, or only the empty one of a first run that failed.
+
+    Raises UsageError if the table is not vista's, or another client changed it in a way that needs the user.
+    """
+    table = open_dataset(config.table_uri)
+    if table is None:
+        return None
+    Origin.of(table)
+    if holds_nothing(table):
+        return None
+    check_own_columns(table)
+    return table
+
+
+def open_tables(job: Job, existing: lance.LanceDataset | None) -> tuple[lance.LanceDataset, lance.LanceDataset]:
+    """The table and its rejects. Raises UsageError if the source doesn't fit the `existing` table."""
     config, schema = job.config, schema_of(job)
+    if existing is not None:
+        if config.store_images and IMAGE not in existing.schema.names:
+            raise UsageError(f"--store-images: {config.table} was made without it; choose another --table")
+        check_columns(existing.schema, schema)
     table = ensure_dataset(config.table_uri, schema)
-    if config.store_images and IMAGE not in table.schema.names:
-        raise UsageError(f"--store-images: {config.table} was made without it; choose another --table")
-    check_columns(table.schema, schema)
     return table, ensure_dataset(config.side_table("rejects"), REJECT_SCHEMA)
+
+
+def settle_table(job: Job, existing: lance.LanceDataset | None, table: lance.LanceDataset) -> lance.LanceDataset:
+    """Make the table what the job was resolved for, now that this run holds its lease.
+
+    An empty one that nobody needs is made anew, with its rejects and manifest. Raises VistaError if another run
+    changed the table since the job was resolved with `existing`.
+    """
+    schema, name = schema_of(job), job.column.name
+    if existing is None and holds_nothing(table):
+        for side in ("rejects", "objects"):
+            left = open_dataset(job.config.side_table(side))
+            if left is not None and left.count_rows():
+                left.delete("true")
+        return table if table.schema.equals(schema, check_metadata=True) else made_anew(table, schema)
+    if settled(existing.schema if existing is not None else schema, name) != settled(table.schema, name):
+        raise VistaError(CHANGED.format(uri=table.uri))
+    if existing is None:  # a run of the same command was first
+        check_columns(table.schema, schema)
+    if name in table.schema.names and not names_encoder(table.schema.field(name)) and not job.config.reembed:
+        log.warning("%s: a cast of `%s` dropped the name of its encoder, which is stored again", table.uri, name)
+        table.update_field_metadata({name: {k.decode(): v.decode() for k, v in job.column.field.metadata.items()}})
+        table = lance.dataset(table.uri)
+    return allow_nulls(table)
+
+
+def made_anew(table: lance.LanceDataset, schema: pa.Schema) -> lance.LanceDataset:
+    """The empty table of a first run that failed with the columns of this run."""
+    log.info("%s is empty and was never published, so it is made anew", table.uri)
+    try:
+        return overwrite(table, schema)
+    except CommitConflictError as error:
+        raise VistaError(CHANGED.format(uri=table.uri)) from error
+
+
+def settled(schema: pa.Schema, column: str) -> tuple:
+    """All that must not change in a schema between resolving a job and taking the lease."""
+    return schema.metadata, schema.field(column).metadata if column in schema.names else None
 
 
 def open_manifest(job: Job, table: pa.Schema, run: str) -> Manifest:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pipelines.events import Verdict
 from pipelines.gates.evidence import Evidence
+from pipelines.records import OBJECT
 from pipelines.tables.run_ids import older_than
 from pipelines.tables.vector_column import VectorColumn, since
 
@@ -19,7 +20,8 @@ def one_encoder(evidence: Evidence) -> Verdict:
     if left := rows_of_another_encoder(evidence, stored):
         differences.append(
             f"{left:,} rows still have the vectors of another encoder: their records were not read, since they are "
-            "no longer in the source (--delete-missing removes them), were rejected, or belong to another source"
+            "no longer in the source (--delete-missing removes them), were rejected, or belong to another source or "
+            f"client (`{OBJECT} IS NULL`)"
         )
     identity = column.identity
     return Verdict("one encoder", not differences, "; ".join(differences) or f"{identity.model}, {identity.dtype}")

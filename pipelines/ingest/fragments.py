@@ -169,17 +169,17 @@ def incoming(records: pa.Table) -> list[Incoming]:
 def known(records: pa.Table, bundle: Bundle) -> Known:
     """What the table has of the ids of `records`."""
     ids, reasons = records[ID].to_pylist(), records[REASON].to_pylist()
-    latest = stored_rows(bundle.table.find([key for key in ids if key is not None], [RUN, OBJECT]))
+    latest = stored_rows(bundle.table.find_each([key for key in ids if key is not None], [RUN, OBJECT]))
     # The table may have been compacted since: `accounted` holds addresses of the version at the start of the run.
     foreign = {key for key, row in latest.items() if row.run != bundle.run}
     rejected = {key for key, reason in zip(ids, reasons, strict=True) if key is not None and reason is not None}
-    base = stored_rows(bundle.base.find([*{*foreign, *bundle.already_replaced, *rejected}], [OBJECT]))
+    base = stored_rows(bundle.base.find_each([*{*foreign, *bundle.already_replaced, *rejected}], [OBJECT]))
     return Known(latest, base, bundle.already_replaced, bundle.run)
 
 
 def stored_rows(rows: pa.Table) -> dict[str, StoredRow]:
     """Rows of the table by id."""
-    return {row[ID]: StoredRow(row[ADDRESS], row[OBJECT], row.get(RUN, "")) for row in rows.to_pylist()}
+    return {row[ID]: StoredRow(row[ADDRESS], row[OBJECT], row.get(RUN)) for row in rows.to_pylist()}
 
 
 def check_vectors(records: pa.Table) -> dict[int, Reject]:
@@ -233,12 +233,15 @@ def with_stored_values(rows: pa.Table, records: pa.Table, bundle: Bundle) -> pa.
 
 
 def with_values_of(version: TableVersion, rows: pa.Table, names: list[str], column: VectorColumn) -> pa.Table:
-    """`rows` with the values that a version of the table has in the columns `names` for the same id and content."""
+    """`rows` with the values that a version of the table has in the columns `names` for the same id and content.
+
+    A stored row without a fingerprint, as another client writes it, counts as of the same content.
+    """
     if not len(rows) or not names:
         return rows
-    stored = version.find(rows[ID].to_pylist(), [column.fingerprint, *names])
+    stored = version.find_each(rows[ID].to_pylist(), [column.fingerprint, *names])
     stored = stored.take(pc.index_in(rows[ID], stored[ID]))
-    same = pc.fill_null(pc.equal(stored[column.fingerprint], rows[column.fingerprint]), False)
+    same = pc.fill_null(pc.equal(stored[column.fingerprint], rows[column.fingerprint]), True)
     copied = rows.filter(same)
     for name in names:
         copied = replace_column(copied, name, stored[name].filter(same))

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 import lance
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.fingerprint import row_checksums
 from pipelines.records import OBJECT, RUN
@@ -204,7 +205,8 @@ def row_checksum_by_file(base: TableVersion, fingerprint: str) -> dict[str, RowC
 
 
 def checksums_of(rows: pa.Table, fingerprint: str) -> dict[str, RowChecksum]:
-    """The same of some rows: `_object`, `_run` and the column `fingerprint`."""
+    """The same of some rows: `_object`, `_run` and the column `fingerprint`. Rows without `_object` are of no file."""
+    rows = rows.filter(pc.is_valid(rows[OBJECT]))
     files = rows[OBJECT].combine_chunks().dictionary_encode()
     at = files.indices.to_numpy()
     checksums = np.zeros(len(files.dictionary), np.uint64)

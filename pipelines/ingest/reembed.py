@@ -6,7 +6,7 @@ import lance
 
 from pipelines.tables.dataset import published
 from pipelines.tables.origin import MADE_FROM, Origin
-from pipelines.tables.vector_column import VectorColumn, since
+from pipelines.tables.vector_column import VectorColumn, names_encoder, since
 
 
 def begin_reembedding(
@@ -33,7 +33,7 @@ def begin_reembedding(
 
 def is_under_way(table: lance.LanceDataset, column: VectorColumn) -> bool:
     """True if an earlier run began to replace the column by vectors of this very encoder and was not published."""
-    if column.name not in table.schema.names:
+    if column.name not in table.schema.names or not names_encoder(table.schema.field(column.name)):
         return False
     stored = VectorColumn.of(table.schema, column.name)
     if not stored.since:

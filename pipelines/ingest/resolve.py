@@ -28,8 +28,8 @@ class StoredRow(NamedTuple):
     """A row of the table."""
 
     address: int
-    file: str
-    run: str = ""
+    file: str | None  # None if another client wrote the row
+    run: str | None = None
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ def stored_rows(records: pa.Table, snapshot: Snapshot) -> pa.Table:
     base, column = snapshot.base, snapshot.column
     table = base.open().schema.names
     names = [name for name in table if name in records.column_names and name not in NOT_COMPARED]
-    found = base.find(pc.drop_null(records[ID]).to_pylist(), [column.fingerprint, RUN, OBJECT, *names])
+    found = base.find_each(pc.drop_null(records[ID]).to_pylist(), [column.fingerprint, RUN, OBJECT, *names])
     return found.take(pc.index_in(records[ID], found[ID]))
 
 

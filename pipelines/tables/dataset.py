@@ -9,8 +9,9 @@ from typing import Any, Final
 
 import lance
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from pipelines.records import ID
+from pipelines.records import ID, OBJECT
 from pipelines.storage.errors import credentials_hint, is_missing_dataset, without_rust_location
 from vista_core import UsageError
 
@@ -46,6 +47,14 @@ class TableVersion:
             found = dataset.to_table(columns=[ID, *names], filter=wanted, with_row_address=True)
             parts.append(found.select(schema.names).cast(schema))
         return pa.concat_tables(parts)
+
+    def find_each(self, ids: Sequence[str], names: Sequence[str] = ()) -> pa.Table:
+        """The same with one row for each id: the job's own, if another client appended rows with the same id."""
+        found = self.find(ids, list(dict.fromkeys([*names, OBJECT])))
+        if len(pc.unique(found[ID])) < len(found):
+            found = found.sort_by([(OBJECT, "ascending"), (ADDRESS, "ascending")])  # nulls come last
+            found = found.take(pc.index_in(pc.unique(found[ID]), found[ID]))
+        return found.select([ID, *names, ADDRESS])
 
     def at(self, addresses: Sequence[int], names: Sequence[str]) -> pa.Table:
         """The rows at some addresses. It scans the whole columns, so use it for messages about a few rows only."""
@@ -97,7 +106,18 @@ def ensure_dataset(uri: str, schema: pa.Schema) -> lance.LanceDataset:
     dataset = open_dataset(uri)
     if dataset is not None:
         return dataset
-    return lance.write_dataset(schema.empty_table(), uri, mode="create", data_storage_version=STORAGE_VERSION)
+    try:
+        return lance.write_dataset(schema.empty_table(), uri, mode="create", data_storage_version=STORAGE_VERSION)
+    except OSError:
+        dataset = open_dataset(uri)  # if another first run made it at the same moment
+        if dataset is None:
+            raise
+        return dataset
+
+
+def holds_nothing(dataset: lance.LanceDataset) -> bool:
+    """True if nobody needs what a table is now: it has no rows, and was never published or tagged otherwise."""
+    return dataset.count_rows() == 0 and not dataset.tags.list()
 
 
 def published(dataset: lance.LanceDataset) -> int | None:

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import logging
+
 import lance
 
 from pipelines.records import ID, OBJECT
-from pipelines.tables.upkeep import LIMITS, UpkeepLimits, skip_on_conflict
+from pipelines.tables.transactions import is_conflict
+from pipelines.tables.upkeep import LIMITS, UpkeepError, UpkeepLimits, postponing
+
+log = logging.getLogger(__name__)
 
 
 def index_ids(uri: str) -> None:
     """Build the index on `id`, or bring it up to date. Without it every lookup scans the whole column."""
     dataset = lance.dataset(uri)
-    if index_on(ID) in index_names(dataset):
-        dataset.optimize.optimize_indices(index_names=[index_on(ID)])
-    elif dataset.count_rows():
-        create_index_on(dataset, ID)
+    try:
+        with postponing(f"{uri}: the index on `{ID}` was not updated, so lookups are slow"):
+            if index_on(ID) in index_names(dataset):
+                dataset.optimize.optimize_indices(index_names=[index_on(ID)])
+            elif dataset.count_rows():
+                create_index_on(dataset, ID)
+    except UpkeepError as error:
+        log.warning("%s", error)
 
 
 def lacks_ids(dataset: lance.LanceDataset) -> bool:
@@ -25,16 +34,28 @@ def lacks_ids(dataset: lance.LanceDataset) -> bool:
 
 
 def bring_indexes_up_to_date(table: lance.LanceDataset, limits: UpkeepLimits = LIMITS) -> lance.LanceDataset:
-    """Make every index cover every row, users' indexes included; create those on `id` and `_object` if missing."""
+    """Make every index cover every row, users' indexes included; create those on `id` and `_object` if missing.
+
+    Raises UpkeepError, after all others were updated, if some could not be.
+    """
     if table.count_rows() == 0:
         return table
-    names = index_names(table)
-    with skip_on_conflict(table, "update of the indexes"):
-        for column in (ID, OBJECT):
-            if index_on(column) not in names:
-                create_index_on(table, column)
-        for name in names:
-            cover_all_rows(table, name, limits.index_segments)
+    with postponing("the indexes could not be listed"):
+        names = index_names(table)
+    missing = {index_on(column): column for column in (ID, OBJECT) if index_on(column) not in names}
+    problems = []
+    for name in [*names, *missing]:
+        try:
+            with postponing(f"the index {name!r} was not updated, and what it lacks is scanned by searches"):
+                latest = lance.dataset(table.uri)
+                if name in missing:
+                    create_index_on(latest, missing[name])
+                else:
+                    cover_all_rows(latest, name, limits.index_segments)
+        except UpkeepError as error:
+            problems.append(str(error))
+    if problems:
+        raise UpkeepError("; ".join(problems))
     return lance.dataset(table.uri)
 
 
@@ -48,8 +69,17 @@ def cover_all_rows(table: lance.LanceDataset, index: str, most_segments: int) ->
     if not stats.get("num_unindexed_rows"):  # Lance's internal indexes don't have this figure
         return
     segments = stats["num_indices"]
-    merge = {"num_indices_to_merge": segments} if segments >= most_segments else {}
-    table.optimize.optimize_indices(index_names=[index], **merge)
+    if segments < most_segments:
+        table.optimize.optimize_indices(index_names=[index])
+        return
+    try:
+        table.optimize.optimize_indices(index_names=[index], num_indices_to_merge=segments)
+    except (OSError, ValueError, RuntimeError) as error:
+        if is_conflict(error):
+            raise
+        # Segments that were built apart have a quantizer each, and Lance can't merge such.
+        log.warning("the %d segments of the index %r can't be merged, so it is built anew: %s", segments, index, error)
+        lance.dataset(table.uri).optimize.optimize_indices(index_names=[index], retrain=True)
 
 
 def create_index_on(table: lance.LanceDataset, column: str) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import lance
 import pyarrow as pa
 
+from pipelines.records import OBJECT, RUN
+from pipelines.tables.own_columns import earlier_versions, opened, vector_column, why_missing
 from pipelines.tables.vector_column import DEFAULT, VectorColumn
 from vista_core import UsageError
 
@@ -36,7 +38,7 @@ class Origin:
         """The origin that is stored with a table. Raises UsageError if vista didn't make the table."""
         metadata = dataset.schema.metadata or {}
         if MARKER not in metadata:
-            raise UsageError(f"{dataset.uri} was not made by this job. Choose another --table")
+            raise UsageError(why_not_ours(dataset))
         stored = json.loads(metadata[MADE_FROM])
         return cls(**{each.name: stored[each.name] for each in dataclasses.fields(cls) if each.name in stored})
 
@@ -49,6 +51,18 @@ class Origin:
     def metadata(self) -> dict[bytes, bytes]:
         """The metadata of a table's schema that `of` reads."""
         return {MARKER: b"1", MADE_FROM: json.dumps(dataclasses.asdict(self)).encode()}
+
+
+def why_not_ours(table: lance.LanceDataset) -> str:
+    """Why a table isn't vista's: another client made it, or removed what vista knows it by."""
+    before = next((each for each in earlier_versions(table) if MARKER in (each.schema.metadata or {})), None)
+    if before is None or not {OBJECT, RUN} <= set(table.schema.names):
+        return f"{table.uri} was not made by this job. Choose another --table"
+    return (
+        f"{table.uri}: another client removed the metadata of the schema by which this job knows its table. Version "
+        f"{before.version} has it: {opened(table)}.update_schema_metadata("
+        f"{{k.decode(): v.decode() for k, v in {opened(table, before.version)}.schema.metadata.items()}})"
+    )
 
 
 def marked(schema: pa.Schema, origin: Origin) -> pa.Schema:
@@ -64,6 +78,7 @@ def vista_column(dataset: lance.LanceDataset, name: str = DEFAULT) -> VectorColu
     Origin.of(dataset)
     if name == DEFAULT and name not in dataset.schema.names:
         raise UsageError(
-            f"{dataset.uri}: a run with --reembed ended while it replaced the column `{name}`. Run that command again"
+            f"{why_missing(dataset, name)}. If a run with --reembed ended while it replaced the column `{name}`, run "
+            "that command again"
         )
-    return VectorColumn.of(dataset.schema, name)
+    return vector_column(dataset, name)

@@ -11,6 +11,7 @@ that the result has both changes, or raises CommitConflictError, so that nothing
 - `replace_fragments` conflicts with Update, Delete and Rewrite if they touch one of the replaced fragments, and with
   Merge, Restore and Overwrite. It passes everything else. It is needed because a `Merge` refuses to drop a fragment.
 - `append` conflicts with Merge, Restore and Overwrite. It passes everything else.
+- `overwrite` conflicts with every other commit of whatever kind, also of the config. The config stays, tags as well.
 - `set_config` conflicts with another update or removal of the same key. It passes everything else, be it an Overwrite.
 
 `tests/pipelines/tables/test_transactions.py` has this as a table and checks it against the installed Lance.
@@ -22,6 +23,7 @@ import json
 from collections.abc import Iterable, Sequence
 
 import lance
+import pyarrow as pa
 from lance.commit import CommitConflictError
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "barrier",
     "from_json",
     "is_conflict",
+    "overwrite",
     "replace_fragments",
     "set_config",
     "to_json",
@@ -78,6 +81,12 @@ def append(table: lance.LanceDataset, new: Sequence[str]) -> lance.LanceDataset:
     """Append fragments. A repeated call appends them twice, so this is only for tables with a single writer."""
     operation = lance.LanceOperation.Append([from_json(text) for text in new])
     return lance.LanceDataset.commit(table.uri, operation, read_version=table.version)
+
+
+def overwrite(table: lance.LanceDataset, schema: pa.Schema) -> lance.LanceDataset:
+    """Remove all rows, and replace the columns by `schema`. Raises CommitConflictError unless `table` is the latest."""
+    operation = lance.LanceOperation.Overwrite(schema, [])
+    return lance.LanceDataset.commit(table.uri, operation, read_version=table.version, max_retries=0)
 
 
 def set_config(table: lance.LanceDataset, key: str, value: str) -> lance.LanceDataset:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,11 +11,17 @@ from typing import Final
 import lance
 from lance.optimize import Compaction, CompactionOptions, CompactionTask, RewriteResult
 
+from pipelines.storage.errors import cause_of, explained, says_not_found, without_rust_location
 from pipelines.tables.transactions import is_conflict
+from vista_core import VistaError
 
-log = logging.getLogger(__name__)
+LONGEST_MESSAGE: Final = 300
 
 Execute = Callable[[list[CompactionTask]], list[RewriteResult]]
+
+
+class UpkeepError(VistaError):
+    """Some upkeep could not be done. The table's rows are as they were, and a later run tries again."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +40,14 @@ LIMITS: Final = UpkeepLimits()
 def compact(table: lance.LanceDataset, execute: Execute, limits: UpkeepLimits = LIMITS) -> lance.LanceDataset:
     """Merge small fragments and rewrite those with many deleted rows, if that pays off; `execute` runs the tasks.
 
-    If another writer's commit conflicts, the compaction is skipped. `clean_up` then removes the rewritten files, and a
-    later run compacts the table.
+    Raises UpkeepError if that fails, or if another writer's commit conflicts. `clean_up` then removes the rewritten
+    files, and a later run compacts the table.
     """
-    tasks = plan(table, limits)
-    if not tasks:
-        return table
-    rewrites = execute(tasks)
-    with skip_on_conflict(table, "compaction"):
-        Compaction.commit(table, rewrites)
+    with postponing("small fragments were not merged"):
+        tasks = plan(table, limits)
+        if not tasks:
+            return table
+        Compaction.commit(table, execute(tasks))
     return lance.dataset(table.uri)
 
 
@@ -73,14 +77,21 @@ def plan(table: lance.LanceDataset, limits: UpkeepLimits = LIMITS) -> list[Compa
 
 
 @contextlib.contextmanager
-def skip_on_conflict(table: lance.LanceDataset, what: str) -> Iterator[None]:
-    """Log a commit conflict instead of raising it: upkeep can wait for a later run."""
+def postponing(what: str) -> Iterator[None]:
+    """Raise UpkeepError, which starts with `what`, for whatever Lance or a worker fails with: it can wait.
+
+    What ends a run is raised as it is: a store that fails, a lost lease. A file of an index that is gone doesn't.
+    """
     try:
         yield
-    except OSError as error:
-        if not is_conflict(error):
+    except Exception as error:
+        if is_conflict(error):
+            raise UpkeepError(f"{what}, since another writer committed meanwhile") from error
+        if explained(error) is not None and not says_not_found(error):
             raise
-        log.warning("%s: %s skipped, since another writer committed; a later run does it: %s", table.uri, what, error)
+        cause, message = cause_of(error)
+        said = without_rust_location(message)[:LONGEST_MESSAGE] or type(cause).__name__
+        raise UpkeepError(f"{what}: {said}") from error
 
 
 def clean_up(uri: str, retention: timedelta) -> int:

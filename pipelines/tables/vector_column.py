@@ -12,6 +12,7 @@ from vista_core import EncoderIdentity, EncoderSettings, UsageError
 from vista_core.image import PREPROCESSING_VERSIONS
 
 DEFAULT = "vector"
+FLOAT16 = pa.float16()
 IDENTITY = b"vista.encoder"  # metadata of the column's field: the identity of its encoder
 SINCE = b"vista.since"  # metadata, too: the run that began to replace the column; see `VectorColumn.since`
 
@@ -23,6 +24,7 @@ class VectorColumn:
     name: str
     identity: EncoderIdentity
     since: str = ""  # rows of runs before this one have another encoder's vectors; empty if there are none
+    values: pa.DataType = FLOAT16  # another client may have cast the column to wider floats
 
     @classmethod
     def of(cls, schema: pa.Schema, name: str = DEFAULT) -> VectorColumn:
@@ -32,7 +34,24 @@ class VectorColumn:
         metadata = schema.field(name).metadata or {}
         if IDENTITY not in metadata:
             raise UsageError(f"the column `{name}` does not name the encoder of its vectors, so it is not vista's")
-        return cls(name, EncoderIdentity.from_json(metadata[IDENTITY].decode()), metadata.get(SINCE, b"").decode())
+        identity = EncoderIdentity.from_json(metadata[IDENTITY].decode())
+        return cls(name, identity, metadata.get(SINCE, b"").decode()).as_in(schema)
+
+    def as_in(self, schema: pa.Schema) -> VectorColumn:
+        """The column with the floats that a table's schema has for it. Raises UsageError if it has no such vectors."""
+        column, kind = self.with_floats_of(schema), schema.field(self.name).type
+        if column.type != kind:
+            raise UsageError(
+                f"another client made the column `{self.name}` {kind} instead of {self.type}. Cast it back with "
+                "`alter_columns`, or replace it with --reembed"
+            )
+        return column
+
+    def with_floats_of(self, schema: pa.Schema) -> VectorColumn:
+        """The column with the floats that a schema has for vectors of whatever dimension under its name, if it has."""
+        kind = schema.field(self.name).type if self.name in schema.names else self.type
+        vectors = pa.types.is_fixed_size_list(kind) and pa.types.is_floating(kind.value_type)
+        return dataclasses.replace(self, values=kind.value_type) if vectors else self
 
     @property
     def fingerprint(self) -> str:
@@ -41,8 +60,8 @@ class VectorColumn:
 
     @property
     def type(self) -> pa.DataType:
-        """fixed_size_list<float16>[D]."""
-        return pa.list_(pa.float16(), self.identity.dimension)
+        """fixed_size_list<float16>[D], or of wider floats."""
+        return pa.list_(self.values, self.identity.dimension)
 
     @property
     def field(self) -> pa.Field:
@@ -74,8 +93,14 @@ class VectorColumn:
 
 
 def since(schema: pa.Schema, name: str) -> str:
-    """`VectorColumn.since` of a column; empty if the schema has no such column, as while it is being replaced."""
-    return VectorColumn.of(schema, name).since if name in schema.names else ""
+    """`VectorColumn.since` of a column; empty if the schema has no such column, or a cast dropped its metadata."""
+    metadata = schema.field(name).metadata if name in schema.names else None
+    return (metadata or {}).get(SINCE, b"").decode()
+
+
+def names_encoder(field: pa.Field) -> bool:
+    """True if a column's field names the encoder of its vectors."""
+    return IDENTITY in (field.metadata or {})
 
 
 def fingerprint_column(name: str) -> str:

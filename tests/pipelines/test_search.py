@@ -201,6 +201,9 @@ def test_results_for_people_are_a_table():
     assert long.endswith("…")
     assert len(long) < 100
     assert "None" not in str(Results([ROWS[0] | {"text": None}], False, "tiny"))
+    bare = {"id": "a", "score": 0.5}  # another client appended the row, or dropped the columns
+    for row in (bare, bare | {"text": None, "modality": None}):
+        assert str(Results([row], False, "tiny")).endswith("\n 0.500  a  [unknown] ")
 
 
 def test_results_for_programs_are_json_lines():

@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import lance
+import lancedb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -236,6 +237,32 @@ def test_readers_see_a_reembedded_column_only_when_all_of_it_is_replaced(tmp_pat
     found = rows(tmp_path)
     assert {key: row["text"] for key, row in found.items()} == texts
     assert all(row["truncated"] and row["note"] == f"on {key}" for key, row in found.items())
+
+
+def test_what_another_client_does_to_the_table_costs_no_night(tmp_path):
+    config = EmbedConfig(write(tmp_path / "in", a={"a0": "x", "a1": "y"}), str(tmp_path), "t")
+    embed(config)
+    other = lancedb.connect(str(tmp_path)).open_table("t")
+    before = rows(tmp_path)
+    other.add([{"id": key, "vector": before["a0"]["vector"], "text": "by hand"} for key in ("b0", "b1")])
+    other.add_columns({"stars": "5"})
+    wide = pa.list_(pa.float32(), 128)
+    other.alter_columns({"path": "vector", "data_type": wide})
+    write(tmp_path / "in", a={"a0": "x", "a1": "changed", "b0": "in the catalog now"})
+    summary = embed(config)
+    counts = summary.counts
+    assert (counts.written, counts.unchanged, counts.missing, counts.foreign) == (2, 1, 0, 1)
+    assert "1 rows are those of other clients (`_object IS NULL`), and stay" in str(summary)
+    after = rows(tmp_path)
+    assert {key: (row["text"], row["stars"]) for key, row in after.items()} == {
+        "a0": ("x", 5),
+        "a1": ("changed", None),
+        "b0": ("in the catalog now", 5),
+        "b1": ("by hand", 5),
+    }
+    assert after["a0"]["vector"] == before["a0"]["vector"]
+    assert vista_column(table(tmp_path)) == summary.job.column
+    assert table(tmp_path).schema.field("vector").type == wide
 
 
 def test_a_plan_reports_the_work_of_a_run_and_writes_nothing(tmp_path):

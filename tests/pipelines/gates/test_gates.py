@@ -36,7 +36,19 @@ from pipelines.tables.dataset import SCAN
 from pipelines.tables.lease import take
 from pipelines.tables.origin import Origin
 from pipelines.tables.publish import publish
-from tests.tables import COLUMN, DIMENSION, IDENTITY, NO_RUNS, block, commit, new_committer, run_id, stats
+from tests.tables import (
+    COLUMN,
+    DIMENSION,
+    IDENTITY,
+    NO_RUNS,
+    append_foreign,
+    block,
+    commit,
+    new_committer,
+    run_id,
+    stats,
+    vector_of,
+)
 
 
 @pytest.fixture
@@ -150,11 +162,36 @@ def test_a_duplicate_id_is_found(uri, ids, is_first):
 def test_an_invalid_vector_is_found_whichever_writer_wrote_it(uri, value):
     vector = None if value is None else np.full(DIMENSION, value, np.float16)
     append(uri, rows_of(uri, {"x": "run-9"}, [vector]))
-    assert sound_vectors(candidate(uri)) == dataclasses.replace(
-        sound_vectors(candidate(uri)),
-        passed=False,
-        message="1 of 1 fresh vectors are not finite or not of norm 1",
+    verdict = sound_vectors(candidate(uri))
+    assert not verdict.passed
+    assert verdict.message.startswith(
+        "1 of 1 fresh vectors are null, not finite or not of norm 1, such as that of 'x'; 0 of them are in rows that "
+        "other clients wrote (`_object IS NULL`). "
     )
+
+
+def test_rows_that_another_client_appended_are_judged_like_the_jobs_own(tmp_path, uri):
+    committer = new_committer(tmp_path, "run-2")
+    commit(committer, block({"d": "four"}), stats(1))
+    append_foreign(committer, [{"id": "by hand", "vector": vector_of("five"), "text": "five"}])
+    assert all(gate(candidate(uri)).passed for gate in (unique_ids, sound_vectors, one_encoder))
+    append_foreign(committer, [{"id": "no vector"}, {"id": None, "vector": 8 * [1.0]}, {"id": "a"}])
+    vectors, ids = sound_vectors(candidate(uri)).message, unique_ids(candidate(uri)).message
+    assert "4 of 5 fresh" not in vectors
+    assert vectors.startswith("3 of 5 fresh vectors are null")
+    assert "'no vector'; 3 of them are in rows that other clients wrote" in vectors
+    assert ids.startswith("1 rows have no id and ids are in the table more than once, such as 'a' 2 times. ")
+    append_foreign(committer, [{"id": None, "vector": vector_of("six")}])
+    assert unique_ids(candidate(uri, is_first=True)).message.startswith("2 rows have no id and ids")
+
+
+def test_a_reembedding_does_not_reach_the_rows_of_other_clients(tmp_path, uri):
+    append_foreign(new_committer(tmp_path), [{"id": "by hand", "vector": vector_of("five")}])
+    begin_reembedding(lance.dataset(uri), COLUMN, Origin("vista-tiny"), run_id(2))
+    commit(new_committer(tmp_path, run_id(2)), block({"a": "one", "b": "two", "c": "three"}), stats(3))
+    verdict = one_encoder(candidate(uri))
+    assert verdict.message.startswith("1 rows still have the vectors of another encoder")
+    assert "client (`_object IS NULL`)" in verdict.message
 
 
 def test_a_column_of_another_encoder_or_of_two_encoders_is_found(tmp_path, uri):

@@ -13,7 +13,9 @@ from pipelines.tables.dataset import TableVersion
 from pipelines.tables.indexes import index_ids
 from pipelines.tables.transactions import CommitConflictError, upsert
 from tests.tables import (
+    DIMENSION,
     address,
+    append_foreign,
     block,
     commit,
     contents,
@@ -48,6 +50,45 @@ def test_a_changed_row_replaces_the_old_one_in_the_same_version(tmp_path):
         ids = lance.dataset(second.table.uri, version=version["version"]).to_table(columns=["id"])["id"].to_pylist()
         assert len(ids) == len(set(ids)), "a version holds an id twice"
         assert version["version"] < second.table.version or "a" in ids
+
+
+@pytest.mark.parametrize("alone", [True, False], ids=["alone in its fragment", "beside another row"])
+def test_a_record_replaces_the_row_that_another_client_appended_with_its_id(tmp_path, alone):
+    first = new_committer(tmp_path, extra=pa.schema([("price", pa.int64()), ("note", pa.string())]))
+    append_foreign(first, [{"id": "a", "text": "by hand", "note": "kept"}, {"id": "b"}][: 1 if alone else 2])
+    second = new_committer(tmp_path, "run-2")
+    commit(second, block({"a": "one", "c": "three"}), rejected(["b"]), stats(3))
+    found = {row["id"]: row for row in second.table.to_table().to_pylist()}
+    assert found.keys() == ({"a", "c"} if alone else {"a", "b", "c"})
+    assert found["a"]["vector"] == vector_of("one").tolist()
+    assert (found["a"]["text"], found["a"]["_run"], found["a"]["note"]) == ("one", "run-2", "kept")
+    assert (second.counts.written, second.counts.removed, second.counts.resolved) == (2, 0, 3)
+
+
+def test_vectors_are_written_and_copied_in_the_floats_that_another_client_cast_the_column_to(tmp_path):
+    first = new_committer(tmp_path)
+    commit(first, block({"a": "one"}), stats(1))
+    first.table.alter_columns({"path": "vector", "data_type": pa.list_(pa.float32(), DIMENSION)})
+    second = new_committer(tmp_path, "run-2")
+    commit(second, with_other_columns_changed(block({"a": "one"}), 7), block({"b": "two"}), stats(2))
+    assert second.table.schema.field("vector").type.value_type == pa.float32()
+    found = {row["id"]: row["vector"] for row in second.table.to_table().to_pylist()}
+    assert found == {"a": vector_of("one").tolist(), "b": vector_of("two").tolist()}
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["appended before", "appended after"])
+def test_of_two_rows_with_one_id_the_jobs_own_is_the_one_that_a_record_replaces(tmp_path, before):
+    first = new_committer(tmp_path / "other")
+    commit(first, block({"a": "one", "b": "two"}), stats(2))
+    own, theirs = first.table.to_table().to_pylist(), [{"id": key, "text": "theirs", "price": 5} for key in "ab"]
+    for rows in (theirs, own) if before else (own, theirs):
+        append_foreign(new_committer(tmp_path), rows)
+    second = new_committer(tmp_path, "run-2")
+    commit(second, with_other_columns_changed(block({"a": "one"}), 7), block({"b": "TWO"}), stats(2))
+    found = second.table.to_table(["id", "text", "price", "vector"]).to_pylist()
+    own = {(row["id"], row["text"]): row["vector"] for row in found if row["price"] != 5}
+    assert own == {("a", "one"): vector_of("one").tolist(), ("b", "TWO"): vector_of("TWO").tolist()}
+    assert sorted(row["id"] for row in found if row["price"] == 5) == ["a", "b"], "they are for the gate to judge"
 
 
 @pytest.mark.parametrize("all_of_the_fragment", [False, True])

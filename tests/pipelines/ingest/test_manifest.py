@@ -7,7 +7,16 @@ from pipelines.fingerprint import row_checksums
 from pipelines.ingest.manifest import Reading, prune, read_manifest, row_checksum_by_file, unchanged_files
 from pipelines.reasons import REASONS
 from pipelines.tables.dataset import TableVersion
-from tests.tables import address, block, commit, new_committer, rejected, stats, with_other_columns_changed
+from tests.tables import (
+    address,
+    append_foreign,
+    block,
+    commit,
+    new_committer,
+    rejected,
+    stats,
+    with_other_columns_changed,
+)
 
 VERSIONS = {"a.parquet": "etag-a", "b.parquet": "etag-b"}
 
@@ -97,6 +106,13 @@ def test_an_entry_is_not_trusted_if_the_table_changed(tmp_path, done, harm):
         assert skipped(done) == {"b.parquet"}, "the entry of run-2 does not match the restored table"
         return
     assert skipped(done) == {"b.parquet"}
+
+
+def test_rows_of_other_clients_are_of_no_file(done):
+    append_foreign(done, [{"id": "by hand"}, {"id": None, "_run": "x"}])
+    assert skipped(done) == {"a.parquet", "b.parquet"}
+    append_foreign(done, [{"id": "x", "_object": "b.parquet"}])
+    assert skipped(done) == {"a.parquet"}
 
 
 def test_an_empty_file_is_recorded(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 
 from pipelines.ingest.manifest import Reading
 from pipelines.ingest.missing import delete_missing, find_missing
-from tests.tables import address, block, commit, contents, new_committer, rejected, stats
+from tests.tables import address, append_foreign, block, commit, contents, new_committer, rejected, stats
 
 FILES = {"a.parquet": {"a1": "x", "a2": "x", "a3": "x"}, "b.parquet": {"b1": "x"}, "other#c.parquet": {"c1": "x"}}
 
@@ -120,6 +120,16 @@ def test_rows_of_files_in_a_folder_that_could_not_be_listed_are_not_missing(db):
     found = find_missing(committer, own)
     assert (found.rows, found.owned) == (1, 6)  # b1, whose file is gone
     assert "1 files could not be read in full, such as sub" in found.refusal(None)
+
+
+def test_rows_of_other_clients_are_of_no_source_and_never_missing(db):
+    append_foreign(new_committer(db), [{"id": "by hand"}, {"id": None}, {"id": "their run", "_run": "x"}])
+    committer = night(db, "a.parquet")
+    commit(committer, unchanged(committer, "a1", read=1))
+    assert missing(committer) == (3, 4)
+    delete_missing(committer, own)
+    ids = lance.dataset(committer.base.uri).to_table(["id"])["id"].to_pylist()
+    assert sorted(map(str, ids)) == ["None", "a1", "by hand", "c1", "their run"]
 
 
 def test_a_row_that_moved_is_not_missing(db):

@@ -18,7 +18,7 @@ from pipelines.tables.dataset import LOOKUP_IDS, TableVersion
 from pipelines.tables.indexes import index_ids
 from pipelines.tables.origin import Origin
 from pipelines.tables.vector_column import VectorColumn
-from tests.tables import COLUMN, EXTRA, block, commit, new_committer, run_id
+from tests.tables import COLUMN, EXTRA, address, append_foreign, block, commit, new_committer, run_id
 
 ODD_IDS = ["it's", "''", '"', "a\\b", "a\nb", "%_", "日本", "", " ", "null", "id", "\x00", "x') OR ('1'='1"]
 
@@ -128,6 +128,16 @@ def test_a_record_that_gained_an_image_is_changed(tmp_path):
     rows, stats = selected(records, base)
     assert reasons(rows) == {"came": None}
     assert stats.unchanged_rows == [1]
+
+
+def test_a_row_that_another_client_appended_makes_no_record_unchanged_or_a_duplicate(tmp_path):
+    committer = new_committer(tmp_path)
+    commit(committer, block({"own": "x"}))
+    table = append_foreign(committer, [{"id": key, "text": "x", "price": 1} for key in ("own", "theirs")])
+    records = as_read([{"id": "own", "text": "x"}, {"id": "theirs", "text": "x"}])
+    rows, stats = selected(records, TableVersion(table.uri, table.version))
+    assert [(row["id"], row["_reason"], row["_has_vector"]) for row in rows] == [("theirs", None, False)]
+    assert stats.unchanged_addresses == [address(committer, "own")]
 
 
 def test_records_are_compared_with_the_version_at_the_start_of_the_run(tmp_path):

@@ -1,6 +1,7 @@
 """Opening and creating tables, and looking up rows in one version."""
 
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import lance
 import pyarrow as pa
@@ -11,6 +12,7 @@ from pipelines.tables.dataset import (
     STORAGE_VERSION,
     TableVersion,
     ensure_dataset,
+    holds_nothing,
     open_dataset,
     published,
     quoted,
@@ -56,6 +58,22 @@ def test_a_table_is_created_without_rows_once(tmp_path):
     assert table.schema.equals(SCHEMA, check_metadata=True)
     write(tmp_path, {"a": "1"})
     assert ensure_dataset(uri, pa.schema([("other", pa.int64())])).count_rows() == 1
+
+
+def test_first_runs_at_the_same_moment_make_one_table(tmp_path):
+    for number in range(5):
+        uri = table_uri(str(tmp_path), f"t{number}")
+        with ThreadPoolExecutor(6) as pool:
+            tables = list(pool.map(ensure_dataset, [uri] * 6, [SCHEMA] * 6))
+        assert all(table.schema.equals(SCHEMA, check_metadata=True) for table in tables)
+
+
+def test_a_table_holds_nothing_until_it_has_rows_or_a_tag(tmp_path):
+    table = new_table(tmp_path)
+    assert holds_nothing(table)
+    table.tags.create("somebodys", table.version)
+    assert not holds_nothing(lance.dataset(table.uri))
+    assert not holds_nothing(write(tmp_path / "other", {"a": "1"}))
 
 
 def test_a_version_that_does_not_exist_is_none(tmp_path):

@@ -1,13 +1,16 @@
 """Indexes cover every row after a run, users' included, and searches through them find each row as it is now."""
 
 import logging
+import shutil
+from pathlib import Path
 
 import lance
 import pyarrow as pa
 import pytest
+from lance.indices import IndicesBuilder
 
 from pipelines.tables.indexes import bring_indexes_up_to_date, index_ids, index_names, lacks_ids, unindexed_rows
-from pipelines.tables.upkeep import LIMITS, UpkeepLimits, compact
+from pipelines.tables.upkeep import LIMITS, UpkeepError, UpkeepLimits, compact
 from tests.pipelines.tables.conftest import in_this_process, new_table, nights, write
 from tests.tables import vector_of
 
@@ -131,17 +134,43 @@ def test_an_updated_full_text_index_finds_new_text_and_not_old(tmp_path):
     assert len(texts_with(table, "shared")) == 51
 
 
-def test_another_writers_compaction_during_an_update_of_an_index_wins(tmp_path, caplog):
-    bring_indexes_up_to_date(nights(tmp_path, 3))
-    stale = write(tmp_path, {"late": "x"})
-    lance.dataset(stale.uri).optimize.compact_files()
-    with caplog.at_level(logging.WARNING, "pipelines.tables.upkeep"):
-        table = bring_indexes_up_to_date(stale)
-    assert table.uri in caplog.text
-    assert table.count_rows() == 61
-    table = bring_indexes_up_to_date(table)
+@pytest.mark.parametrize("kind", ["IVF_SQ", "IVF_HNSW_SQ"])
+def test_an_index_whose_segments_cannot_be_merged_is_built_anew(tmp_path, caplog, kind):
+    table = nights(tmp_path, LIMITS.index_segments, 300)
+    centroids = IndicesBuilder(table, "vector").train_ivf(num_partitions=2, distance_type="cosine").centroids
+    options = {"index_type": kind, "metric": "cosine", "num_partitions": 2, "ivf_centroids": centroids}
+    segments = [
+        table.create_index_uncommitted("vector", **options, name="vector_idx", fragment_ids=[fragment.fragment_id])
+        for fragment in table.get_fragments()
+    ]
+    table.commit_existing_index_segments("vector_idx", "vector", segments)
+    with caplog.at_level(logging.WARNING, "pipelines.tables.indexes"):
+        table = bring_indexes_up_to_date(write(tmp_path, {"new": "text"}))
+    assert f"the {LIMITS.index_segments} segments of the index 'vector_idx' can't be merged" in caplog.text
+    assert table.stats.index_stats("vector_idx")["num_indices"] == 1
+    assert unindexed_rows(table, "vector_idx") == 0
+    assert nearest(table, "text")[0] == ("text", pytest.approx(0, abs=1e-3))
+
+
+def test_an_index_that_cannot_be_updated_keeps_no_other_from_being_updated(tmp_path):
+    table = bring_indexes_up_to_date(with_vector_index(nights(tmp_path, 3, 200), "IVF_PQ"))
+    [index] = [each for each in table.describe_indices() if each.name == "vector_idx"]
+    for segment in index.segments:
+        shutil.rmtree(Path(table.uri, "_indices", str(segment.uuid)))
+    write(tmp_path, {"new": "text"})
+    said = "^the index 'vector_idx' was not updated, and what it lacks is scanned by searches: .*Not found"
+    with pytest.raises(UpkeepError, match=said):
+        bring_indexes_up_to_date(table)
+    table = lance.dataset(table.uri)
     assert [unindexed_rows(table, name) for name in ("id_idx", "_object_idx")] == [0, 0]
-    assert table.to_table(["text"], filter="id = 'late'")["text"].to_pylist() == ["x"]
+
+
+def test_the_job_goes_on_without_its_index_on_ids(tmp_path, caplog):
+    table = nights(tmp_path, 3)
+    table.drop_columns(["id"])  # whatever makes the building of it fail
+    with caplog.at_level(logging.WARNING, "pipelines.tables.indexes"):
+        index_ids(table.uri)
+    assert f"{table.uri}: the index on `id` was not updated, so lookups are slow: " in caplog.text
 
 
 def test_an_internal_index_of_lance_is_left_alone(tmp_path):

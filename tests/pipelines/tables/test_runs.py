@@ -237,7 +237,7 @@ def test_a_long_error_is_cut_off(uri):
 
 
 def test_no_credentials_are_written(uri):
-    record = RunRecord(uri, STARTED, {"options": {"allow_prefix": ["https://a.com/?s=s3cr3t"]}}, {})
+    record = RunRecord(uri, run_id(1), STARTED, {"options": {"allow_prefix": ["https://a.com/?s=s3cr3t"]}})
     with pytest.raises(ValueError, match="x"), record.running():
         raise ValueError("x: https://me:s3cr3t@a.com/y?z=s3cr3t")
     row = row_of(record)

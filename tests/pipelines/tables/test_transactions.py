@@ -16,6 +16,7 @@ from pipelines.tables.transactions import (
     from_json,
     is_conflict,
     merge,
+    overwrite,
     replace_fragments,
     set_config,
     to_json,
@@ -27,32 +28,32 @@ A, B = ["a0", "a1", "a2", "a3"], ["b0", "b1", "b2", "b3"]
 
 # What becomes of a commit that was prepared (column) if another one (row) came first.
 MATRIX = """
-another commit                        upsert    insert    barrier   replace   append    set_config
+another commit                        upsert    insert    barrier   replace   append    set_config  overwrite
 
-append                                conflict  conflict  conflict  passes    passes    passes
-update of the same row                conflict  conflict  conflict  conflict  passes    passes
-update of the same fragment           conflict  conflict  conflict  conflict  passes    passes
-update of another fragment            conflict  conflict  conflict  passes    passes    passes
-merge_insert into another fragment    conflict  conflict  conflict  passes    passes    passes
-delete of the same row                conflict  conflict  conflict  conflict  passes    passes
-delete of the same fragment           conflict  conflict  conflict  conflict  passes    passes
-delete in another fragment            conflict  conflict  conflict  passes    passes    passes
-delete of another fragment            conflict  conflict  conflict  passes    passes    passes
-merge without a change                conflict  conflict  conflict  conflict  conflict  passes
-merge of a new column                 conflict  conflict  conflict  conflict  conflict  passes
-project (a dropped column)            conflict  conflict  conflict  passes    passes    passes
-rewrite (compaction)                  conflict  conflict  conflict  conflict  passes    passes
-restore                               conflict  conflict  conflict  conflict  conflict  passes
-overwrite                             conflict  conflict  conflict  conflict  conflict  passes
-metadata of the schema                conflict  conflict  conflict  passes    passes    passes
-metadata of a field                   conflict  conflict  conflict  passes    passes    passes
-config, same key                      passes    passes    passes    passes    passes    conflict
-config, same key removed              passes    passes    passes    passes    passes    conflict
-config, another key                   passes    passes    passes    passes    passes    passes
-tag                                   passes    passes    passes    passes    passes    passes
-index, created                        passes    passes    passes    passes    passes    passes
-index, updated                        passes    passes    passes    passes    passes    passes
-index, dropped                        passes    passes    passes    passes    passes    passes
+append                                conflict  conflict  conflict  passes    passes    passes      conflict
+update of the same row                conflict  conflict  conflict  conflict  passes    passes      conflict
+update of the same fragment           conflict  conflict  conflict  conflict  passes    passes      conflict
+update of another fragment            conflict  conflict  conflict  passes    passes    passes      conflict
+merge_insert into another fragment    conflict  conflict  conflict  passes    passes    passes      conflict
+delete of the same row                conflict  conflict  conflict  conflict  passes    passes      conflict
+delete of the same fragment           conflict  conflict  conflict  conflict  passes    passes      conflict
+delete in another fragment            conflict  conflict  conflict  passes    passes    passes      conflict
+delete of another fragment            conflict  conflict  conflict  passes    passes    passes      conflict
+merge without a change                conflict  conflict  conflict  conflict  conflict  passes      conflict
+merge of a new column                 conflict  conflict  conflict  conflict  conflict  passes      conflict
+project (a dropped column)            conflict  conflict  conflict  passes    passes    passes      conflict
+rewrite (compaction)                  conflict  conflict  conflict  conflict  passes    passes      conflict
+restore                               conflict  conflict  conflict  conflict  conflict  passes      conflict
+overwrite                             conflict  conflict  conflict  conflict  conflict  passes      conflict
+metadata of the schema                conflict  conflict  conflict  passes    passes    passes      conflict
+metadata of a field                   conflict  conflict  conflict  passes    passes    passes      conflict
+config, same key                      passes    passes    passes    passes    passes    conflict    conflict
+config, same key removed              passes    passes    passes    passes    passes    conflict    conflict
+config, another key                   passes    passes    passes    passes    passes    passes      conflict
+tag                                   passes    passes    passes    passes    passes    passes      passes
+index, created                        passes    passes    passes    passes    passes    passes      conflict
+index, updated                        passes    passes    passes    passes    passes    passes      conflict
+index, dropped                        passes    passes    passes    passes    passes    passes      conflict
 """
 
 
@@ -128,6 +129,10 @@ OURS = {
     "barrier": (lambda table: lambda: barrier(table), Commit(lambda table: None, {})),
     "replace": (prepared_replacement, Commit(lambda table: None, dict.fromkeys(A, "ours"))),
     "append": (prepared_append, Commit(lambda table: None, {"new": "ours"})),
+    "overwrite": (
+        lambda table: lambda: overwrite(table, pa.schema([("id", pa.string()), ("text", pa.string())])),
+        Commit(lambda table: None, dict.fromkeys([*A, *B, "c0"]), lambda table: table.config()["key"] == "old"),
+    ),
     "set_config": (
         lambda table: lambda: set_config(table, "key", "ours"),
         Commit(lambda table: None, {}, lambda table: table.config()["key"] == "ours"),

@@ -1,6 +1,5 @@
 """Upkeep changes how a table is stored, never what is found in it, and removes nothing that is still needed."""
 
-import logging
 import os
 import time
 from datetime import datetime, timedelta
@@ -10,7 +9,8 @@ import lance
 import pytest
 from lance.fragment import write_fragments
 
-from pipelines.tables.upkeep import LIMITS, UpkeepLimits, clean_up, compact
+from pipelines.tables.lease import LeaseLostError
+from pipelines.tables.upkeep import LIMITS, UpkeepError, UpkeepLimits, clean_up, compact
 from tests.pipelines.tables.conftest import data_files, in_this_process, nights, write
 
 ALL = timedelta(0)
@@ -56,7 +56,7 @@ def test_a_fragment_is_rewritten_once_more_than_a_tenth_of_it_is_deleted(tmp_pat
 
 
 @pytest.mark.parametrize("kind", ["commit", "delete", "compaction"])
-def test_another_writers_commit_during_a_compaction_wins(tmp_path, caplog, kind):
+def test_another_writers_commit_during_a_compaction_wins(tmp_path, kind):
     table = nights(tmp_path, LIMITS.small_fragments)
 
     def disturbed(tasks):
@@ -69,9 +69,9 @@ def test_another_writers_commit_during_a_compaction_wins(tmp_path, caplog, kind)
             lance.dataset(table.uri).optimize.compact_files()
         return rewrites
 
-    with caplog.at_level(logging.WARNING, "pipelines.tables.upkeep"):
-        after = compact(table, disturbed)
-    assert table.uri in caplog.text
+    with pytest.raises(UpkeepError, match="small fragments were not merged, since another writer committed meanwhile"):
+        compact(table, disturbed)
+    after = lance.dataset(table.uri)
     found = after.to_table(["text"], filter="id = '1-1'")["text"].to_pylist()
     assert found == {"commit": ["theirs"], "delete": [], "compaction": ["text 1 1"]}[kind]
     assert after.count_rows() == 20 * LIMITS.small_fragments - (kind == "delete")
@@ -92,16 +92,27 @@ def test_other_writers_appends_pass_a_compaction(tmp_path):
     assert after.count_rows() == 20 * LIMITS.small_fragments + 1
 
 
-def test_what_is_not_a_conflict_is_raised(tmp_path):
+LOST = LeaseLostError("run 1 was taken for dead")
+STORE = OSError("LanceError(IO): Generic S3 error: Error after 10 retries: 503 Service Unavailable")
+LANCE = OSError("LanceError(Index): vector index segments do not share quantizer metadata, /rust/ivf.rs:610:61")
+
+
+@pytest.mark.parametrize("error", [LOST, STORE, LANCE, RuntimeError("killed for memory"), MemoryError()], ids=repr)
+def test_a_failed_compaction_is_postponed_unless_the_store_failed_or_the_lease_is_lost(tmp_path, error):
     table = nights(tmp_path, LIMITS.small_fragments)
 
-    def overwritten(tasks):
-        rewrites = in_this_process(table)(tasks)
-        lance.write_dataset(table.to_table(limit=1), table.uri, mode="overwrite")
-        return rewrites
+    def failing(tasks):
+        raise error
 
-    with pytest.raises(OSError, match="incompatible"):
-        compact(table, overwritten)
+    with pytest.raises(Exception) as raised:
+        compact(table, failing)
+    if error in (LOST, STORE):
+        assert raised.value is error
+    else:
+        assert isinstance(raised.value, UpkeepError)
+        assert str(raised.value).startswith("small fragments were not merged: ")
+        assert ".rs:" not in str(raised.value)
+    assert lance.dataset(table.uri).version == table.version
 
 
 def test_versions_with_a_tag_and_the_latest_stay_and_the_others_go_with_their_files(tmp_path):
