@@ -105,7 +105,7 @@ class FrontToBack:
     def read(self, size: int) -> bytearray:
         """At most `size` bytes. Allocates no more than the file has, since a damaged length can be anything.
 
-        Raises pa.ArrowInvalid for a record batch that takes more memory than `batch_memory`, or claims too many rows.
+        Raises pa.ArrowInvalid for a record batch that takes too much memory, or claims too many rows.
         """
         self.check_memory(size)
         content, filled = bytearray(min(size, self.left)), 0
@@ -121,7 +121,7 @@ class FrontToBack:
 
     def check_memory(self, size: int) -> None:
         """Raise pa.ArrowInvalid if a part of a message has too many bytes."""
-        most = self.limits.batch_memory
+        most = self.limits.batch_stored
         if min(size, self.left) > most:
             raise pa.ArrowInvalid(
                 f"a record batch has {size:,} bytes; at most {most:,} are read: write smaller batches"
@@ -133,10 +133,9 @@ class FrontToBack:
         if claims is None:
             return
         self.rows += claims.rows
-        if claims.unpacked > self.limits.batch_memory:
+        if claims.unpacked > (most := self.limits.unpacked_bytes(len(body))):
             raise pa.ArrowInvalid(
-                f"a record batch unpacks to {claims.unpacked:,} bytes; at most {self.limits.batch_memory:,} are read: "
-                "write smaller batches"
+                f"a record batch unpacks to {claims.unpacked:,} bytes; at most {most:,} are read: write smaller batches"
             )
         if self.rows > self.limits.rows_per_byte * self.size:
             raise pa.ArrowInvalid(

@@ -29,6 +29,7 @@ class Limits:
     # Parquet and Arrow
     row_groups: int = 10_000  # of a Parquet file
     batch_memory: int = 512 << 20  # of a record batch of Arrow, or a page of Parquet, unpacked
+    batch_stored: int = 2 << 30  # the same, if at least a quarter of it is stored, as of images
 
     # JSON lines and CSV
     range_bytes: int = 16 << 20  # bytes of a file in a unit: about 10^5 records, which the fetch stage distributes
@@ -53,6 +54,13 @@ class Limits:
     page_bytes: int = 32 << 20  # bytes of images and texts in a unit
     image_bytes: int = 128 << 20  # the largest image file
     text_bytes: int = 16 << 20  # the largest text file beside an image
+
+    def unpacked_bytes(self, stored: int) -> int:
+        """To how many bytes a batch or page of `stored` bytes may unpack.
+
+        A bomb shrinks by a factor of a thousand; large batches of images and texts, which are no bombs, by less than 4.
+        """
+        return max(self.batch_memory, min(4 * stored, self.batch_stored))
 
 
 DEFAULTS = Limits()

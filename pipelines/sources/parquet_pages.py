@@ -137,7 +137,12 @@ class InspectedFile:
             if is_dictionary and chunk.is_bytes and unpacked * self.reading.rows > self.row_memory:
                 page = content[body:at] if at <= len(content) else self.part(begin + body, packed)
                 size = longest_value(page, unpacked, values)
-            self.check(chunk, is_dictionary, unpacked, values, size)
+            if unpacked > (most := self.limits.unpacked_bytes(packed)):
+                raise pa.ArrowInvalid(
+                    f"a page of {chunk.path} unpacks to {unpacked:,} bytes; at most {most:,} are read: "
+                    "write row groups of fewer rows"
+                )
+            self.check(chunk, is_dictionary, values, size)
             chunk.next = begin + at
 
     @property
@@ -145,12 +150,11 @@ class InspectedFile:
         """How many bytes the rows of a batch may take, beside the pages that they come from."""
         return self.limits.batch_memory // 4
 
-    def check(self, chunk: Chunk, is_dictionary: bool, unpacked: int, values: int, value_bytes: int) -> None:
-        """Raise an error if a page takes too much memory. `value_bytes`: the mean or, in a dictionary, the longest."""
-        if unpacked > self.limits.batch_memory:
-            raise pa.ArrowInvalid(
-                f"a page of {chunk.path} unpacks to {unpacked:,} bytes; at most {self.limits.batch_memory:,} are read"
-            )
+    def check(self, chunk: Chunk, is_dictionary: bool, values: int, value_bytes: int) -> None:
+        """Raise an error if rows of a page take too much memory.
+
+        `value_bytes`: the mean of a value or, in a dictionary, the longest.
+        """
         if chunk.is_bytes:
             chunk.value_bytes = max(chunk.value_bytes, value_bytes)
         if is_dictionary or chunk.path in self.reading.dictionaries:

@@ -22,7 +22,7 @@ from tests.pipelines.sources.shards import BLOCK, member, pairs, tar
 from vista_core import UsageError
 
 GOOD = pa.table({"id": ["good"], "text": ["x"]})
-SMALL = Limits(batch_memory=1 << 20, batch_bytes=1 << 16, row_bytes=1 << 17, parsed_bytes=1 << 20)
+SMALL = Limits(batch_memory=1 << 20, batch_stored=1 << 20, batch_bytes=1 << 16, row_bytes=1 << 17, parsed_bytes=1 << 20)
 # Reads a source, and says what came of it and how much memory that took.
 READ = """
 import json, re, sys
@@ -199,6 +199,16 @@ def test_a_parquet_file_beyond_the_limits_is_one_reject(local, table, options, m
     reason, said = beside_a_good_file(local, ".parquet", content, parquet(GOOD), limits)
     assert reason == "object_unreadable"
     assert message in said
+
+
+@pytest.mark.parametrize("encode", [arrow, parquet])
+def test_a_batch_of_large_values_is_read_if_it_is_stored_as_such(local, encode):
+    """pyarrow writes a thousand images into a page, whatever their size."""
+    image = np.random.default_rng(0).bytes(1 << 20)
+    local.put(f"a.{encode.__name__}", encode(pa.table({"id": ["a", "b"], "image": [image, image[::-1]]})))
+    limits = Limits(batch_memory=1 << 20)
+    assert read(local.root, limits) == read(local.root)
+    assert not read(local.root, limits)[1]
 
 
 def test_a_page_with_too_many_values_in_lists_is_not_unpacked(local):
