@@ -88,7 +88,7 @@ def test_a_flow_that_gets_no_cpu_says_who_has_them_and_goes_on_when_they_are_fre
         reading.join()
     total = f"{ray.cluster_resources()['CPU']:g}"
     assert f"{total} of {total} CPUs" in log.lines[-1]
-    assert "waiting for them: " in log.lines[-1] and "0.5 CPU" in log.lines[-1]
+    assert "waiting for them: 1 x 1 CPU;" in log.lines[-1], log.lines
     assert f"process {other.pid} on " in log.lines[-1]
     assert sum(blocks.rows for blocks in found) == 10
 

@@ -45,7 +45,7 @@ class StopsTheGroup:
                 for connection in process.net_connections():
                     if connection.status == psutil.CONN_LISTEN:
                         print("listens:", connection.laddr.ip, process.name(), flush=True)
-            without = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN"}
+            without = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH_")}
             address = ray.get_runtime_context().gcs_address
             subprocess.run([sys.executable, "-c", CLIENT, address], env=without, check=False)
             os.killpg(0, signal.SIGTERM)
