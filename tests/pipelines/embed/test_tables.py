@@ -16,8 +16,7 @@ from pipelines.ingest.reembed import is_under_way
 from pipelines.tables.dataset import ensure_dataset
 from pipelines.tables.lease import LeaseLostError, hold, take
 from pipelines.tables.transactions import CommitConflictError, barrier
-from tests.pipelines.tables.conftest import never
-from tests.tables import COLUMN
+from tests.tables import COLUMN, NO_RUNS
 from vista_core import UsageError, VistaError
 
 
@@ -36,12 +35,12 @@ def job_of(config: EmbedConfig, existing: lance.LanceDataset | None) -> Job:
     return Job(config, catalog, fetch_rules(config, catalog), None, COLUMN, None, {}, {}, ())  # type: ignore[arg-type]
 
 
-def begun(config: EmbedConfig, run: str = "run-1") -> lance.LanceDataset:
+def begun(config: EmbedConfig) -> lance.LanceDataset:
     """The table after a run has begun on it and ended without a row."""
     existing = table_to_continue(config)
     job = job_of(config, existing)
     table, _ = open_tables(job, existing)
-    with hold(table.uri, run, never) as (table, lease):
+    with hold(table, NO_RUNS) as (table, lease):
         table = settle_table(job, existing, table)
         lease.check(table)
     return lance.dataset(table.uri)
@@ -60,12 +59,12 @@ def test_the_next_run_makes_an_empty_table_anew_with_its_own_columns_and_options
             pa.Table.from_pylist([{"object": "old", "run": "run-1"}], side.schema), side.uri, mode="append"
         )
     other = dataclasses.replace(config, text_column="note", images="first")
-    second = begun(other, "run-2")
+    second = begun(other)
     assert {"title", "sha", "note"} & set(second.schema.names) == {"title", "sha"}
     assert second.schema.metadata != first.schema.metadata
     assert second.config().keys() == {"vista.lease"}, "the lease is kept"
     assert [lance.dataset(config.side_table(name)).count_rows() for name in ("rejects", "objects")] == [0, 0]
-    assert begun(other, "run-3").schema == second.schema
+    assert begun(other).schema == second.schema
 
 
 @pytest.mark.parametrize("kept", ["row", "row of another client", "tag"])
@@ -77,7 +76,7 @@ def test_a_table_that_somebody_may_need_is_not_made_anew(config, kept):
         row(table, id="1", **({} if kept == "row of another client" else {"_object": "a", "_run": "run-1"}))
     with pytest.raises(UsageError, match="--images first: the table t was filled with 'each'"):
         begun(dataclasses.replace(config, images="first"))
-    assert begun(config, "run-2").schema == table.schema
+    assert begun(config).schema == table.schema
 
 
 def test_an_empty_table_that_somebody_else_made_is_refused(config):
@@ -90,7 +89,7 @@ def test_of_two_first_runs_the_later_one_continues_what_the_first_one_wrote_or_i
     other = dataclasses.replace(config, text_column="note")
     same, different = job_of(config, None), job_of(other, None)  # both found no table when they started
     row(begun(config), id="1", _object="a", _run="run-1")
-    with hold(config.table_uri, "run-2", never) as (table, _):
+    with hold(lance.dataset(config.table_uri), NO_RUNS) as (table, _):
         assert settle_table(same, None, table).count_rows() == 1
         with pytest.raises(VistaError, match="another run or client changed the table while this run started"):
             settle_table(different, None, table)
@@ -99,9 +98,9 @@ def test_of_two_first_runs_the_later_one_continues_what_the_first_one_wrote_or_i
 
 def test_a_run_that_was_taken_over_cannot_make_the_table_anew_nor_write_to_the_new_one(config):
     begun(config)
-    table, lease = take(config.table_uri, "run-2", never)
+    table, lease = take(lance.dataset(config.table_uri), NO_RUNS)
     job = job_of(dataclasses.replace(config, text_column="note"), None)
-    with hold(config.table_uri, "run-3", never, by_force=True) as (latest, _):
+    with hold(lance.dataset(config.table_uri), NO_RUNS, by_force=True) as (latest, _):
         with pytest.raises(VistaError, match="changed the table"):
             settle_table(job, None, table)
         made = settle_table(job, None, latest)
@@ -122,7 +121,7 @@ def test_the_encoder_is_named_again_after_a_cast_and_columns_of_others_take_null
     table, _ = open_tables(job, existing)
     open_manifest(job, table.schema, "run-2")
     assert not is_under_way(table, column)
-    with hold(table.uri, "run-2", never) as (table, _):
+    with hold(table, NO_RUNS) as (table, _):
         table = settle_table(job, existing, table)
     assert table.schema.field("vector").type == wide
     assert table.schema.field("vector").metadata == COLUMN.field.metadata
