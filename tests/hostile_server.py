@@ -16,6 +16,7 @@ class Answer(NamedTuple):
     parts: tuple[bytes, ...]
     repeated: bytes = b""
     pause: float = 0.0  # seconds after each part
+    honest: bool = False  # a proper answer, which has no body for HEAD
 
 
 @contextmanager
@@ -25,8 +26,11 @@ def serve_hostile(answers: Mapping[str, Answer]) -> Iterator[str]:
     async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, EOFError, asyncio.LimitOverrunError, asyncio.CancelledError):
             request = await reader.readuntil(b"\r\n\r\n")
-            name = request.split()[1].decode().strip("/")
-            await write(writer, answers.get(name, Answer((b"",))))
+            method, name = request.split()[0], request.split()[1].decode().strip("/")
+            answer = answers.get(name, Answer((b"",)))
+            if answer.honest and method == b"HEAD":
+                answer = Answer((answer.parts[0].partition(b"\r\n\r\n")[0] + b"\r\n\r\n",))
+            await write(writer, answer)
         writer.close()
 
     async def write(writer: asyncio.StreamWriter, answer: Answer) -> None:

@@ -161,7 +161,7 @@ def test_a_uri_that_names_no_image_is_invalid(uri):
     assert result.message.startswith(f"{uri}: ".replace("\t", "")[:20].strip(":/ "))
 
 
-@pytest.mark.parametrize("path", ["x" * 70_000, "%" + "25" * 30_000, "%" + "25" * 5 + "2e"])
+@pytest.mark.parametrize("path", ["x" * 70_000, "%" + "25" * 30_000, "%" + "25" * 9 + "2e"])
 def test_a_uri_that_is_endless_or_encoded_over_and_over_is_invalid_at_once(path):
     """Its check takes time that grows with its length, not with the square of it."""
     began = time.monotonic()

@@ -189,9 +189,11 @@ def test_the_size_of_a_batch_follows_from_the_one_before(tmp_path_factory, runs,
     sizes = [size for rows, size in runs for _ in range(rows)]
     uri = str(tmp_path_factory.mktemp("bounded") / "t.lance")
     lance.write_dataset(pa.table({"image": [bytes(size) for size in sizes]}), uri)
-    tables = [table for table, _ in batches(open_table(uri, Limits(batch_bytes=ceiling, batch_rows=100)))]
+    rows = LanceTable.open(uri, Limits(batch_bytes=ceiling, batch_rows=100))
+    found = [batch for unit in rows.units() for batch in rows.batches(unit, ["image"])]
+    tables = [batch.table for batch in found]
     assert [len(image) for table in tables for image in table["image"].to_pylist()] == sizes
-    assert [row for table in tables for row in table["_row"].to_pylist()] == list(range(len(sizes)))
+    assert [row for batch in found for row in batch.rows] == list(range(len(sizes)))
     assert len(tables[0]) <= 16
     for before, after in itertools.pairwise(tables):
         mean = sum(len(image) for image in before["image"].to_pylist()) / len(before)
