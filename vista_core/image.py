@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from vista_core.errors import RecordError, RejectReason
-from vista_core.image_limits import check_cost, open_image
+from vista_core.image_limits import MAX_PIXELS, check_cost, open_image
 
 PREPROCESSING_VERSIONS = {"exact": 1, "fast": 2}  # part of EncoderIdentity: a change to the pixels needs a new number
 
@@ -125,12 +125,14 @@ def _rejecting() -> Iterator[None]:
         yield
     except RecordError:
         raise
+    except Image.DecompressionBombError as error:  # raised when the file is opened, before its size is checked here
+        raise RecordError("image_too_large", f"more than {MAX_PIXELS:,} pixels, which is the limit") from error
     except Exception as error:  # nearly any exception: decoders raise what they like
         raise RecordError(_reason(error), f"{type(error).__name__}: {error}") from error
 
 
 def _reason(error: Exception) -> RejectReason:
-    if isinstance(error, Image.DecompressionBombError | MemoryError):
+    if isinstance(error, MemoryError):
         return "image_too_large"
     if isinstance(error, EOFError) or TRUNCATED.search(str(error)):
         return "image_truncated"
