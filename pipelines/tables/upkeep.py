@@ -21,7 +21,7 @@ Execute = Callable[[list[CompactionTask]], list[RewriteResult]]
 
 
 class UpkeepError(VistaError):
-    """Some upkeep could not be done. The table's rows are as they were, and a later run tries again."""
+    """Some upkeep could not be done. The table's rows are unchanged, and a later run tries again."""
 
 
 @dataclass(frozen=True)
