@@ -83,19 +83,20 @@ def test_training_mode_changes_nothing(golden: Golden):
 def test_bfloat16_keeps_a_cosine_of_0999(name: str, photo: bytes):
     config = MODELS[name]
     model = load_model(config, synthetic_checkpoint(config)).requires_grad_(False)
-    inputs = a_text_an_image_and_a_pair(config, photo)
+    inputs = texts_images_and_pairs(config, photo)
     expected = encode_tensors(model, *inputs)
     pack_for_cpu(model.to(torch.bfloat16))
     cosines = torch.nn.functional.cosine_similarity(encode_tensors(model, *inputs), expected)
     assert cosines.min() >= 0.999
 
 
-def a_text_an_image_and_a_pair(config: ModelConfig, photo: bytes) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
-    """Token ids and pixels. Few, since bfloat16 takes seconds for each on a CPU that only emulates it."""
+def texts_images_and_pairs(config: ModelConfig, photo: bytes) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
+    """Token ids and pixels: two texts, two images and two pairs."""
+    draw = np.random.default_rng(0)
     first, last = {"bert": (101, 102), "xlm-roberta": (0, 2)}[config.text.family]
-    text = np.array([first, *np.random.default_rng(0).integers(1000, 30000, 30), last])
-    image = decode_image(photo, 224)
-    return [text, np.array([first, last]), text], [None, image, image]
+    images = [decode_image(photo, 224), draw.integers(0, 256, (224, 224, 3), dtype=np.uint8)]
+    texts = [np.array([first, *draw.integers(1000, 30000, count), last]) for count in (4, 30)]
+    return [*texts, *[np.array([first, last])] * 2, *texts], [None, None, *images, *images]
 
 
 def test_timm_has_the_same_vision_tower():
