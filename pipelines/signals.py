@@ -18,10 +18,11 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
 
 STOP_SECONDS = 25.0
+ANNOUNCE_SECONDS = 1.0
 ECHO_SECONDS = 0.3  # `timeout` signals the process, and then its group: the same stop arrives twice
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -35,6 +36,7 @@ class Stop:
     installed: bool = False
     received: signal.Signals | None = None
     deferring: int = 0  # how many `deferred` are entered
+    announced: threading.Event = field(default_factory=threading.Event)  # `watch` has said that it stops
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """The handler of SIGNALS. It doesn't log, since it may interrupt another message; `watch` does."""
@@ -80,6 +82,7 @@ def watch(reader: int, seconds: float) -> None:
         os.close(reader)
         return
     log.warning("%s: stopping. What is ready is committed first; a second signal stops at once", first.name)
+    STOP.announced.set()
     now = time.monotonic()
     end, deaf_until, last = now + seconds, now + ECHO_SECONDS, None
     while time.monotonic() < end and last is None:
@@ -124,7 +127,12 @@ def deferred() -> Iterator[None]:
 
 
 def stopped_by(error: BaseException) -> signal.Signals | None:
-    """The signal that is behind an error, which a library may have made of the KeyboardInterrupt; None if none is."""
+    """The signal that is behind an error, which a library may have made of the KeyboardInterrupt; None if none is.
+
+    Waits until the signal is announced, so that what the caller says of it is read after that.
+    """
+    if STOP.received is not None:
+        STOP.announced.wait(ANNOUNCE_SECONDS)
     return STOP.received or (signal.SIGINT if isinstance(error, KeyboardInterrupt) else None)
 
 
