@@ -36,7 +36,11 @@ def real_folders(paths: Iterable[str]) -> Folders:
 
 def leads_out(path: str, folders: Folders) -> str:
     """Why a file must not be read, with the cure, since it really is outside of `folders`; empty if it may be."""
-    real = os.path.realpath(path)
+    return outside(os.path.realpath(path), folders)
+
+
+def outside(real: str, folders: Folders) -> str:
+    """The same for a real path."""
     if any(real == folder or real.startswith(f"{folder.rstrip('/')}/") for folder in folders):
         return ""
     cure = f"if files may be read there, give --allow-prefix {real.rpartition('/')[0]}/"
@@ -58,17 +62,29 @@ def open_regular(path: str, folders: Folders | None = None) -> IO[bytes]:
     Raises UnreadableError, with the cause, for a link that leads elsewhere or nowhere, a file that this user may not
     read, a folder, a pipe, a socket or a device; FileNotFoundError if nothing is there.
     """
-    if folders is not None and (outside := leads_out(path, folders)):
-        raise UnreadableError(outside)
     try:
-        # The path was resolved above: a link that replaces the file since then is not followed. Without O_NONBLOCK,
-        # opening a pipe would wait for a writer.
-        descriptor = os.open(os.path.realpath(path), os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        # Without O_NONBLOCK, opening a pipe would wait for a writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError as error:
+        if folders is not None and (refused := leads_out(path, folders)):
+            raise UnreadableError(refused) from error
         if error.errno in OF_THE_FILE or Path(path).is_symlink():
             raise UnreadableError(f"it can't be opened: {with_cure(error)}") from error
         raise
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    try:
+        if folders is not None and (refused := outside(real_path(descriptor, path), folders)):
+            raise UnreadableError(refused)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise UnreadableError(NOT_REGULAR)
+    except BaseException:
         os.close(descriptor)
-        raise UnreadableError(NOT_REGULAR)
+        raise
     return os.fdopen(descriptor, "rb")
+
+
+def real_path(descriptor: int, path: str) -> str:
+    """Where an open file is, from the kernel if it has /proc: one call, and no link can be changed meanwhile."""
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+    except OSError:
+        return os.path.realpath(path)
