@@ -27,6 +27,7 @@ from pipelines.storage.errors import cause_of
 from pipelines.tables.dataset import published
 from pipelines.tables.indexes import bring_indexes_up_to_date
 from pipelines.tables.publish import publish
+from pipelines.tables.runs import Runs
 from pipelines.tables.upkeep import UpkeepError, clean_up, compact, postponing, rewrite_one
 
 log = logging.getLogger(__name__)
@@ -80,6 +81,8 @@ def collect_evidence(job: Job, committer: Committer) -> Evidence:
         tolerance=Tolerance(config.max_reject_rate, config.deletes, config.delete_at_most),
         example=committer.example_of,
         reference=ReferencePath(job.source, job.files, job.mark, job.rules, job.settings),
+        owns=job.owns,
+        runs=Runs(config.side_table("runs")),
         on_workers=on_workers,
     )
 

@@ -19,6 +19,7 @@ from pipelines.gates.reference import ReferencePath
 from pipelines.ingest.missing import Missing
 from pipelines.records import ID, RUN
 from pipelines.tables.dataset import TableVersion
+from pipelines.tables.runs import Runs
 from pipelines.tables.vector_column import VectorColumn
 
 OnWorkers = Callable[[Callable[..., Any], Sequence[tuple]], list[Any]]
@@ -50,6 +51,8 @@ class Evidence:
     missing: Missing = field(default_factory=Missing)
     example: Callable[[str], str] = str  # message of one of this run's rejects, by reason
     reference: ReferencePath | None = None
+    owns: Callable[[str], bool] = lambda name: True  # whether a file, by its name in the table, is of this source
+    runs: Runs | None = None
     on_workers: OnWorkers = here  # memory-heavy functions run on workers
 
     @cached_property

@@ -10,13 +10,15 @@ from pipelines.gates.conservation import conservation
 from pipelines.gates.evidence import Evidence, Gate
 from pipelines.gates.missing_rows import missing_rows
 from pipelines.gates.one_encoder import one_encoder
+from pipelines.gates.other_sources import other_sources
 from pipelines.gates.reject_rate import reject_rate
 from pipelines.gates.unique_ids import unique_ids
 from pipelines.gates.vectors import sound_vectors
 from vista_core import VistaError
 
 OF_THE_RUN: tuple[Gate, ...] = (conservation, reject_rate, missing_rows)  # at the end of every run
-OF_THE_TABLE: tuple[Gate, ...] = (unique_ids, sound_vectors, one_encoder, canary)  # if it differs from the published
+# If the table differs from the published version:
+OF_THE_TABLE: tuple[Gate, ...] = (unique_ids, sound_vectors, one_encoder, canary, other_sources)
 
 
 class GateError(VistaError):

@@ -112,16 +112,18 @@ def unreadable_part(file: SourceFile, error: str) -> FilePart:
 def checked(schema: pa.Schema, limits: Limits) -> pa.Schema:
     """`schema`, unless it has too many columns or too deep ones. Raises pa.ArrowInvalid.
 
-    Each row has a cell in each column, and types are compared and converted by recursion.
+    Each row has a cell in each column, and types are compared and converted by recursion. Raises UnicodeDecodeError for
+    a name that is not UTF-8, which pyarrow finds out when it is first asked for it.
     """
-    columns, level = 0, [field.type for field in schema]
+    columns, level = 0, [field.type for field in schema if field.name is not None]
     for _ in range(limits.depth + 1):
         columns += sum(not kind.num_fields for kind in level)
         if columns > limits.columns or len(level) > limits.columns:
             raise pa.ArrowInvalid(
                 f"it has {len(schema):,} columns, with their fields over {limits.columns:,}, the limit"
             )
-        level = [kind.field(part).type for kind in level for part in range(kind.num_fields)]
+        parts = [kind.field(part) for kind in level for part in range(kind.num_fields)]
+        level = [part.type for part in parts if part.name is not None]
     if level:
         raise pa.ArrowInvalid(f"a column is nested more than {limits.depth} deep, which is the limit")
     return schema

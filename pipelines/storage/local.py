@@ -85,6 +85,6 @@ def open_regular(path: str, folders: Folders | None = None) -> IO[bytes]:
 def real_path(descriptor: int, path: str) -> str:
     """Where an open file is, from the kernel if it has /proc: one call, and no link can be changed meanwhile."""
     try:
-        return os.readlink(f"/proc/self/fd/{descriptor}")
+        return str(Path(f"/proc/self/fd/{descriptor}").readlink())
     except OSError:
         return os.path.realpath(path)

@@ -1,7 +1,7 @@
 """`NAME_runs`: a row for each run that got the lease, written when it starts, while it runs, and when it ends.
 
-It is a report. Two decisions depend on it: whether a run on another machine, which holds the lease, may be dead; and
-the id of the next run, which is above those in it.
+It is a report. Three decisions depend on it: whether a run on another machine, which holds the lease, may be dead; the
+id of the next run, which is above those in it; and whether rows of another source were judged.
 """
 
 from __future__ import annotations
@@ -107,6 +107,23 @@ class Runs:
     def ids(self) -> list[str]:
         """The id of every run."""
         return self.read("run")
+
+    def judged(self, apart_from: str) -> set[str]:
+        """The runs whose rows passed all gates but `apart_from`, in a run of the same source at the time or later."""
+        dataset = open_dataset(self.uri)
+        columns = ["run", "status", "gates", "configuration"]
+        rows = [] if dataset is None else dataset.to_table(columns).sort_by([("run", "descending")]).to_pylist()
+        sources, found = set[str](), set[str]()
+        for row in rows:
+            options = json.loads(row["configuration"])["options"]
+            source = options["source_name"] or options["source"]
+            gates = {gate["gate"]: gate["passed"] for gate in json.loads(row["gates"] or "[]")}
+            came_to_it = apart_from in gates  # a run that found nothing new to publish is done without
+            if row["status"] == "done" or (came_to_it and all(gates[name] for name in gates if name != apart_from)):
+                sources.add(source)
+            if source in sources:
+                found.add(row["run"])
+        return found
 
     def read(self, column: str, where: str | None = None) -> list[Any]:
         """What the rows that pass a SQL filter have in a column, without nulls."""

@@ -206,6 +206,19 @@ def test_rows_that_failed_a_gate_are_judged_in_every_run_until_they_are_repaired
     assert {key: row["text"] for key, row in rows(tmp_path).items()} == texts
 
 
+def test_rows_that_failed_a_gate_are_not_published_by_the_run_of_another_source(tmp_path):
+    shop = EmbedConfig(write(tmp_path / "shop", a={"s0": "x", "s1": "y"}), str(tmp_path), "t", source_name="shop")
+    museum = dataclasses.replace(shop, source=write(tmp_path / "museum", a={"m0": "z"}), source_name="museum")
+    with pytest.raises(GateError, match="canary"):
+        embed(shop, Setup(stages=Stages(encoder=Confused)))
+    with pytest.raises(GateError, match=r"other sources: 's\d' .* of shop#.* by run \w+.* Run the job for that source"):
+        embed(museum)
+    assert published(table(tmp_path, None)) is None
+    write(tmp_path / "shop", a={"s0": "other", "s1": "texts"})
+    assert embed(shop).counts.written == 2
+    assert rows(tmp_path).keys() == {"s0", "s1", "m0"}, "the rows of the museum passed all other gates in its own run"
+
+
 def test_readers_see_a_reembedded_column_only_when_all_of_it_is_replaced(tmp_path):
     texts = {f"a{n}": f"text {n} " * 9 for n in range(200)}
     source = write(tmp_path / "in", 40, a=texts, b={"b": "x"})
