@@ -155,8 +155,8 @@ def query_settings(config: SearchConfig, origin: Origin, column: VectorColumn) -
     """The settings that the column was filled with; options override where the encoder's files are."""
     settings = EncoderSettings(
         model=origin.model if config.model is None else config.model,
-        weights=local_file(origin.weights if config.weights is None else config.weights),
-        from_pretrained=origin.from_pretrained if config.from_pretrained is None else config.from_pretrained,
+        weights=local_file(absolute(config.weights) if config.weights else origin.weights),
+        from_pretrained=absolute(config.from_pretrained) if config.from_pretrained else origin.from_pretrained,
         device=config.device,
     )
     # The column's precision was chosen for speed; one query can have the most exact vector.

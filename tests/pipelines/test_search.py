@@ -195,6 +195,11 @@ def test_the_options_say_where_the_encoders_files_are_now(tmp_path, write):
 ROWS = [{"id": "a", "text": "two\nlines", "modality": "text", "score": 0.5}]
 
 
+def test_weights_at_a_uri_with_credentials_are_refused(db):
+    with pytest.raises(UsageError, match="has credentials in it"):
+        search(SearchConfig(db, "shapes", text="x", weights="s3://KEY:SECRET@bucket/model.pth"))
+
+
 def test_results_for_people_are_a_table():
     assert str(Results(ROWS, False, "tiny")) == "tiny, 1 results\n score  id\n 0.500  a  [text] two lines"
     long = str(Results([ROWS[0] | {"text": "word " * 50}], False, "tiny")).splitlines()[2]
