@@ -54,7 +54,7 @@ def open_catalog(config: EmbedConfig, existing: lance.LanceDataset | None) -> Ca
     columns = before.columns if before is not None else {}
     wanted = {role: getattr(asked, role) or columns.get(role, taken) for role, taken in source.roles.items()}
     if wanted != source.roles:
-        source = reopen(config, source, Columns(**wanted, images=images), like, columns)
+        source = reopen(config, source, dataclasses.replace(asked, **wanted), like, columns)
     for role, column in wanted.items():
         if source.roles[role] != column:
             raise UsageError(

@@ -19,9 +19,10 @@ import pyarrow as pa
 
 from pipelines.reasons import OBJECT_UNREADABLE, Reject
 from pipelines.sources.arrow_messages import batch_claims
-from pipelines.sources.columns import Batch, is_list
+from pipelines.sources.columns import Batch
 from pipelines.sources.format import FILES_TRIED, FileFormat, checked, first_readable
 from pipelines.sources.limits import Limits
+from pipelines.sources.types import is_list
 from pipelines.sources.units import FilePart
 from pipelines.storage.errors import READ_ERRORS, is_damage
 from pipelines.storage.files import Listing, SourceFile, open_unchanged

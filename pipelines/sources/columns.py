@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from pipelines.reasons import COLUMN_TYPE, TEXT_NOT_UTF8, Reject
 from pipelines.records import ID, IMAGE, IMAGE_URI, OBJECT, RESERVED, ROW, TEXT, read_schema, replace_column
+from pipelines.sources.types import is_bytes, is_list, is_text, plain
 from vista_core import UsageError
 
 # Usual column names in tar shards, Hugging Face datasets and shop catalogs, the most likely first.
@@ -43,6 +44,13 @@ class Columns:
     text: str | None = None
     image: str | None = None
     images: Images = "each"  # of a list: a record for each image, or for the first only
+    strict: bool = False  # a value that doesn't fit its column rejects the record; else it becomes null
+    encoding: str | None = None  # of text files; None: UTF-8, or what their byte order mark says
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """All columns that the user named."""
+        return tuple(name for name in (self.id, self.text, self.image) if name is not None)
 
 
 class Batch(NamedTuple):
@@ -51,6 +59,7 @@ class Batch(NamedTuple):
     table: pa.Table
     rows: Sequence[int]  # the position of each row in the file: its number or, in text files, the byte it starts at
     rejects: dict[int, Reject]  # rows of `table` that could not be read, and are null in it
+    misfits: Mapping[int, Mapping[str, str]] = {}  # by row and column, why a value, now null, doesn't fit its column
 
 
 @dataclass(frozen=True)
@@ -266,18 +275,6 @@ def element(kind: pa.DataType) -> pa.DataType:
     return kind.value_type if is_list(kind) else kind
 
 
-def is_list(kind: pa.DataType) -> bool:
-    """True for lists with offsets of either width, and of fixed size."""
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-
-
-def plain(kind: pa.DataType) -> pa.DataType:
-    """The type in which a column is read: dictionaries as their values, views as plain strings or bytes."""
-    if pa.types.is_dictionary(kind):
-        return plain(kind.value_type)
-    return {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}.get(kind, kind)
-
-
 def storable(field: pa.Field) -> bool:
     """True if a table can have this column: its name is not reserved, without dots and backticks, and its type fits."""
     named = field.name not in RESERVED and re.fullmatch(r"[^.`]+", field.name) is not None
@@ -296,11 +293,6 @@ def describe_columns(schema: pa.Schema) -> str:
     return ", ".join(f"{field.name} ({field.type})" for field in schema) or "no columns"
 
 
-def is_text(kind: pa.DataType) -> bool:
-    """True for strings with offsets of either width."""
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
 def is_key(kind: pa.DataType) -> bool:
     """True for strings and integers."""
     return is_text(kind) or pa.types.is_integer(kind)
@@ -317,8 +309,3 @@ def has_bytes(kind: pa.DataType) -> bool:
 def is_image(kind: pa.DataType) -> bool:
     """True for image bytes, paths or URIs of images, or a list of either."""
     return has_bytes(kind) or is_text(element(kind))
-
-
-def is_bytes(kind: pa.DataType) -> bool:
-    """True for binary with offsets of either width."""
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)

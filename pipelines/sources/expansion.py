@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.reasons import SEVERAL_IMAGES, TEXT_TOO_LARGE, Reject
-from pipelines.sources.columns import Batch, Layout, is_bytes, is_list, is_text
+from pipelines.sources.columns import Batch, Layout
 from pipelines.sources.limits import Limits
+from pipelines.sources.types import is_bytes, is_list, is_text
 
 VIEW_BYTES = 16  # of a view, which begins with the length of its value as an int32
 

@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.reasons import COLUMN_TYPE, Reject
-from pipelines.sources.columns import is_list, is_text
 from pipelines.sources.limits import Limits
+from pipelines.sources.types import is_list, is_text
 
 # Which types of columns can hold a kind of JSON value. `float` stands for all numbers.
 FITS = {

@@ -13,13 +13,14 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from pipelines.reasons import COLUMN_TYPE, LONGEST_MESSAGE, SEVERAL_IMAGES, Reject
-from pipelines.sources.columns import Batch, is_list
+from pipelines.sources.columns import Batch
 from pipelines.sources.format import FileFormat, first_readable
 from pipelines.sources.json_types import can_hold, columns_of, converted
 from pipelines.sources.limits import Limits
 from pipelines.sources.lines import table_types
 from pipelines.sources.samples import IMAGE, KEY, MEMBERS, TEXTS, Sample, groups, samples
 from pipelines.sources.tar import decompressed
+from pipelines.sources.types import is_list
 from pipelines.sources.units import FilePart
 from pipelines.storage.errors import READ_ERRORS, is_damage, said
 from pipelines.storage.files import Listing, SourceFile, open_unchanged
