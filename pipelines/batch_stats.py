@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.records import STATS, STATS_TYPE
+from pipelines.records import STATS, STATS_TYPE, Misfits
 
 
 @dataclass(frozen=True)
@@ -32,18 +32,26 @@ class BatchStats:
     unchanged_rows: Sequence[int] = ()  # row numbers in the source file
     unchanged_files: Sequence[int] = ()  # indexes into `files`
     ended: Sequence[str] = ()  # files of a unit that was read to its end
+    misfits: Sequence[Misfits] = ()
     warnings: Sequence[str] = ()  # log messages of the worker
 
     def row(self, schema: pa.Schema) -> pa.Table:
         """One row of the stream; all other columns are null."""
-        value = pa.array([vars(self) | {"files": [asdict(each) for each in self.files]}], STATS_TYPE)
+        lists = {"files": [asdict(each) for each in self.files], "misfits": [each._asdict() for each in self.misfits]}
+        value = pa.array([vars(self) | lists], STATS_TYPE)
         columns = [value if field.name == STATS else pa.nulls(1, field.type) for field in schema]
         return pa.table(columns, schema=schema)
+
+
+PARTS: tuple[tuple[str, Any], ...] = (("files", FileCounts), ("misfits", Misfits))
 
 
 def split_stats(rows: pa.Table) -> tuple[pa.Table, list[BatchStats]]:
     """The records of a part of the stream, and the batch statistics in it."""
     is_stats = pc.is_valid(rows[STATS])
     values: list[dict[str, Any]] = rows.filter(is_stats)[STATS].to_pylist()
-    stats = [BatchStats(**value | {"files": [FileCounts(**each) for each in value["files"]]}) for value in values]
+    stats = []
+    for value in values:
+        files, misfits = ([kind(**each) for each in value.pop(name)] for name, kind in PARTS)
+        stats.append(BatchStats(**value, files=files, misfits=misfits))
     return rows.filter(pc.invert(is_stats)), stats

@@ -6,8 +6,11 @@ A listener is called on the driver, in the order of events, and before the run g
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+
+from pipelines.reasons import REASONS
+from pipelines.records import Misfits
 
 
 @dataclass(frozen=True)
@@ -25,11 +28,17 @@ class Counts:
     foreign: int = 0  # rows of the table that other clients wrote, without `_object`
     skipped_rejected: int = 0  # records of skipped files that an earlier run rejected
     reasons: Counter[str] = field(default_factory=Counter)  # rejected records by reason
+    misfits: Mapping[str, Misfits] = field(default_factory=dict)  # values that don't fit, by column
 
     @property
     def rejected(self) -> int:
         """Records rejected for whatever reason."""
         return self.reasons.total()
+
+    @property
+    def rejected_in_earnest(self) -> int:
+        """Those of them of which something is lost."""
+        return sum(number for reason, number in self.reasons.items() if not REASONS[reason].harmless)
 
     @property
     def resolved(self) -> int:

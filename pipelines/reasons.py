@@ -28,6 +28,7 @@ class Reason:
     `retryable`: a later run may accept the record although its file is unchanged, so that file is read again.
     `removes_row`: the row that the table has of an earlier, good version of the record leaves the table (unless
     `--keep-stale`). False where nothing is known of the record's content, since the fault is that of a store or server.
+    `harmless`: nothing is lost, so the record doesn't count towards `--max-reject-rate`.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Reason:
     meaning: str
     retryable: bool = False
     removes_row: bool = True
+    harmless: bool = False
 
     def reject(self, message: str, stage: Stage | None = None) -> Reject:
         """A record that is rejected for this reason, by default in the stage that usually finds it."""
@@ -58,17 +60,32 @@ TEXT_TOO_LARGE = Reason(
     "read",
     "A text or a whole row is larger than is read, or a text has no space in a million characters; see Limits.",
 )
-COLUMN_TYPE = Reason("column_type", "read", "A value does not fit the type that its column has in the other files.")
+COLUMN_TYPE = Reason(
+    "column_type",
+    "read",
+    "The text or image is no text or image; with `--strict-columns`: a value doesn't fit its column.",
+)
 SEVERAL_IMAGES = Reason(
     "several_images", "read", "A WebDataset sample has several images, the first samples one; or a list has over 1,000."
 )
 SEVERAL_MEMBERS = Reason(
     "several_members", "read", "A WebDataset sample has two members with the same ending, or over 1,000."
 )
-MISSING_ID = Reason("missing_id", "select", "The id is null.")
+ID_INVALID = Reason(
+    "id_invalid", "read", "The id is a fraction, or a float beyond 2^53, which stands for several whole numbers."
+)
+MISSING_ID = Reason("missing_id", "select", "The id is null or empty.")
 EMPTY_RECORD = Reason("empty_record", "select", "The record has neither text nor image.")
 DUPLICATE_ID = Reason(
     "duplicate_id", "select", "Another record of the table has the same id; the first in listing order keeps it.", True
+)
+REPEATED_CONTENT = Reason(
+    "repeated_content",
+    "select",
+    "Records have no ids, and another one has the same content: one row stands for both. Doesn't count towards "
+    "`--max-reject-rate`.",
+    True,
+    harmless=True,
 )
 URI_INVALID = Reason("uri_invalid", "fetch", "The image's URI is malformed or ambiguous.", retryable=True)
 URI_NOT_ALLOWED = Reason(

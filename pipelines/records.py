@@ -1,6 +1,6 @@
 """The contract between the stages: one Arrow schema that a record fills as it moves from left to right.
 
-    read      id, text, image, image_uri, _object, _row, and the source's other columns
+    read      id, text, image, image_uri, _object, _row, MISFITS, and the source's other columns
     select    FINGERPRINT; unchanged records are dropped and counted; records of which only other columns or the file
               changed are marked HAS_VECTOR, and pass decode and encode untouched
     fetch     image, where image_uri alone says where it is
@@ -15,6 +15,7 @@ each block once, so what is counted in the stream is counted once.
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,7 +26,7 @@ from pipelines.reasons import Reject
 ID, TEXT, IMAGE, IMAGE_URI, OBJECT, RUN = "id", "text", "image", "image_uri", "_object", "_run"
 MODALITY, TRUNCATED = "modality", "truncated"
 # Columns of a record on its way. The table has fingerprint and vector under the names of its vector column.
-ROW, REASON, STAGE, MESSAGE, STATS = "_row", "_reason", "_stage", "_message", "_stats"
+ROW, MISFITS, REASON, STAGE, MESSAGE, STATS = "_row", "_misfits", "_reason", "_stage", "_message", "_stats"
 FINGERPRINT, VECTOR, HAS_VECTOR = "_content_fingerprint", "_encoded_vector", "_has_vector"
 INPUT_IDS, PIXELS = "_input_ids", "_pixels"
 
@@ -50,6 +51,7 @@ STATS_TYPE = pa.struct(  # batch_stats.BatchStats
         ("unchanged_rows", pa.list_(pa.int64())),
         ("unchanged_files", pa.list_(pa.int32())),
         ("ended", pa.list_(pa.string())),
+        ("misfits", pa.list_(pa.struct([("column", pa.string()), ("number", pa.int64()), ("example", pa.string())]))),
         ("warnings", pa.list_(pa.string())),
     ]
 )
@@ -62,6 +64,8 @@ READ_FIELDS = (
     pa.field(IMAGE_URI, pa.string()),
     pa.field(OBJECT, pa.string()),
     pa.field(ROW, pa.int64()),
+    # Values of columns that pass through which don't fit, and are null in the record.
+    pa.field(MISFITS, pa.list_(pa.struct([("column", pa.string()), ("message", pa.string())]))),
 )
 # Columns that every record carries beside them, from `select` on.
 FLOW_FIELDS = (
@@ -96,6 +100,14 @@ REJECT_SCHEMA = pa.schema(
         ("run", pa.string()),
     ]
 )
+
+
+class Misfits(NamedTuple):
+    """Values of a column that passes through which don't fit it, and are null in the table."""
+
+    column: str
+    number: int
+    example: str
 
 
 def read_schema(extra: pa.Schema) -> pa.Schema:

@@ -51,6 +51,7 @@ SUFFIXES = frozenset(
     )
 )
 
+STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
 MAX_PIXELS = 178_956_970  # above this, Pillow raises DecompressionBombError
 MAX_ASPECT = 512  # resized to 224 px, that is 26 megapixels; without a limit, a 600000 x 1 image would take gigabytes
 MAX_BYTES = 512 << 20
@@ -93,6 +94,14 @@ class _File(io.BytesIO):
             if self.reads < 0:
                 raise RecordError("image_unsupported", f"more than {MAX_READS:,} pieces of metadata; save it without")
         return super().read(size)
+
+
+def is_image_start(data: bytes) -> bool:
+    """True for bytes that begin like an image in one of the FORMATS."""
+    if data.startswith(STARTS):
+        return True
+    bitmap = data[:2] == b"BM" and data[6:10] == bytes(4)  # reserved, and zero
+    return bitmap or (data[:4] == b"RIFF" and data[8:12] == b"WEBP") or data[4:12] in (b"ftypavif", b"ftypavis")
 
 
 def open_image(data: bytes) -> Image.Image:

@@ -49,31 +49,37 @@ def open_catalog(config: EmbedConfig, existing: lance.LanceDataset | None) -> Ca
     like = passed_through(existing.schema) if existing is not None else None
     images = kept_option(config, "images", "each", before)
     identity = kept_option(config, "image_identity", "version", before)
-    asked = Columns(config.id_column, config.text_column, config.image_column, images)
+    text = config.text_column or ()
+    asked = Columns(config.id_column, text, config.image_column, images, config.strict_columns, config.encoding)
     source = open_source(config.source, asked, like, config.source_kind, limits_of(config))
     columns = before.columns if before is not None else {}
-    wanted = {role: getattr(asked, role) or columns.get(role, taken) for role, taken in source.roles.items()}
+    wanted = {role: asked.roles[role] or columns.get(role, taken) for role, taken in source.roles.items()}
     if wanted != source.roles:
-        source = reopen(config, source, dataclasses.replace(asked, **wanted), like, columns)
+        source = reopen(config, source, asked.with_roles(wanted), like, columns)
     for role, column in wanted.items():
         if source.roles[role] != column:
             raise UsageError(
                 f"{config.table} was filled without a column for {role!r}, and {source.roles[role]!r} would now be "
-                f"taken for it: say so with --{role}-column {source.roles[role]}, or choose another --table"
+                f"taken for it: say so with --{role}-column {named(source.roles[role])}, or choose another --table"
             )
     return Catalog(source, images, identity)
 
 
 def reopen(
-    config: EmbedConfig, source: Source, columns: Columns, like: pa.Schema | None, before: dict[str, str | None]
+    config: EmbedConfig, source: Source, columns: Columns, like: pa.Schema | None, before: dict[str, Any]
 ) -> Source:
     """Open the source with the `columns` of the table instead of those that were detected."""
     try:
         return open_source(config.source, columns, like, config.source_kind, limits_of(config))
     except UsageError as error:
-        kept = ", ".join(f"{role}: {column}" for role, column in before.items() if column)
+        kept = ", ".join(f"{role}: {named(column)}" for role, column in before.items() if column)
         found = "; ".join(source.describe())
         raise UsageError(f"{error}. ({config.table} was filled with {kept or 'no columns'}; found: {found})") from error
+
+
+def named(columns: str | list[str]) -> str:
+    """The columns of a role, as an option names them."""
+    return columns if isinstance(columns, str) else " ".join(columns)
 
 
 def limits_of(config: EmbedConfig) -> Limits:

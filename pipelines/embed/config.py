@@ -41,11 +41,17 @@ class EmbedConfig:
     """A local folder with the text tower's config.json and tokenizer; default: those on the Hugging Face hub."""
     id_column: str | None = None
     """Column with the record's id; default: one named `id` or similar, else the id is a hash of the content."""
-    text_column: str | None = None
-    """Column with the text; default: one named `text`, `caption`, `title` or similar."""
+    text_column: tuple[str, ...] | None = None
+    """Column with the text, or several, whose values are joined in this order (title brand description); default: one
+    named `text`, `caption`, `title` or similar."""
     image_column: str | None = None
     """Column with image bytes, or with paths or URIs of images; default: one named `image`, `jpg`, `image_url` or
     similar."""
+    strict_columns: bool = False
+    """Reject a record if a value that only passes through doesn't fit its column; default: the value becomes null, and
+    is counted."""
+    encoding: str | None = None
+    """Encoding of CSV and JSON lines, such as latin-1 or cp1252; default: UTF-8, or what a byte order mark says."""
     source_kind: Kind | None = None
     """The format of the source; default: detected by file names and first bytes."""
     images: Images | None = None

@@ -108,7 +108,7 @@ def prepare(job: Job, table: lance.LanceDataset, rejects: lance.LanceDataset, ru
     if lacks_ids(table):
         on_a_worker(index_ids, table.uri)
         table = lance.dataset(table.uri)
-    return job, Target(table, job.column, rejects, manifest, job.config.keep_stale)
+    return job, Target(table, job.column, rejects, manifest, job.config.keep_stale, job.source.has_ids)
 
 
 def ingest(job: Job, committer: Committer, setup: Setup) -> None:

@@ -10,6 +10,7 @@ from pipelines.events import Arrived, Counts, Event, ReadingEnded, UpkeepPostpon
 from pipelines.gates.reject_rate import name_reasons
 from pipelines.ingest.missing import WHY_SOME_STAY
 from pipelines.progress import duration
+from pipelines.terminal import one_line
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,10 @@ class Summary:
             )
         if counts.reasons:
             lines.append(f"rejected, see {config.table}_rejects: {name_reasons(counts)}")
+        for each in counts.misfits.values():
+            lines.append(
+                f"column {each.column}: {each.number:,} values don't fit and are null, such as {one_line(each.example)}"
+            )
         lines += [f"left for a later run: {message}" for message in self.postponed]
         lines += config.scope.describe()
         lines.append(f"published version {self.version} of {config.table_uri}")

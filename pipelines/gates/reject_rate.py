@@ -15,7 +15,7 @@ def reject_rate(evidence: Evidence) -> Verdict:
     """
     counts, limit = evidence.counts, evidence.tolerance.reject_rate
     read = counts.read + counts.skipped + counts.skipped_rejected
-    rejected = counts.rejected + counts.skipped_rejected
+    rejected = counts.rejected_in_earnest + counts.skipped_rejected
     share = f"{rejected:,} of {read:,} rows of the source were rejected ({rejected / max(1, read):.1%})"
     if rejected <= limit * read:
         return Verdict("reject rate", True, share)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import lance
@@ -22,6 +22,7 @@ from pipelines.events import (
 )
 from pipelines.ingest.fragments import Bundle, Replacement, Written
 from pipelines.ingest.manifest import Manifest
+from pipelines.records import Misfits
 from pipelines.tables.dataset import TableVersion, quoted
 from pipelines.tables.lease import Lease
 from pipelines.tables.transactions import CommitConflictError, append, replace_fragments, upsert
@@ -46,6 +47,7 @@ class Target:
     rejects: lance.LanceDataset
     manifest: Manifest
     keep_stale: bool = False  # True if rows stay whose record was rejected
+    has_ids: bool = True  # False if hashes of the content are the ids
 
 
 class Committer:
@@ -118,6 +120,7 @@ class Committer:
             run=self.run,
             accounted=self.accounted.serialize(),
             keep_stale=self.target.keep_stale,
+            has_ids=self.target.has_ids,
             already_replaced=dict(replaced),
         )
 
@@ -202,4 +205,14 @@ def added(counts: Counts, written: Written) -> Counts:
         removed=counts.removed + written.removed,
         deleted=counts.deleted + written.deleted,
         reasons=counts.reasons + written.reasons,
+        misfits=added_misfits(counts.misfits, written.misfits),
     )
+
+
+def added_misfits(before: Mapping[str, Misfits], misfits: Iterable[Misfits]) -> dict[str, Misfits]:
+    """The misfits of each column, with the first example."""
+    found = dict(before)
+    for each in misfits:
+        known = found.get(each.column, each._replace(number=0))
+        found[each.column] = known._replace(number=known.number + each.number)
+    return found

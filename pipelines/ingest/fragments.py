@@ -20,7 +20,7 @@ from pyroaring import BitMap64
 from pipelines.batch_stats import BatchStats, split_stats
 from pipelines.ingest.manifest import FileStats, RowChecksum, add_up, checksums_of
 from pipelines.ingest.resolve import Incoming, Known, Resolution, StoredRow, duplicate, resolve
-from pipelines.reasons import BAD_VECTOR, OBJECT_UNREADABLE, REASONS, Reject
+from pipelines.reasons import BAD_VECTOR, DUPLICATE_ID, OBJECT_UNREADABLE, REASONS, REPEATED_CONTENT, Reject
 from pipelines.records import (
     FINGERPRINT,
     HAS_VECTOR,
@@ -36,6 +36,7 @@ from pipelines.records import (
     STAGE,
     TRUNCATED,
     VECTOR,
+    Misfits,
     embeddable,
     replace_column,
     with_rejects,
@@ -60,6 +61,7 @@ class Bundle:
     run: str
     accounted: bytes  # BitMap64: rows of the base version that earlier bundles account for
     keep_stale: bool = False  # True if a row stays whose record was rejected
+    has_ids: bool = True  # False if hashes of the content are the ids
     # Ids whose rows a `Replacement` of this bundle has committed already, each with the file of an earlier record of
     # this run that had the id before.
     already_replaced: Mapping[str, str | None] = field(default_factory=dict)
@@ -91,6 +93,7 @@ class Written:
     fragments: Sequence[str] = ()  # new fragments
     changed: Sequence[str] = ()  # fragments that lose rows
     rejects: Sequence[str] = ()  # new fragments of NAME_rejects
+    misfits: Sequence[Misfits] = ()  # values that don't fit their column
     warnings: Sequence[str] = ()  # log messages of the workers
 
     @property
@@ -113,7 +116,7 @@ def write_bundle(bundle: Bundle, *blocks: pa.Table) -> Written | Replacement:
     entering = records.filter(pc.is_null(records[REASON]))
     rows = with_stored_values(table_rows(entering, bundle), entering, bundle)
     rewritten = pc.sum(pc.fill_null(entering[HAS_VECTOR], False)).as_py() or 0
-    rejects = reject_rows(records, [*duplicates, *resolution.superseded_rejects], bundle.run)
+    rejects = reject_rows(records, [*duplicates, *resolution.superseded_rejects], bundle)
     by_file = add_up(counted_stats(stats), outcomes(records, rejects), held(rows, bundle.column))
     committed = pa.array([key in bundle.already_replaced for key in rows[ID].to_pylist()], pa.bool_())
     written, rows = len(rows) - rewritten, rows.filter(pc.invert(committed))
@@ -134,6 +137,7 @@ def write_bundle(bundle: Bundle, *blocks: pa.Table) -> Written | Replacement:
         fragments=write(rows, bundle.table.uri),
         changed=changed,
         rejects=write(rejects, bundle.rejects_uri),
+        misfits=[misfits for each in stats for misfits in each.misfits],
         warnings=[warning for each in stats for warning in each.warnings],
     )
 
@@ -291,8 +295,11 @@ def held(rows: pa.Table, column: VectorColumn) -> dict[str, FileStats]:
     return {file: FileStats(held=rows) for file, rows in checksums_of(rows, column.fingerprint).items()}
 
 
-def reject_rows(records: pa.Table, others: list[dict], run: str) -> pa.Table:
-    """The rejected ones of `records`, and others, in the schema of `NAME_rejects`."""
+def reject_rows(records: pa.Table, others: list[dict], bundle: Bundle) -> pa.Table:
+    """The rejected ones of `records`, and others, in the schema of `NAME_rejects`.
+
+    Where hashes of the content are the ids, a duplicate id is content that is repeated.
+    """
     records = records.filter(pc.is_valid(records[REASON]))
     names = {"id": ID, "object": OBJECT, "row": ROW, "stage": STAGE, "reason": REASON, "message": MESSAGE}
     columns = [records[names[f.name]] if f.name in names else pa.nulls(len(records), f.type) for f in REJECT_SCHEMA]
@@ -300,7 +307,10 @@ def reject_rows(records: pa.Table, others: list[dict], run: str) -> pa.Table:
     # Whatever a parser or a client said: signed URIs and passwords of the catalog don't belong into a message.
     messages = [message and redacted_text(message) for message in rejects["message"].to_pylist()]
     rejects = replace_column(rejects, "message", pa.array(messages, pa.string()))
-    return replace_column(rejects, "run", pa.repeat(run, len(rejects)))
+    if not bundle.has_ids:
+        repeated = pc.equal(rejects["reason"], DUPLICATE_ID.name)
+        rejects = replace_column(rejects, "reason", pc.if_else(repeated, REPEATED_CONTENT.name, rejects["reason"]))
+    return replace_column(rejects, "run", pa.repeat(bundle.run, len(rejects)))
 
 
 def write(rows: pa.Table, uri: str) -> list[str]:

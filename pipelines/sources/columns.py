@@ -1,38 +1,28 @@
-"""Finds the columns that serve as a record's id, text and image, and turns rows of a catalog into records."""
+"""The layout of a source: which of its columns serve as a record's id, text and image, and which pass through."""
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.reasons import COLUMN_TYPE, TEXT_NOT_UTF8, Reject
-from pipelines.records import ID, IMAGE, IMAGE_URI, OBJECT, RESERVED, ROW, TEXT, read_schema, replace_column
-from pipelines.sources.types import is_bytes, is_list, is_text, plain
-from vista_core import UsageError
+from pipelines.records import ID, IMAGE, IMAGE_URI, MISFITS, OBJECT, RESERVED, ROW, TEXT, read_schema, replace_column
+from pipelines.sources.casting import NOT_UTF8, cast, ids, numbered, texts, without_invalid_text
+from pipelines.sources.image_cells import image_parts
+from pipelines.sources.roles import Look, Roles, element, find_roles, no_rows
+from pipelines.sources.types import is_list, is_text, merged, plain
 
-# Usual column names in tar shards, Hugging Face datasets and shop catalogs, the most likely first.
-ID_NAMES = ("__key__", "id", "_id", "key", "uid", "uuid", "item_id", "product_id", "asin", "sku")
-TEXT_NAMES = ("txt", "text", "caption", "title", "description", "name", "alt", "prompt", "cls")
-IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "photo", "picture", "images")
-# Columns of strings that hold an image's path or URI. Not `url`, which is as often that of the page with the image.
-URI_NAMES = (
-    *("image", "img", "image_uri", "image_url", "image_path", "image_file", "img_url", "photo", "picture", "file_name"),
-    *("images", "image_uris", "image_urls", "image_paths"),
-)
+NOT_STORABLE = (pa.types.is_null, pa.types.is_union, pa.types.is_interval)
 
-NOT_STORABLE = (
-    *(pa.types.is_map, pa.types.is_null, pa.types.is_union, pa.types.is_run_end_encoded, pa.types.is_interval),
-    *(pa.types.is_list_view, pa.types.is_large_list_view, pa.types.is_decimal32, pa.types.is_decimal64),
-)
-CAST_ERRORS = (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError)
-
+Found = TypeVar("Found")
 Images = Literal["each", "first"]
 
 
@@ -41,7 +31,7 @@ class Columns:
     """The columns that the user named; those that are None are found by their usual names and types."""
 
     id: str | None = None
-    text: str | None = None
+    text: tuple[str, ...] = ()  # joined in this order
     image: str | None = None
     images: Images = "each"  # of a list: a record for each image, or for the first only
     strict: bool = False  # a value that doesn't fit its column rejects the record; else it becomes null
@@ -50,7 +40,18 @@ class Columns:
     @property
     def named(self) -> tuple[str, ...]:
         """All columns that the user named."""
-        return tuple(name for name in (self.id, self.text, self.image) if name is not None)
+        return tuple(name for name in (self.id, *self.text, self.image) if name is not None)
+
+    @property
+    def roles(self) -> dict[str, Any]:
+        """The columns by role, as they are stored with a table (`Source.roles`)."""
+        return roles_as_stored(Roles(self.id, self.text, self.image))
+
+    def with_roles(self, roles: Mapping[str, Any]) -> Columns:
+        """The same with the columns of `roles`."""
+        text = roles["text"]
+        texts = (text,) if isinstance(text, str) else tuple(text or ())
+        return dataclasses.replace(self, id=roles["id"], text=texts, image=roles["image"])
 
 
 class Batch(NamedTuple):
@@ -58,7 +59,7 @@ class Batch(NamedTuple):
 
     table: pa.Table
     rows: Sequence[int]  # the position of each row in the file: its number or, in text files, the byte it starts at
-    rejects: dict[int, Reject]  # rows of `table` that could not be read, and are null in it
+    rejects: Mapping[int, Reject]  # rows of `table` that could not be read, and are null in it
     misfits: Mapping[int, Mapping[str, str]] = {}  # by row and column, why a value, now null, doesn't fit its column
 
 
@@ -66,41 +67,40 @@ class Batch(NamedTuple):
 class Layout:
     """Which columns of a source become which columns of its records."""
 
-    schema: pa.Schema  # of the source, with the types in which its columns are read
+    schema: pa.Schema  # of the source, in plain types
     id: str | None
-    text: str | None
+    text: tuple[str, ...]
     image: str | None
     images: Images
-    extra: pa.Schema  # the other columns, which are passed through
-    left_out: tuple[str, ...]  # columns that a table cannot hold
+    extra: pa.Schema  # the columns that are passed through, in the types that the table has or gets
+    strict: bool = False
+    left_out: tuple[str, ...] = ()  # columns that a table cannot hold
+    notes: tuple[str, ...] = ()  # for the user
 
     @classmethod
-    def of(cls, schema: pa.Schema, columns: Columns, uri: str) -> Layout:
-        """Find the columns that the user didn't name. Raises UsageError if there is nothing to embed."""
-        named = {columns.id, columns.text, columns.image}
+    def of(
+        cls, schema: pa.Schema, columns: Columns, uri: str, look: Look = no_rows, like: pa.Schema | None = None
+    ) -> Layout:
+        """Find the columns that the user didn't name.
+
+        `look` gives some of the first rows, for columns whose type leaves open what they are. `like` has the columns of
+        the table that the records go to: a column keeps its type, or gets a wider one. Raises UsageError if there is
+        nothing to embed, or if a column with the name of an id can't serve as one.
+        """
         twice = [name for name, number in Counter(schema.names).items() if number > 1]
-        fields = [field.with_type(plain(field.type)) for field in schema if field.name not in twice]
-        # A named column without a value in the first records has no type there. It is read as strings.
-        empty = {field.name for field in fields if field.name in named and pa.types.is_null(field.type)}
-        schema = pa.schema([field.with_type(pa.string()) if field.name in empty else field for field in fields])
-        free = pa.schema([field for field in schema if field.name not in named])
-        key = pick(schema, "--id-column", columns.id, is_key) or usual(free, ID_NAMES, is_key)
-        text = pick(schema, "--text-column", columns.text, is_text) or usual(free, TEXT_NAMES, is_text)
-        image = pick(schema, "--image-column", columns.image, is_image) or usual_image(free, text)
-        if text is None and image is None:
-            raise UsageError(
-                f"--source {uri}: no column of text or images found among {describe_columns(schema)}. "
-                "Name them with --text-column and --image-column"
-            )
-        others = [field for field in schema if field.name not in (key, text, image)]
-        extra = pa.schema([field.remove_metadata().with_nullable(True) for field in others if storable(field)])
-        left_out = (*(field.name for field in others if not storable(field)), *twice)
-        return cls(schema, key, text, image, columns.images, extra, left_out)
+        schema = pa.schema([(field.name, plain(field.type)) for field in schema if field.name not in twice])
+        roles = find_roles(schema, Roles(columns.id, columns.text, columns.image), look, uri)
+        # One text column is the record's text; of several, each is kept beside the text that is made of them.
+        used = {roles.id, roles.image, *(roles.text if len(roles.text) == 1 else ())}
+        extra, notes = with_table_types([field for field in schema if field.name not in used], like or pa.schema([]))
+        kept = pa.schema([field for field in extra if storable(field)])
+        left_out = (*(field.name for field in extra if not storable(field)), *twice)
+        return cls(schema, *roles, columns.images, kept, columns.strict, left_out, tuple(notes))
 
     @property
     def used(self) -> list[str]:
         """The columns to read, in the source's order."""
-        wanted = {self.id, self.text, self.image, *self.extra.names}
+        wanted = {self.id, *self.text, self.image, *self.extra.names}
         return [name for name in self.schema.names if name in wanted]
 
     @property
@@ -127,70 +127,107 @@ class Layout:
         if self.image_type is not None and is_text(self.image_type):
             image += ", paths or URIs to fetch"
         lines = [
-            f"id: {self.id or 'hash of the content'}, text: {self.text or 'none'}, image: {image}, "
+            f"id: {self.id or 'hash of the content'}, text: {' + '.join(self.text) or 'none'}, image: {image}, "
             f"passed through: {', '.join(self.extra.names) or 'none'}"
         ]
         if self.left_out:
             lines.append(
-                f"left out, as the name is reserved or ambiguous or Lance cannot store it: {', '.join(self.left_out)}"
+                "left out, as the name is reserved or ambiguous, there is no value, or Lance cannot store it: "
+                f"{', '.join(self.left_out)}"
             )
-        return lines
+        return [*lines, *self.notes]
 
     def records(self, batch: Batch, file: str) -> tuple[pa.Table, dict[int, Reject]]:
-        """`batch` as records with the schema `records.read_schema`. A value that doesn't fit rejects its row."""
-        table, rows, rejects = batch.table, np.asarray(batch.rows, np.int64), dict(batch.rejects)
-        images = column_or_nulls(table, self.image)
-        values = {name: column_or_nulls(table, column) for name, column in ((ID, self.id), (TEXT, self.text))}
-        values |= {name: column_or_nulls(table, name) for name in self.extra.names}
+        """`batch` as records with the schema `records.read_schema`.
+
+        A value that passes through and doesn't fit its column is null, and named in MISFITS; with `strict` its row is
+        rejected.
+        """
+        table, rows = batch.table, np.asarray(batch.rows, np.int64)
+        owners, columns = np.arange(len(table)), dict(zip(table.column_names, table.columns, strict=True))
+        images = columns.pop(self.image, pa.nulls(len(table)))
         if self.several:
             owners, numbers, images = each_image(images, self.images)
-            values = {name: column.take(owners) for name, column in values.items()}
-            if self.images == "each":
-                texts = [pc.cast(part, pa.string()) for part in (values[ID], pa.array(numbers))]
-                values[ID] = pc.binary_join_element_wise(*texts, "#")
-            rejects = {at: rejects[row] for at, row in enumerate(owners.tolist()) if row in rejects}
-            rows = rows[owners]
-        values[IMAGE], values[IMAGE_URI] = image_parts(images)
-        values |= {OBJECT: pa.repeat(file, len(rows)), ROW: pa.array(rows)}
+            columns, rows = {name: column.take(pa.array(owners)) for name, column in columns.items()}, rows[owners]
+        nulls = pa.nulls(len(rows))  # of columns that this file doesn't have
+        keys, bad_ids = ids(columns.get(self.id, nulls))
+        if self.several and self.images == "each":
+            keys = numbered(keys, numbers)
+        text, bad_texts = texts([columns.get(name, nulls) for name in self.text] or [nulls])
+        content, uris, bad_images = image_parts(images)
+        values = {ID: keys, TEXT: text, IMAGE: content, IMAGE_URI: uris, OBJECT: pa.repeat(file, len(rows))}
+        values |= {ROW: pa.array(rows), MISFITS: nulls}
+        values |= {name: columns.get(name, nulls) for name in self.extra.names}
+        misfits = {at: {**found} for at, found in of_owners(batch.misfits, owners)}
+        records = self.fitted(values, misfits)
+        passed_through = {*self.extra.names}
+        unfit = {at: found for at, found in misfits.items() if self.strict or not found.keys() <= passed_through}
+        rejects = {at: unfit_record(found) for at, found in unfit.items()} | bad_images | bad_texts | bad_ids
+        rejects |= of_owners(batch.rejects, owners)
+        return with_misfits(records, {at: misfits[at] for at in misfits.keys() - unfit.keys()}), rejects
+
+    def fitted(self, values: Mapping[str, Any], misfits: dict[int, dict[str, str]]) -> pa.Table:
+        """The columns of records in their types. Values that don't fit are null, and are added to `misfits`."""
         schema = read_schema(self.extra)
         columns = []
         for field in schema:
-            column, misfits = read_as(field, values[field.name])
+            column, unfit = cast(values[field.name], field.type)
             columns.append(column)
-            rejects = misfits | rejects
-        records, bad_text = without_invalid_text(pa.table(columns, schema=schema))
-        return records, bad_text | rejects
+            for row, message in unfit.items():
+                misfits.setdefault(row, {})[field.name] = message
+        records, invalid = without_invalid_text(pa.table(columns, schema=schema))
+        for row, names in invalid.items():
+            misfits[row] = names | misfits.get(row, {})
+        return records
 
 
-def pick(schema: pa.Schema, option: str, named: str | None, fits: Callable[[pa.DataType], bool]) -> str | None:
-    """The column that the user named, if any. Raises UsageError if it is missing or has an unsuitable type."""
-    if named is None:
-        return None
-    if named not in schema.names:
-        raise UsageError(f"{option} {named}: no such column; there are {describe_columns(schema)}")
-    if not fits(schema.field(named).type):
-        raise UsageError(f"{option} {named}: a column of type {schema.field(named).type} can't serve as this")
-    return named
+def roles_as_stored(roles: Roles) -> dict[str, Any]:
+    """Roles as JSON has them: a single text column as a string."""
+    text = [*roles.text] if len(roles.text) > 1 else next(iter(roles.text), None)
+    return {"id": roles.id, "text": text, "image": roles.image}
 
 
-def usual(schema: pa.Schema, names: Sequence[str], fits: Callable[[pa.DataType], bool]) -> str | None:
-    """The first of `names` that is a column of a suitable type."""
-    return next((name for name in names if name in schema.names and fits(schema.field(name).type)), None)
+def of_owners(by_row: Mapping[int, Found], owners: np.ndarray) -> Iterator[tuple[int, Found]]:
+    """What is known of some rows, for each record that is made of one of them; `owners` are the records' rows."""
+    for at, row in enumerate(owners.tolist() if by_row else ()):
+        if row in by_row:
+            yield at, by_row[row]
 
 
-def usual_image(schema: pa.Schema, text: str | None) -> str | None:
-    """The image column: bytes with a usual name, else the only bytes, else paths or URIs with a usual name."""
-    if found := usual(schema, IMAGE_NAMES, has_bytes):
-        return found
-    candidates = [field.name for field in schema if has_bytes(field.type)]
-    if len(candidates) == 1:
-        return candidates[0]
-    return usual(schema, [name for name in URI_NAMES if name != text], lambda kind: is_text(element(kind)))
+def unfit_record(columns: Mapping[str, str]) -> Reject:
+    """The reject of a record with values that don't fit their columns."""
+    reason = TEXT_NOT_UTF8 if NOT_UTF8 in columns.values() else COLUMN_TYPE
+    return reason.reject("; ".join(f"{name}: {message}" for name, message in columns.items()))
 
 
-def column_or_nulls(table: pa.Table, name: str | None) -> pa.ChunkedArray:
-    """A column, or nulls if this file doesn't have it."""
-    return table[name] if name in table.column_names else pa.chunked_array([pa.nulls(len(table))])
+def with_misfits(records: pa.Table, misfits: Mapping[int, Mapping[str, str]]) -> pa.Table:
+    """`records` with what didn't fit, by row and column, in MISFITS."""
+    if not misfits:
+        return records
+    listed: list[list[dict[str, str]] | None] = [None] * len(records)
+    for row, columns in misfits.items():
+        listed[row] = [{"column": name, "message": message} for name, message in columns.items()]
+    return replace_column(records, MISFITS, pa.array(listed, records.schema.field(MISFITS).type))
+
+
+def with_table_types(fields: Sequence[pa.Field], table: pa.Schema) -> tuple[pa.Schema, list[str]]:
+    """Columns that pass through, each in the type that the table has or, if that can't hold its values, a wider one.
+
+    Also lines for the user about types that differ in kind.
+    """
+    found, notes = [], []
+    for field in fields:
+        kind = field.type
+        if field.name in table.names:
+            stored = table.field(field.name).type
+            wider = merged(plain(stored), kind)
+            kind = stored if wider in (None, plain(stored)) else wider
+            if wider is None:
+                notes.append(
+                    f"column {field.name} is {field.type} here and {stored} in the table: what doesn't fit is null"
+                )
+        found.append(pa.field(field.name, kind))
+    return pa.schema(found), notes
 
 
 def each_image(lists: pa.ChunkedArray, images: Images) -> tuple[np.ndarray, np.ndarray, pa.Array | pa.ChunkedArray]:
@@ -207,74 +244,6 @@ def each_image(lists: pa.ChunkedArray, images: Images) -> tuple[np.ndarray, np.n
     return owners, numbers, array.flatten().take(at)
 
 
-def image_parts(column: pa.ChunkedArray | pa.Array) -> tuple[pa.ChunkedArray | pa.Array, pa.ChunkedArray | pa.Array]:
-    """A column's image bytes, and the paths or URIs of images."""
-    nulls = pa.nulls(len(column))
-    if is_text(column.type):
-        return nulls, pc.if_else(pc.equal(column, ""), None, column)
-    if not pa.types.is_struct(column.type):
-        return column, nulls
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    parts = dict(zip((field.name for field in column.type), array.flatten(), strict=True))
-    return parts.get("bytes", nulls), parts.get("path", nulls)
-
-
-def read_as(
-    field: pa.Field, column: pa.ChunkedArray | pa.Array
-) -> tuple[pa.ChunkedArray | pa.Array, dict[int, Reject]]:
-    """A column, cast to the type of `field`. Values that can't be cast become null and reject their row."""
-    try:
-        return column.cast(field.type), {}
-    except CAST_ERRORS:
-        kept, rejects = [], {}
-        for row in range(len(column)):
-            value = column.take([row])
-            try:
-                kept.append(pa.nulls(1, field.type) if value.null_count else value.cast(field.type))
-            except CAST_ERRORS as misfit:
-                message = f"{field.name} is {value.type} here and {field.type} in the rest: {misfit}"
-                rejects[row] = COLUMN_TYPE.reject(message)
-                kept.append(pa.nulls(1, field.type))
-        return pa.chunked_array([c for part in kept for c in chunks(part)], field.type), rejects
-
-
-def without_invalid_text(records: pa.Table) -> tuple[pa.Table, dict[int, Reject]]:
-    """Replaces strings that are not UTF-8, also nested ones, by null, and rejects their rows.
-
-    Parquet and Lance don't check what they write, so readers of the table would fail.
-    """
-    rejects: dict[int, Reject] = {}
-    for name in records.schema.names:
-        column = records[name]
-        if is_valid(column):
-            continue
-        rows = range(len(column))
-        bad = {row for row in rows if not is_valid(column.take([row]))}
-        rejects |= dict.fromkeys(bad, TEXT_NOT_UTF8.reject(f"column {name}"))
-        kept = pa.array([None if row in bad else row for row in rows], pa.int64())
-        records = replace_column(records, name, column.take(kept))
-    return records, rejects
-
-
-def is_valid(column: pa.ChunkedArray) -> bool:
-    """True if all values are valid for their type, such as strings in UTF-8."""
-    try:
-        column.validate(full=True)
-    except pa.ArrowInvalid:
-        return False
-    return True
-
-
-def chunks(column: pa.ChunkedArray | pa.Array) -> list[pa.Array]:
-    """The arrays of a column."""
-    return column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-
-
-def element(kind: pa.DataType) -> pa.DataType:
-    """The element type of a list, or the type itself."""
-    return kind.value_type if is_list(kind) else kind
-
-
 def storable(field: pa.Field) -> bool:
     """True if a table can have this column: its name is not reserved, without dots and backticks, and its type fits."""
     named = field.name not in RESERVED and re.fullmatch(r"[^.`]+", field.name) is not None
@@ -282,30 +251,7 @@ def storable(field: pa.Field) -> bool:
 
 
 def is_storable(kind: pa.DataType) -> bool:
-    """True if Lance can store this type at any depth: for example no maps, unions, intervals and empty structs."""
+    """True if Lance can store this type at any depth: for example no unions, intervals and empty structs."""
     if any(fits(kind) for fits in NOT_STORABLE) or (pa.types.is_struct(kind) and not kind.num_fields):
         return False
     return all(is_storable(kind.field(part).type) for part in range(kind.num_fields))
-
-
-def describe_columns(schema: pa.Schema) -> str:
-    """Names and types, for an error message."""
-    return ", ".join(f"{field.name} ({field.type})" for field in schema) or "no columns"
-
-
-def is_key(kind: pa.DataType) -> bool:
-    """True for strings and integers."""
-    return is_text(kind) or pa.types.is_integer(kind)
-
-
-def has_bytes(kind: pa.DataType) -> bool:
-    """True for bytes, a struct with a field `bytes`, or a list of either."""
-    kind = element(kind)
-    if pa.types.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0 and is_bytes(kind.field("bytes").type)
-    return is_bytes(kind)
-
-
-def is_image(kind: pa.DataType) -> bool:
-    """True for image bytes, paths or URIs of images, or a list of either."""
-    return has_bytes(kind) or is_text(element(kind))

@@ -18,10 +18,11 @@ import pyarrow.csv
 
 from pipelines.reasons import COLUMN_TYPE, LINE_UNPARSABLE, TEXT_NOT_UTF8, Reject
 from pipelines.sources import lines
-from pipelines.sources.columns import ID_NAMES, TEXT_NAMES, URI_NAMES, Batch, Columns
+from pipelines.sources.columns import Batch, Columns
 from pipelines.sources.format import FileFormat, units_of
 from pipelines.sources.limits import Limits
 from pipelines.sources.lines import CR, LF, ByteRange, Head, reject_of
+from pipelines.sources.roles import ID_NAMES, TEXT_NAMES, URI_NAMES
 from pipelines.sources.units import FilePart
 from pipelines.storage.errors import READ_ERRORS, is_damage, said
 from pipelines.storage.files import Listing, SourceFile, open_unchanged
@@ -74,7 +75,7 @@ class Csv(FileFormat):
         UsageError if no file is readable.
         """
         names, types, record_bytes = lines.first_sample(listing, "CSV file", partial(sample, limits=limits))
-        asked = (columns.id, columns.text, columns.image)
+        asked = columns.named
         types |= dict.fromkeys((*ID_NAMES, *TEXT_NAMES, *URI_NAMES), pa.string())
         types |= lines.table_types(like, readable) | dict.fromkeys(filter(None, asked), pa.string())
         return cls(listing, limits, pa.schema([(name, types[name]) for name in names]), record_bytes)

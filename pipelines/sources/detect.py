@@ -57,7 +57,7 @@ def open_source(
     """
     if kind == "lance" or (kind is None and uri.rstrip("/").endswith(".lance")):
         refuse_links_out(uri, limits)
-        return Tabular.open(LanceTable.open(uri, limits), columns, uri)
+        return Tabular.open(LanceTable.open(uri, limits), columns, uri, like)
     listing = list_files(uri, limits.link_targets)
     if tables := lance_tables(listing):
         raise UsageError(f"--source {uri} is a LanceDB database: name one of its tables, such as {tables[0]}")
@@ -76,8 +76,12 @@ def open_source(
     if len(unreadable) == len(chosen.files):
         raise UsageError(f"--source {uri}: {unreadable[0].uri}: {unreadable[0].error}")
     rows = open_format(found, chosen.of(file for file in chosen.files if not file.error), like, columns, limits)
-    source = Tabular.open(rows, columns, uri, tuple(notes(listing, chosen, found)))
-    return dataclasses.replace(source, unreadable=unreadable + listing.unlisted, folders=listing.folders)
+    return dataclasses.replace(
+        Tabular.open(rows, columns, uri, like),
+        notes=tuple(notes(listing, chosen, found)),
+        unreadable=unreadable + listing.unlisted,
+        folders=listing.folders,
+    )
 
 
 def refuse_links_out(uri: str, limits: Limits) -> None:

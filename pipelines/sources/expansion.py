@@ -48,8 +48,9 @@ def bounded(batch: Batch, layout: Layout, limits: Limits) -> Iterator[Batch]:
     while start < len(table):
         before = ends[start - 1] if start else 0
         stop = max(start + 1, int(np.searchsorted(ends, before + limits.batch_bytes, "right")))
-        mine = {row - start: why for row, why in (rejects | batch.rejects).items() if start <= row < stop}
-        yield Batch(table.slice(start, stop - start), batch.rows[start:stop], mine)
+        mine = {row - start: why for row, why in ({**rejects, **batch.rejects}).items() if start <= row < stop}
+        unfit = {row - start: columns for row, columns in batch.misfits.items() if start <= row < stop}
+        yield Batch(table.slice(start, stop - start), batch.rows[start:stop], mine, unfit)
         start = stop
 
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePosixPath
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pyarrow as pa
 
@@ -62,12 +62,12 @@ class ImageFolder:
     @classmethod
     def open(cls, listing: Listing, columns: Columns, limits: Limits) -> ImageFolder:
         """Raises UsageError if the user named a column, since files have none."""
-        if named := [name for name in (columns.id, columns.text, columns.image) if name]:
-            raise UsageError(f"--source {listing.uri} is a folder of images: it has no column {named[0]!r}")
+        if columns.named:
+            raise UsageError(f"--source {listing.uri} is a folder of images: it has no column {columns.named[0]!r}")
         return cls(listing, limits)
 
     @property
-    def roles(self) -> dict[str, str | None]:
+    def roles(self) -> dict[str, Any]:
         """Empty, since there are no columns to choose from."""
         return {}
 

@@ -47,7 +47,7 @@ class JsonLines(FileFormat):
         """
         found, rare, record_bytes = lines.first_sample(listing, "JSON lines file", partial(sample, limits=limits))
         types = {field.name: field.type for field in found} | lines.table_types(like, readable)
-        named = (columns.id, columns.text, columns.image)  # of which the sample may have no value
+        named = columns.named  # of which the sample may have no value
         types |= {name: pa.string() for name in named if name in types and pa.types.is_null(types[name])}
         rare = tuple(name for name in rare if name not in types)
         return cls(listing, limits, pa.schema(list(types.items())), record_bytes, rare)

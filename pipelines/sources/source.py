@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Container, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import pyarrow as pa
 
@@ -42,8 +42,8 @@ class Source(Protocol[UnitT]):
         """True if a unit's `rows` is the number of its records, False if it is an estimate."""
 
     @property
-    def roles(self) -> dict[str, str | None]:
-        """The columns that serve as `id`, `text` and `image`; empty where there is no choice."""
+    def roles(self) -> dict[str, Any]:
+        """The columns that serve as `id`, `text` (several as a list) and `image`; empty where there is no choice."""
 
     def files(self) -> dict[str, SourceFile]:
         """The source files by printable URI, in listing order."""

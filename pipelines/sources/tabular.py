@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,15 +14,18 @@ import pyarrow as pa
 from pipelines.cluster.child import Child, ChildDiedError, ProcessLimits
 from pipelines.reasons import OBJECT_UNREADABLE, Reject
 from pipelines.records import OBJECT, ROW, read_schema
-from pipelines.sources.columns import Batch, Columns, Layout
+from pipelines.sources.columns import Batch, Columns, Layout, roles_as_stored
 from pipelines.sources.expansion import bounded
-from pipelines.sources.format import Format, unreadable_part
+from pipelines.sources.format import FILES_TRIED, Format, unreadable_part
+from pipelines.sources.roles import Roles
 from pipelines.sources.scope import Batches
 from pipelines.sources.units import FilePart, Unit
 from pipelines.storage.errors import READ_ERRORS, is_damage, said
 from pipelines.storage.files import SourceFile, by_name
 from pipelines.storage.local import Folders, leads_out
 from pipelines.storage.uris import printable
+
+ROWS_LOOKED_AT = 64
 
 
 @dataclass(frozen=True)
@@ -37,9 +40,9 @@ class Tabular:
     child_limits: ProcessLimits | None = None  # of the child process that parses units, if one does
 
     @classmethod
-    def open(cls, rows: Format[Any], columns: Columns, uri: str, notes: tuple[str, ...] = ()) -> Tabular:
-        """Raises UsageError if no column has anything to embed."""
-        return cls(rows, Layout.of(rows.schema, columns, uri), notes)
+    def open(cls, rows: Format[Any], columns: Columns, uri: str, like: pa.Schema | None = None) -> Tabular:
+        """`like` has the columns of the table that the records go to. Raises UsageError as `Layout.of`."""
+        return cls(rows, Layout.of(rows.schema, columns, uri, functools.partial(first_rows, rows), like))
 
     @property
     def extra(self) -> pa.Schema:
@@ -67,9 +70,9 @@ class Tabular:
         return self.format.exact
 
     @property
-    def roles(self) -> dict[str, str | None]:
-        """The columns that serve as `id`, `text` and `image`."""
-        return {"id": self.layout.id, "text": self.layout.text, "image": self.layout.image}
+    def roles(self) -> dict[str, Any]:
+        """The columns that serve as `id`, `text` (several as a list) and `image`."""
+        return roles_as_stored(Roles(self.layout.id, self.layout.text, self.layout.image))
 
     def files(self) -> dict[str, SourceFile]:
         """The source files by printable URI, in listing order."""
@@ -141,6 +144,19 @@ class Tabular:
         """The columns of a unit as its file has them. Raises one of errors.READ_ERRORS at damage."""
         parse = functools.partial(self.format.batches, unit, self.layout.used)
         return parse() if self.child_limits is None else parsed_apart(parse, self.child_limits)
+
+
+def first_rows(rows: Format[Any], names: Sequence[str]) -> pa.Table:
+    """The first rows of the first file that has some, in the columns `names`; none if the first files are damaged."""
+    for file in [*rows.files()][:FILES_TRIED]:
+        try:
+            for unit in rows.only({file}).units()[:1]:
+                for batch in rows.batches(unit, names):
+                    return batch.table.slice(0, ROWS_LOOKED_AT)
+        except READ_ERRORS as error:
+            if not is_damage(error):
+                raise
+    return pa.table({})
 
 
 def unreadable_rows(extra: pa.Schema, name: str, rows: range, message: str) -> tuple[pa.Table, dict[int, Reject]]:

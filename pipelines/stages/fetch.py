@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -13,17 +15,24 @@ from pipelines.stages.report import reports_warnings
 from pipelines.tables.dataset import without_source
 
 
+class External(NamedTuple):
+    """What stands for the image of a record that names one without having it."""
+
+    uri: str  # absolute: it stays the same if the image changes
+    identity: str | None  # changes if the image does; None if the image was fetched, so that its content tells
+
+
 def identify(
     records: pa.Table, rejects: dict[int, Reject], rules: FetchRules
-) -> tuple[pa.Table, dict[int, Reject], list[str | None]]:
-    """Before select: the identity of each external image, which takes the place of its content in the fingerprint.
+) -> tuple[pa.Table, dict[int, Reject], list[External | None]]:
+    """Before select: what stands for each external image in the fingerprint, and in the id of a record without one.
 
-    An identity is a URI, with the image's version where that is known. It is None where `records` have the bytes of the
-    image; an image without a version is fetched here, so that they do. Raises SourceError if a store's credentials
-    don't work.
+    An identity is a URI, with the image's version where that is known. An image without a version is fetched here, so
+    that `records` have its bytes. None for records that have their image, or none. Raises SourceError if a store's
+    credentials don't work.
     """
     locations, bad = locate(records, [row for row in external_images(records) if row not in rejects], rules)
-    identities: list[str | None] = [None] * len(records)
+    identities: list[External | None] = [None] * len(records)
     contents: dict[int, bytes] = {}
     if rules.identity == "uri":
         found: dict[Location, str | bytes | Reject] = {location: location.uri for location in locations.values()}
@@ -34,9 +43,9 @@ def identify(
         if isinstance(result, Reject):
             bad[row] = result
         elif isinstance(result, bytes):
-            contents[row] = result
+            contents[row], identities[row] = result, External(location.uri, None)
         else:
-            identities[row] = result
+            identities[row] = External(location.uri, result)
     return with_images(records, contents), bad | rejects, identities
 
 

@@ -23,14 +23,17 @@ from pipelines.records import (
     HAS_VECTOR,
     ID,
     IMAGE,
+    MISFITS,
     OBJECT,
     REASON,
     ROW,
     RUN,
     TEXT,
+    Misfits,
     replace_column,
     with_rejects,
 )
+from pipelines.stages.fetch import External
 from pipelines.storage.uris import listing_order
 from pipelines.tables.dataset import ADDRESS, TableVersion, source_of
 from pipelines.tables.run_ids import is_since
@@ -60,7 +63,7 @@ def file_hashes(names: Iterable[str]) -> np.ndarray:
 
 
 def select(
-    records: pa.Table, rejects: dict[int, Reject], external: list[str | None], has_ids: bool, snapshot: Snapshot
+    records: pa.Table, rejects: dict[int, Reject], external: list[External | None], has_ids: bool, snapshot: Snapshot
 ) -> Iterator[pa.Table]:
     """From a batch of `records` as read: those to embed, rewrite or reject, then the statistics of the whole batch.
 
@@ -87,13 +90,22 @@ def select(
         yield stats.row(records.schema)
 
 
-def with_content(records: pa.Table, rejects: dict[int, Reject], external: list[str | None], has_ids: bool) -> pa.Table:
-    """`records` with their fingerprints, which are also their ids if they have none; empty records are rejected."""
+def with_content(
+    records: pa.Table, rejects: dict[int, Reject], external: list[External | None], has_ids: bool
+) -> pa.Table:
+    """`records` with their fingerprints and, if they have no ids, hashes of their content; empty ones are rejected.
+
+    In a hash that is an id, the URI of an external image stands for it, so that a new version of the image is a change
+    of the record and not another record.
+    """
     images = [image.as_buffer() for chunk in records[IMAGE].chunks for image in chunk]  # to_pylist would copy them
     contents = list(zip(records[TEXT].to_pylist(), images, external, strict=True))
-    fingerprints = [fingerprint(*content) for content in contents]
+    fingerprints = [fingerprint(text, image, found.identity if found else None) for text, image, found in contents]
     if not has_ids:
-        ids = [None if row in rejects else digest.hex() for row, digest in enumerate(fingerprints)]
+        ids = [
+            None if row in rejects else (fingerprint(text, None, found.uri) if found else fingerprints[row]).hex()
+            for row, (text, _, found) in enumerate(contents)
+        ]
         records = replace_column(records, ID, pa.array(ids, pa.string()))
     for field in FLOW_FIELDS:
         is_fingerprint = field.name == FINGERPRINT
@@ -107,7 +119,7 @@ def without_id(records: pa.Table) -> dict[int, Reject]:
     return {int(row): MISSING_ID.reject("the id is null") for row in np.flatnonzero(pc.is_null(records[ID]).to_numpy())}
 
 
-def empty(contents: list[tuple[str | None, pa.Buffer | None, str | None]]) -> dict[int, Reject]:
+def empty(contents: list[tuple[str | None, pa.Buffer | None, External | None]]) -> dict[int, Reject]:
     """Records in which there is nothing to embed."""
     return {
         row: EMPTY_RECORD.reject("neither text nor image")
@@ -189,4 +201,14 @@ def batch_stats(
         unchanged_addresses=rows[ADDRESS].to_pylist(),
         unchanged_rows=records[ROW].to_numpy()[unchanged].tolist(),
         unchanged_files=at[unchanged].tolist(),
+        misfits=misfits(records[MISFITS]),
     )
+
+
+def misfits(found: pa.ChunkedArray) -> list[Misfits]:
+    """How many values of each column don't fit it, with the first as an example."""
+    columns: dict[str, Misfits] = {}
+    for each in pc.list_flatten(found).to_pylist() if found.null_count < len(found) else ():
+        before = columns.get(each["column"], Misfits(each["column"], 0, each["message"]))
+        columns[each["column"]] = before._replace(number=before.number + 1)
+    return [*columns.values()]

@@ -29,7 +29,7 @@ class Origin:
     model: str
     weights: str | None = None
     from_pretrained: str | None = None
-    columns: dict[str, str | None] = field(default_factory=dict)  # the source's column for each of id, text and image
+    columns: dict[str, Any] = field(default_factory=dict)  # the source's columns for `id`, `text` and `image`
     images: str = "each"  # how a list of images is read: a row for `each`, or for the `first` only
     image_identity: str = "version"  # when an external image counts as changed
 

@@ -69,7 +69,7 @@ def test_a_named_column_may_have_no_value_in_the_first_records():
 
 def test_the_text_column_does_not_serve_as_the_image_too():
     table = pa.table({"image_path": ["a.jpg"]})
-    assert layout_of(table, text="image_path").image is None
+    assert layout_of(table, text=("image_path",)).image is None
 
 
 def test_the_message_for_nothing_to_embed_lists_the_columns():
@@ -83,16 +83,22 @@ def test_columns_with_the_same_name_are_left_out():
     rows, _ = read(layout, table)
     assert (layout.left_out, columns(rows, "id", "text")) == (("n",), [("y", "x")])
     with pytest.raises(UsageError, match="--text-column n: no such column"):
-        layout_of(table, text="n")
+        layout_of(table, text=("n",))
 
 
-def test_a_list_of_another_size_rejects_its_own_row():
+def misfits(rows: list[dict]) -> dict[int, dict[str, str]]:
+    found = enumerate(row["_misfits"] for row in rows)
+    return {at: {each["column"]: each["message"] for each in listed} for at, listed in found if listed}
+
+
+def test_a_list_of_another_size_is_null():
     first, later = (
         pa.table({"text": ["x"], "v": pa.array([values], pa.list_(pa.float32(), len(values)))})
         for values in ([1, 2], [1, 2, 3])
     )
-    _, rejects = read(layout_of(first), later)
-    assert rejects[0].reason == "column_type"
+    rows, rejects = read(layout_of(first), later)
+    assert (rows[0]["v"], rejects) == (None, {})
+    assert misfits(rows) == {0: {"v": "[1.0, 2.0, 3.0] is no fixed_size_list<item: float>[2]"}}
 
 
 def test_a_struct_without_fields_is_left_out():
@@ -202,15 +208,30 @@ def invalid(kind: pa.DataType) -> pa.Array:
     return strings.cast(kind)
 
 
-@pytest.mark.parametrize("column", ["id", "text", "image_url", "plain", "large", "list", "struct"])
-def test_text_that_is_not_utf8_rejects_its_own_row(column):
+def with_invalid(column: str) -> pa.Table:
     kinds = dict.fromkeys(("id", "text", "image_url", "plain"), pa.string())
     kinds |= {"large": pa.large_string(), "list": pa.list_(pa.string()), "struct": pa.struct([("s", pa.string())])}
     table = pa.table({name: pa.array([None] * 3, kind) for name, kind in kinds.items()})
-    table = table.set_column(table.schema.get_field_index(column), column, invalid(kinds[column]))
+    return table.set_column(table.schema.get_field_index(column), column, invalid(kinds[column]))
+
+
+@pytest.mark.parametrize("column", ["id", "text", "image_url"])
+def test_text_that_is_not_utf8_rejects_its_own_row(column):
+    table = with_invalid(column)
     rows, rejects = read(layout_of(table), table)
     name = {"image_url": "image_uri"}.get(column, column)
     assert {at: reject.reason for at, reject in rejects.items()} == {1: "text_not_utf8"}, "null is not invalid"
     assert name in rejects[1].message
     assert rows[1][name] is None
-    assert rows[0][name] in ("ok", ["ok"], {"s": "ok"})
+    assert rows[0][name] == "ok"
+
+
+@pytest.mark.parametrize("column", ["plain", "large", "list", "struct"])
+def test_a_string_that_passes_through_and_is_not_utf8_is_null(column):
+    table = with_invalid(column)
+    rows, rejects = read(layout_of(table), table)
+    assert (rejects, misfits(rows)) == ({}, {1: {column: "it is not valid UTF-8"}})
+    assert rows[1][column] is None
+    assert rows[0][column] in ("ok", ["ok"], {"s": "ok"})
+    _, rejects = read(layout_of(table, strict=True), table)
+    assert {at: reject.reason for at, reject in rejects.items()} == {1: "text_not_utf8"}

@@ -191,7 +191,7 @@ def test_the_delimiter_is_the_most_frequent_one_of_the_header(local, delimiter):
     text = io.StringIO()
     csv.writer(text, delimiter=delimiter).writerows(rows)
     local.put("a.csv", text.getvalue().encode())
-    source = tabular(open_csv(local.root, None, Columns(text=rows[0][1])), Columns(text=rows[0][1]))
+    source = tabular(open_csv(local.root, None, Columns(text=(rows[0][1],))), Columns(text=(rows[0][1],)))
     assert columns(read(source)[0], "id", "text", "n") == [("a", "x", 1), ("b", f"1{delimiter}5", 2)]
 
 

@@ -248,7 +248,7 @@ def test_a_schema_beyond_the_limits_is_refused(local, encode, column, message):
         open_source(local.root, Columns(), limits=Limits(depth=32))
 
 
-@pytest.mark.parametrize("kind", [pa.list_view(pa.int64()), pa.month_day_nano_interval(), pa.decimal32(5)], ids=str)
+@pytest.mark.parametrize("kind", [pa.month_day_nano_interval(), pa.struct([])], ids=str)
 def test_a_column_of_a_type_that_no_table_can_have_is_left_out(local, kind):
     local.put("a.arrow", arrow(pa.table({"text": ["x"], "odd": pa.nulls(1, kind)}), None))
     source = open_source(local.root, Columns())
@@ -335,7 +335,7 @@ def test_a_json_line_beyond_the_limits_costs_itself(local, content, message):
     local.put("a.jsonl", "".join([line, *good]).encode())
     records, rejected = read(local.root)
     assert [record["id"] for record in records if record["id"] != "odd"] == [f"k{n}" for n in range(100)]
-    assert records[0].keys() == {"id", "text", "image", "image_uri", "n", "_object", "_row"}
+    assert records[0].keys() == {"id", "text", "image", "image_uri", "n", "_object", "_row", "_misfits"}
     if message:
         assert len(rejected) == 1
         assert message in rejected[0][1]

@@ -156,7 +156,7 @@ def test_the_description_says_what_was_found_and_what_is_skipped(local):
 def test_naming_a_column_of_a_folder_is_a_usage_error(local):
     local.put("a.jpg", b"x")
     with pytest.raises(UsageError, match="folder of images: it has no column 'caption'"):
-        folder(local, text="caption")
+        folder(local, text=("caption",))
 
 
 @given(st.lists(st.sampled_from([0, 1, 40, 120]), max_size=40))

@@ -161,8 +161,6 @@ def test_columns_that_a_table_cannot_store_are_left_out_and_listed(local):
         "dotted.name": [1],
         "a`tick": [1],
         "": [1],
-        "map": pa.array([[("k", 1)]], pa.map_(pa.string(), pa.int32())),
-        "deep": pa.array([[{"m": [("k", 1)]}]], pa.list_(pa.struct([("m", pa.map_(pa.string(), pa.int32()))]))),
         "nothing": pa.nulls(1),
         "deep nothing": pa.array([[]], pa.list_(pa.null())),
     }
@@ -206,26 +204,48 @@ def test_a_batch_is_bounded_in_bytes_and_rows(tmp_path_factory, rows, image_size
 def test_columns_are_found_by_their_usual_names(local):
     table = pa.table({"description": ["d"], "title": ["t"], "photo": [b"p"], "thumb": [b"t"], "sku": [7], "x": ["e"]})
     source = open_table(local, table)
-    assert (source.layout.id, source.layout.text, source.layout.image) == ("sku", "title", "photo")
+    assert (source.layout.id, source.layout.text, source.layout.image) == ("sku", ("title",), "photo")
     assert source.extra.names == ["description", "thumb", "x"]
     assert "id: sku, text: title, image: photo, passed through: description, thumb, x" in source.describe()
 
 
 def test_a_column_with_a_usual_name_but_another_type_is_not_chosen(local):
-    table = pa.table({"id": [1.5], "title": [1], "caption": ["c"], "image": [1]})
+    table = pa.table({"title": [1], "caption": ["c"], "image": [1]})
     source = open_table(local, table)
-    assert (source.layout.id, source.layout.text, source.layout.image) == (None, "caption", None)
+    assert (source.layout.id, source.layout.text, source.layout.image) == (None, ("caption",), None)
+
+
+@pytest.mark.parametrize("values", [[True], [[1]], [{"oid": "a"}]], ids=str)
+def test_a_column_named_like_an_id_that_cannot_serve_is_refused(local, values):
+    with pytest.raises(UsageError, match=r"column '_id' is named like an id, but a column of type .*--id-column"):
+        open_table(local, pa.table({"_id": values, "title": ["x"]}))
+    assert open_table(local, pa.table({"_id": values, "sku": ["a"], "title": ["x"]})).layout.id == "sku"
 
 
 def test_the_only_column_of_bytes_is_the_image(local):
-    assert open_table(local, pa.table({"body": [b"1"], "n": [1]})).layout.image == "body"
-    with pytest.raises(UsageError, match=r"body \(binary\), other \(binary\).*--image-column"):
-        open_table(local, pa.table({"body": [b"1"], "other": [b"1"]}))
+    png = b"\x89PNG\r\n\x1a\n..."
+    assert open_table(local, pa.table({"body": [b"1"], "other": [png], "n": [1]})).layout.image == "other"
+    with pytest.raises(UsageError, match=r"the columns body, other have images. Name one with --image-column"):
+        open_table(local, pa.table({"body": [png], "other": [png]}))
+
+
+def test_bytes_that_are_no_images_pass_through(local):
+    source = open_table(local, pa.table({"title": ["x"], "sha256": [b"\1" * 32], "image_url": ["a.png"]}))
+    assert (source.layout.image, source.extra.names) == ("image_url", ["sha256"])
+    rows, _ = read(source)
+    assert columns(rows, "sha256", "image_uri") == [(b"\1" * 32, "a.png")]
+
+
+def test_text_that_is_stored_as_bytes_is_text(local):
+    source = open_table(local, pa.table({"title": ["Stra\u00dfe".encode(), None, b"x", b"\xff"]}))
+    rows, reasons = read(source)
+    assert columns(rows, "text") == [("Stra\u00dfe",), (None,), ("x",)]
+    assert [*reasons.values()] == ["text_not_utf8"]
 
 
 def test_named_columns_are_chosen(local):
     table = pa.table({"id": ["a"], "text": ["x"], "image": [b"1"], "nr": [7], "note": ["n"], "scan": [b"2"]})
-    source = open_table(local, table, Columns("nr", "note", "scan"))
+    source = open_table(local, table, Columns("nr", ("note",), "scan"))
     rows, _ = read(source)
     assert columns(rows, "id", "text", "image") == [("7", "n", b"2")]
     assert source.layout.left_out == ("id", "text", "image"), "their names are taken"
@@ -235,10 +255,10 @@ def test_named_columns_are_chosen(local):
     ("named", "message"),
     [
         (Columns(id="nope"), r"--id-column nope: no such column; there are id \(string\), text \(string\)"),
-        (Columns(text="price"), r"--text-column price: a column of type double can't serve as this"),
+        (Columns(text=("text", "pair")), r"--text-column pair: a column of type struct<path: string> can't serve"),
         (Columns(image="price"), r"--image-column price: a column of type double can't serve"),
         (Columns(image="pair"), r"--image-column pair: a column of type struct<path: string> can't serve"),
-        (Columns(id="price"), r"--id-column price: a column of type double"),
+        (Columns(id="pair"), r"--id-column pair: a column of type struct<path: string> can't serve"),
     ],
 )
 def test_the_message_for_an_unusable_column_lists_the_columns(local, named, message):
@@ -295,10 +315,8 @@ def test_a_wider_type_in_a_later_file_is_read_if_its_values_fit(local):
 @pytest.mark.parametrize(
     ("name", "values", "message"),
     [
-        ("n", [2**40, 7], "n is int64 here and int32 in the rest"),
-        ("n", ["many", "7"], "n is string here and int32 in the rest"),
-        ("image", [7, None], "image is int64 here and large_binary in the rest"),
-        ("text", [{"de": "x"}, None], "text is struct<de: string> here and string in the rest"),
+        ("image", [7, None], "image: 7 is no large_binary"),
+        ("text", [{"de": "x"}, None], "the text {'de': 'x'} is no string"),
     ],
 )
 def test_a_value_of_a_later_file_that_does_not_fit_rejects_its_own_row(local, name, values, message):
@@ -309,6 +327,16 @@ def test_a_value_of_a_later_file_that_does_not_fit_rejects_its_own_row(local, na
     assert reasons == {(local.uri("2.parquet"), 0): "column_type"}
     [reject] = [reject for _, rejects in batches(source) for reject in rejects.values()]
     assert message in reject.message
+
+
+@pytest.mark.parametrize(("values", "misfit"), [([2**40, 7], "1099511627776"), (["many", "7"], "'many'")])
+def test_a_value_of_a_later_file_that_does_not_fit_its_column_is_null(local, values, misfit):
+    first = {"text": ["x", "y"], "n": pa.array([1, 2], pa.int32())}
+    source = two_files(local, first, first | {"n": values})
+    rows, reasons = read(source)
+    assert reasons == {}
+    assert columns(rows, "n") == [(1,), (2,), (None,), (7,)]
+    assert rows[2]["_misfits"] == [{"column": "n", "message": f"{misfit} is no int32"}]
 
 
 # Damage

@@ -50,8 +50,10 @@ def fetched(uris, given: FetchRules) -> list[bytes | Reject]:
 
 def identified(uris, given: FetchRules) -> list[str | bytes | Reject]:
     """The identity of each image, or its content if that is its identity, or the reject of its record."""
-    table, rejects, identities = identify(as_read(uris), {}, given)
+    table, rejects, externals = identify(as_read(uris), {}, given)
     images = table["image"].to_pylist()
+    assert [each.uri for each in externals if each] == [uri for row, uri in enumerate(uris) if row not in rejects]
+    identities = [each and each.identity for each in externals]
     for row, identity in enumerate(identities):
         assert [identity is not None, images[row] is not None, row in rejects].count(True) == 1
     return [rejects.get(row, images[row] or identity) for row, identity in enumerate(identities)]
