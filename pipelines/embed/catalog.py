@@ -18,6 +18,7 @@ from pipelines.sources.limits import DEFAULTS, Limits
 from pipelines.sources.source import Source
 from pipelines.storage.uris import bucket_or_folder
 from pipelines.tables.origin import Origin
+from pipelines.tables.widening import finished
 from vista_core import UsageError
 
 
@@ -89,7 +90,7 @@ def limits_of(config: EmbedConfig) -> Limits:
 
 def passed_through(table: pa.Schema) -> pa.Schema:
     """The columns of a table that come unchanged from the source."""
-    return pa.schema([field for field in table if field.name not in RESERVED])
+    return pa.schema([field for field in finished(table) if field.name not in RESERVED])
 
 
 def kept_option(config: EmbedConfig, name: str, default: str, before: Origin | None) -> Any:

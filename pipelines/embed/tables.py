@@ -17,6 +17,7 @@ from pipelines.tables.own_columns import allow_nulls, check_own_columns
 from pipelines.tables.schema import table_schema
 from pipelines.tables.transactions import CommitConflictError, overwrite
 from pipelines.tables.vector_column import names_encoder
+from pipelines.tables.widening import can_widen, finished, widen_to
 from vista_core import UsageError, VistaError
 
 CHANGED = "{uri}: another run or client changed the table while this run started. Run the same command again"
@@ -79,7 +80,8 @@ def settle_table(job: Job, existing: lance.LanceDataset | None, table: lance.Lan
         log.warning("%s: a cast of `%s` dropped the name of its encoder, which is stored again", table.uri, name)
         table.update_field_metadata({name: {k.decode(): v.decode() for k, v in job.column.field.metadata.items()}})
         table = lance.dataset(table.uri)
-    return allow_nulls(table)
+    wider = pa.schema([field for field in job.source.extra if field.name in finished(table.schema).names])
+    return allow_nulls(widen_to(table, wider))
 
 
 def made_anew(table: lance.LanceDataset, schema: pa.Schema) -> lance.LanceDataset:
@@ -103,14 +105,27 @@ def open_manifest(job: Job, table: pa.Schema, run: str) -> Manifest:
 
 
 def check_columns(table: pa.Schema, source: pa.Schema) -> None:
-    """Columns of an existing table keep their types; a column that only one side has is a warning, not an error."""
+    """Say which columns only one side has, and which get a wider type. Raises UsageError for a type that can't be had.
+
+    What passes through was fitted to the table already, so that can only be a column of the job's own.
+    """
+    table = finished(table)
     for field in source:
         if field.name not in table.names:
-            log.warning("column %s of the source is not in the table and is skipped", field.name)
-        elif table.field(field.name).type != field.type:
-            raise UsageError(
-                f"column {field.name!r} is {field.type} in the source and {table.field(field.name).type} in the table. "
-                "Cast it in the source, or embed into another --table"
+            log.warning(
+                "column %s of the source is not in the table and is skipped; to have it, add it to the table: "
+                'add_columns(pyarrow.field("%s", ...))',
+                field.name,
+                field.name,
             )
+            continue
+        stored = table.field(field.name).type
+        if stored != field.type and not can_widen(stored, field.type):
+            raise UsageError(
+                f"column {field.name!r} is {field.type} in the source and {stored} in the table. Cast it in the "
+                "source, or embed into another --table"
+            )
+        if stored != field.type:
+            log.warning("column %s of the table is %s and becomes %s", field.name, stored, field.type)
     if missing := [name for name in table.names if name not in source.names]:
         log.warning("columns of the table that the source lacks are null in new rows: %s", ", ".join(missing))

@@ -19,6 +19,7 @@ from pipelines.sources.casting import NOT_UTF8, cast, ids, numbered, texts, with
 from pipelines.sources.image_cells import image_parts
 from pipelines.sources.roles import Look, Roles, element, find_roles, no_rows
 from pipelines.sources.types import is_list, is_text, merged, plain
+from pipelines.tables.widening import can_widen
 
 NOT_STORABLE = (pa.types.is_null, pa.types.is_union, pa.types.is_interval)
 
@@ -221,8 +222,9 @@ def with_table_types(fields: Sequence[pa.Field], table: pa.Schema) -> tuple[pa.S
         if field.name in table.names:
             stored = table.field(field.name).type
             wider = merged(plain(stored), kind)
-            kind = stored if wider in (None, plain(stored)) else wider
-            if wider is None:
+            keeps = wider in (None, plain(stored)) or not can_widen(stored, wider)
+            kind = stored if keeps else wider
+            if keeps and wider != plain(stored):
                 notes.append(
                     f"column {field.name} is {field.type} here and {stored} in the table: what doesn't fit is null"
                 )

@@ -199,9 +199,9 @@ def test_duplicate_ids_make_one_row_and_the_rest_rejects_in_every_run(tmp_path):
 
 def test_records_without_an_id_are_identified_by_their_content(tmp_path):
     pq.write_table(pa.table({"caption": ["one", "two", "one"]}), tmp_path / "a.parquet")
-    config = EmbedConfig(str(tmp_path / "a.parquet"), str(tmp_path), "t", max_reject_rate=1)
+    config = EmbedConfig(str(tmp_path / "a.parquet"), str(tmp_path), "t")
     summary = embed(config)
-    assert (summary.counts.written, dict(summary.counts.reasons)) == (2, {"duplicate_id": 1})
+    assert (summary.counts.written, dict(summary.counts.reasons)) == (2, {"repeated_content": 1})
     assert embed(config).counts.written == 0
 
 
