@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, TypeAlias
@@ -122,10 +123,16 @@ def texts(columns: list[Column]) -> tuple[pa.ChunkedArray, dict[int, Reject]]:
         rejects |= {row: reason.reject(f"the text {message}") for row, message in misfits.items()}
         rejects |= {row: TEXT_NOT_UTF8.reject("its text is not valid UTF-8") for row in invalid_rows(column)}
         parts.append(without_blank(column))
-    if len(parts) == 1:
-        return parts[0], rejects
-    joined = pc.binary_join_element_wise(*parts, "\n", null_handling="skip")
-    return pc.if_else(pc.equal(joined, ""), pa.scalar(None, pa.string()), joined), rejects
+    return functools.reduce(joined, parts), rejects
+
+
+def joined(before: pa.ChunkedArray, part: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Two parts of each text on lines of their own; where one is null, the other.
+
+    pyarrow's own way to skip nulls leaves out whole rows in which all parts are null.
+    """
+    both = pc.binary_join_element_wise(before, part, "\n")
+    return pc.coalesce(both, before, part)
 
 
 def without_blank(column: pa.ChunkedArray) -> pa.ChunkedArray:
