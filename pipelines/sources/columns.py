@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from pipelines.reasons import COLUMN_TYPE, TEXT_NOT_UTF8, Reject
 from pipelines.records import ID, IMAGE, IMAGE_URI, OBJECT, RESERVED, ROW, TEXT, read_schema, replace_column
-from pipelines.sources.types import is_bytes, is_list, is_text, plain
+from pipelines.sources.types import as_plain, is_bytes, is_list, is_text, plain
 from vista_core import UsageError
 
 # Usual column names in tar shards, Hugging Face datasets and shop catalogs, the most likely first.
@@ -138,7 +138,7 @@ class Layout:
 
     def records(self, batch: Batch, file: str) -> tuple[pa.Table, dict[int, Reject]]:
         """`batch` as records with the schema `records.read_schema`. A value that doesn't fit rejects its row."""
-        table, rows, rejects = batch.table, np.asarray(batch.rows, np.int64), dict(batch.rejects)
+        table, rows, rejects = plain_table(batch.table), np.asarray(batch.rows, np.int64), dict(batch.rejects)
         images = column_or_nulls(table, self.image)
         values = {name: column_or_nulls(table, column) for name, column in ((ID, self.id), (TEXT, self.text))}
         values |= {name: column_or_nulls(table, name) for name in self.extra.names}
@@ -186,6 +186,17 @@ def usual_image(schema: pa.Schema, text: str | None) -> str | None:
     if len(candidates) == 1:
         return candidates[0]
     return usual(schema, [name for name in URI_NAMES if name != text], lambda kind: is_text(element(kind)))
+
+
+def plain_table(table: pa.Table) -> pa.Table:
+    """`table` with its columns in their plain types."""
+    kinds = [plain(kind) for kind in table.schema.types]
+    if kinds == table.schema.types:
+        return table
+    columns = [
+        pa.chunked_array(map(as_plain, column.chunks), kind) for column, kind in zip(table.columns, kinds, strict=True)
+    ]
+    return pa.table(columns, table.column_names)
 
 
 def column_or_nulls(table: pa.Table, name: str | None) -> pa.ChunkedArray:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.sources.columns import Batch
-from pipelines.sources.format import FileFormat, checked, first_readable, units_of
+from pipelines.sources.format import FileFormat, checked, merged_readable, units_of
 from pipelines.sources.limits import Limits
 from pipelines.sources.parquet_pages import InspectedFile, ReadAgainError, Reading
 from pipelines.sources.units import FilePart
@@ -31,14 +31,16 @@ class RowGroup(FilePart):
 
 @dataclass(frozen=True)
 class Parquet(FileFormat):
-    """The row groups of Parquet files. All files are read with the schema of the first one."""
+    """The row groups of Parquet files. The columns are those of a sample of the files."""
 
     exact: ClassVar[bool] = True
 
     @classmethod
     def open(cls, listing: Listing, limits: Limits) -> Parquet:
-        """Read the first readable footer. Raises UsageError if there is none."""
-        return cls(listing, limits, first_readable(listing, "Parquet file", partial(schema_of, limits=limits)))
+        """Read the footers of a sample of the files. Raises UsageError if none of them is readable."""
+        look = partial(schema_of, limits=limits)
+        schema, differences = merged_readable(listing, "Parquet file", look, limits)
+        return cls(listing, limits, schema, differences=differences)
 
     def describe(self) -> str:
         """How many files there are, and their size."""

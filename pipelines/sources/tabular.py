@@ -90,7 +90,7 @@ class Tabular:
 
     def describe(self) -> list[str]:
         """What was found, and which column serves as what."""
-        return [self.format.describe(), *self.layout.describe(), *self.notes]
+        return [self.format.describe(), *self.format.differences, *self.layout.describe(), *self.notes]
 
     def units(self) -> list[Unit]:
         """The units of work, in listing order."""

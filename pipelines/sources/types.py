@@ -52,9 +52,10 @@ def as_plain(column: pa.Array) -> pa.Array:
         return as_plain(column.storage).cast(plain(kind))
     if kind == plain(kind):
         return column
-    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
-        values = column.dictionary_decode() if pa.types.is_dictionary(kind) else pc.run_end_decode(column)
-        return as_plain(values)
+    if pa.types.is_dictionary(kind):
+        return as_plain(column.dictionary).take(column.indices)  # after that, since pyarrow takes no views
+    if pa.types.is_run_end_encoded(kind):
+        return as_plain(pc.run_end_decode(column))
     if pa.types.is_struct(kind):
         parts = [as_plain(part) for part in column.flatten()]
         return pa.StructArray.from_arrays(parts, fields=list(plain(kind)), mask=column.is_null())

@@ -248,7 +248,7 @@ def test_a_schema_beyond_the_limits_is_refused(local, encode, column, message):
         open_source(local.root, Columns(), limits=Limits(depth=32))
 
 
-@pytest.mark.parametrize("kind", [pa.list_view(pa.int64()), pa.month_day_nano_interval(), pa.decimal32(5)], ids=str)
+@pytest.mark.parametrize("kind", [pa.month_day_nano_interval(), pa.struct([])], ids=str)
 def test_a_column_of_a_type_that_no_table_can_have_is_left_out(local, kind):
     local.put("a.arrow", arrow(pa.table({"text": ["x"], "odd": pa.nulls(1, kind)}), None))
     source = open_source(local.root, Columns())
