@@ -220,7 +220,9 @@ def merge(schemas: Sequence[tuple[str, pa.Schema]], limits: Limits) -> Merged:
         merged = wider
         differences = conflicts | differences
         twice |= {field.name: plain(field.type) for field in schema if counts[field.name] > 1}
-        first |= {field.name: uri for field in schema if not pa.types.is_null(field.type)} | first
+        for column in schema:
+            if not pa.types.is_null(column.type):
+                first.setdefault(column.name, uri)
     for name, kind in twice.items():
         merged = merged.append(pa.field(name, kind))
     lines = list(differences.values())
