@@ -1,8 +1,8 @@
 """Arrow IPC files: streams, as Hugging Face datasets stores them on disk, and files with a footer (Feather).
 
 A unit is a file, read from front to back one record batch at a time, which is the smallest part that the format lets
-one read. Both kinds contain a stream. The footer serves only to check the number of batches, so that the rows of a
-file that was cut off can still be read.
+one read. Both kinds contain a stream. The footer serves to check the number of batches, so that the rows of a file that
+was cut off can still be read; only where there is no stream, as polars writes files, it says where the batches are.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import IO, ClassVar, Self
 import pyarrow as pa
 
 from pipelines.reasons import OBJECT_UNREADABLE, Reject
+from pipelines.sources.arrow_footer import InFooterOrder
 from pipelines.sources.arrow_messages import batch_claims
 from pipelines.sources.columns import Batch
 from pipelines.sources.format import FILES_TRIED, FileFormat, checked, merged_readable
@@ -28,6 +29,7 @@ from pipelines.storage.errors import READ_ERRORS, is_damage
 from pipelines.storage.files import Listing, SourceFile, open_unchanged
 
 FILE_MAGIC = b"ARROW1\0\0"  # of files with a footer; the stream follows it
+FEATHER_1 = b"FEA1"
 CACHE_PREFIX = "cache-"  # of files in which `Dataset.map` of Hugging Face caches its results
 LONGEST_METADATA = 8 << 20  # of a message: about 30 bytes for each column
 FEWEST_ROWS = 16  # in a batch, however large they are
@@ -95,7 +97,7 @@ class FrontToBack:
     def __init__(self, handle: IO[bytes], limits: Limits) -> None:
         self.handle = handle
         self.limits = limits
-        self.size = self.left = handle.seek(0, io.SEEK_END)
+        self.size = self.left = handle.seek(0, io.SEEK_END)  # of the file, and how much of the stream is left
         self.previous: bytes | bytearray = b""  # what was read last: before the body of a message, its metadata
         self.rows = 0  # that the batches so far claim to have
         self.cut = False
@@ -104,6 +106,13 @@ class FrontToBack:
         self.has_footer = self.file.peek(len(FILE_MAGIC)).startswith(FILE_MAGIC)
         if self.has_footer:
             self.read(len(FILE_MAGIC))
+
+    def follow_footer(self) -> None:
+        """Begin again with the schema, the dictionaries and batches that the footer names."""
+        self.file.detach()  # else it would close the file with itself
+        stream = InFooterOrder(self.handle)
+        self.left, self.rows, self.previous, self.cut = stream.size, 0, b"", False
+        self.file = io.BufferedReader(stream, self.limits.read_bytes)
 
     def read(self, size: int) -> bytearray:
         """At most `size` bytes. Allocates no more than the file has, since a damaged length can be anything.
@@ -170,7 +179,16 @@ def open_stream(uri: str, version: str, limits: Limits) -> Iterator[tuple[FrontT
     """A file, and the reader of its record batches."""
     with open_unchanged(uri, version) as handle:
         file = FrontToBack(handle, limits)
-        yield file, pa.ipc.open_stream(pa.PythonFile(file, mode="r"))
+        if file.file.peek(len(FEATHER_1)).startswith(FEATHER_1):
+            raise pa.ArrowInvalid("it is of Feather version 1, which isn't read: write it anew as version 2")
+        try:
+            reader = pa.ipc.open_stream(pa.PythonFile(file, mode="r"))
+        except (pa.ArrowInvalid, OSError) as error:
+            if not (file.has_footer and is_damage(error)):
+                raise
+            file.follow_footer()
+            reader = pa.ipc.open_stream(pa.PythonFile(file, mode="r"))
+        yield file, reader
 
 
 def schema_of(file: SourceFile, limits: Limits) -> pa.Schema:

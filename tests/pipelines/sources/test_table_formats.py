@@ -65,9 +65,7 @@ def test_a_table_without_rows_is_refused(tmp_path):
     assert "version 2 of the Delta Lake table has no rows" in refusal(str(tmp_path))
 
 
-@pytest.mark.parametrize(
-    "named", ["table/category=shoes", "table/category=shoes/*.parquet", "", "**/*.parquet"]
-)
+@pytest.mark.parametrize("named", ["table/category=shoes", "table/category=shoes/*.parquet", "", "**/*.parquet"])
 def test_files_of_a_table_are_not_read_one_by_one(tmp_path, named):
     write_deltalake(tmp_path / "table", catalog("1", category=["shoes"]), partition_by=["category"])
     write_deltalake(tmp_path / "table", catalog("1"), mode="append", schema_mode="merge")
