@@ -112,7 +112,7 @@ class FrontToBack:
         self.file.detach()  # else it would close the file with itself
         stream = InFooterOrder(self.handle)
         self.left, self.rows, self.previous, self.cut = stream.size, 0, b"", False
-        self.file = io.BufferedReader(stream, self.limits.read_bytes)
+        self.file = io.BufferedReader(stream, self.limits.read_bytes)  # type: ignore[assignment]
 
     def read(self, size: int) -> bytearray:
         """At most `size` bytes. Allocates no more than the file has, since a damaged length can be anything.

@@ -50,6 +50,7 @@ class InFooterOrder(io.RawIOBase):
         """The next bytes, of one message at most."""
         while self.parts:
             part = self.parts.pop(0)
+            rest: bytes | tuple[int, int]
             if isinstance(part, bytes):
                 content, rest = part[: len(buffer)], part[len(buffer) :]
             else:

@@ -62,8 +62,8 @@ def open_source(
         refuse_links_out(uri, limits)
         return Tabular.open(LanceTable.open(uri, limits), columns, uri)
     if delta := open_delta(uri, limits):
-        rows, partitions, note = delta
-        return Tabular.open(rows, columns, uri, partitions).noted(note, folders=rows.listing.folders)
+        parquet, partitions, note = delta
+        return Tabular.open(parquet, columns, uri, partitions).noted(note, folders=parquet.listing.folders)
     listing = list_files(uri, limits.link_targets)
     if tables := lance_tables(listing):
         raise UsageError(f"--source {uri} is a LanceDB database: name one of its tables, such as {tables[0]}")
