@@ -103,7 +103,9 @@ class Tabular:
     def units(self) -> list[Unit]:
         """The units of work, in listing order."""
         values = self.partitions.values
-        units = [dataclasses.replace(unit, partition=values.get(unit.uri, ())) for unit in self.format.units()]
+        units = self.format.units()
+        if self.partitions.schema:
+            units = [dataclasses.replace(unit, partition=values[unit.uri]) for unit in units]
         return [*units, *(unreadable_part(file, file.error) for file in self.unreadable)]
 
     def read(self, unit: FilePart) -> Batches:
