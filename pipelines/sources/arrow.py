@@ -1,8 +1,8 @@
 """Arrow IPC files: streams, as Hugging Face datasets stores them on disk, and files with a footer (Feather).
 
 A unit is a file, read from front to back one record batch at a time, which is the smallest part that the format lets
-one read. Both kinds contain a stream. The footer serves only to check the number of batches, so that the rows of a
-file that was cut off can still be read.
+one read. Both kinds contain a stream. The footer serves to check the number of batches, so that the rows of a file that
+was cut off can still be read; only where there is no stream, as polars writes files, it says where the batches are.
 """
 
 from __future__ import annotations
@@ -12,22 +12,24 @@ import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
 from typing import IO, ClassVar, Self
 
 import pyarrow as pa
 
 from pipelines.reasons import OBJECT_UNREADABLE, Reject
+from pipelines.sources.arrow_footer import InFooterOrder
 from pipelines.sources.arrow_messages import batch_claims
 from pipelines.sources.columns import Batch
-from pipelines.sources.format import FILES_TRIED, FileFormat, checked, first_readable
+from pipelines.sources.format import FILES_TRIED, FileFormat, checked, merged_readable
 from pipelines.sources.limits import Limits
-from pipelines.sources.types import is_list
 from pipelines.sources.units import FilePart
 from pipelines.storage.errors import READ_ERRORS, is_damage
 from pipelines.storage.files import Listing, SourceFile, open_unchanged
 
 FILE_MAGIC = b"ARROW1\0\0"  # of files with a footer; the stream follows it
+FEATHER_1 = b"FEA1"
 CACHE_PREFIX = "cache-"  # of files in which `Dataset.map` of Hugging Face caches its results
 LONGEST_METADATA = 8 << 20  # of a message: about 30 bytes for each column
 FEWEST_ROWS = 16  # in a batch, however large they are
@@ -35,19 +37,20 @@ FEWEST_ROWS = 16  # in a batch, however large they are
 
 @dataclass(frozen=True)
 class ArrowFiles(FileFormat):
-    """The rows of Arrow IPC files. All files are read with the schema of the first one."""
+    """The rows of Arrow IPC files. The columns are those of a sample of the files."""
 
     caches: tuple[str, ...] = ()  # names of cache files in the folder, which are not read
     exact: ClassVar[bool] = False
 
     @classmethod
     def open(cls, listing: Listing, limits: Limits) -> ArrowFiles:
-        """Read the first readable schema. Raises UsageError if there is none."""
+        """Read the schemas of a sample of the files. Raises UsageError if none of them is readable."""
         caches = [] if is_cache(listing.uri) else [file for file in listing.files if is_cache(file.uri)]
         data = listing.of(file for file in listing.files if not is_cache(file.uri)) if caches else listing
         none = f"all files are called {CACHE_PREFIX}*; to read one, name it"
-        schema = first_readable(data, "Arrow file", lambda file: schema_of(file, limits), none)
-        return cls(data, limits, schema, tuple(file_name(file.uri) for file in caches))
+        look = partial(schema_of, limits=limits)
+        schema, differences = merged_readable(data, "Arrow file", look, limits, none)
+        return cls(data, limits, schema, tuple(file_name(file.uri) for file in caches), differences=differences)
 
     def without_listing(self) -> Self:
         """The same with an empty listing and without the names of cache files."""
@@ -76,6 +79,7 @@ class ArrowFiles(FileFormat):
             here = [reader.schema.names.index(name) for name in names if name in reader.schema.names]
             for batch in reader:
                 count += 1
+                file.check_rows(row + len(batch))  # also of a batch without a body, which pyarrow doesn't read
                 for table, rejects in split(batch.select(here), self.limits):
                     yield Batch(table, range(row, row + len(table)), rejects)
                     row += len(table)
@@ -93,7 +97,7 @@ class FrontToBack:
     def __init__(self, handle: IO[bytes], limits: Limits) -> None:
         self.handle = handle
         self.limits = limits
-        self.size = self.left = handle.seek(0, io.SEEK_END)
+        self.size = self.left = handle.seek(0, io.SEEK_END)  # of the file, and how much of the stream is left
         self.previous: bytes | bytearray = b""  # what was read last: before the body of a message, its metadata
         self.rows = 0  # that the batches so far claim to have
         self.cut = False
@@ -102,6 +106,13 @@ class FrontToBack:
         self.has_footer = self.file.peek(len(FILE_MAGIC)).startswith(FILE_MAGIC)
         if self.has_footer:
             self.read(len(FILE_MAGIC))
+
+    def follow_footer(self) -> None:
+        """Begin again with the schema, the dictionaries and batches that the footer names."""
+        self.file.detach()  # else it would close the file with itself
+        stream = InFooterOrder(self.handle)
+        self.left, self.rows, self.previous, self.cut = stream.size, 0, b"", False
+        self.file = io.BufferedReader(stream, self.limits.read_bytes)  # type: ignore[assignment]
 
     def read(self, size: int) -> bytearray:
         """At most `size` bytes. Allocates no more than the file has, since a damaged length can be anything.
@@ -138,11 +149,13 @@ class FrontToBack:
             raise pa.ArrowInvalid(
                 f"a record batch unpacks to {claims.unpacked:,} bytes; at most {most:,} are read: write smaller batches"
             )
-        if self.rows > self.limits.rows_per_byte * self.size:
-            raise pa.ArrowInvalid(
-                f"it claims {self.rows:,} rows; a file of {self.size:,} bytes can have "
-                f"{self.limits.rows_per_byte * self.size:,} at most"
-            )
+        self.check_rows(self.rows)
+
+    def check_rows(self, rows: int) -> None:
+        """Raise pa.ArrowInvalid if a file of this size can't have so many rows."""
+        most = self.limits.rows_per_byte * self.size
+        if rows > most:
+            raise pa.ArrowInvalid(f"it claims {rows:,} rows; a file of {self.size:,} bytes can have {most:,} at most")
 
     def check_end(self, batches: int) -> None:
         """Raise pa.ArrowInvalid if the file has more batches than the `batches` that were read.
@@ -166,13 +179,22 @@ def open_stream(uri: str, version: str, limits: Limits) -> Iterator[tuple[FrontT
     """A file, and the reader of its record batches."""
     with open_unchanged(uri, version) as handle:
         file = FrontToBack(handle, limits)
-        yield file, pa.ipc.open_stream(pa.PythonFile(file, mode="r"))
+        if file.file.peek(len(FEATHER_1)).startswith(FEATHER_1):
+            raise pa.ArrowInvalid("it is of Feather version 1, which isn't read: write it anew as version 2")
+        try:
+            reader = pa.ipc.open_stream(pa.PythonFile(file, mode="r"))
+        except (pa.ArrowInvalid, OSError) as error:
+            if not (file.has_footer and is_damage(error)):
+                raise
+            file.follow_footer()
+            reader = pa.ipc.open_stream(pa.PythonFile(file, mode="r"))
+        yield file, reader
 
 
 def schema_of(file: SourceFile, limits: Limits) -> pa.Schema:
-    """The schema of a file, without extension types."""
+    """The schema of a file."""
     with open_stream(file.uri, file.version, limits) as (_, reader):
-        return stored_schema(checked(reader.schema, limits))
+        return checked(reader.schema, limits)
 
 
 def bytes_per_row(files: Sequence[SourceFile], limits: Limits) -> float:
@@ -201,8 +223,7 @@ def split(batch: pa.RecordBatch, limits: Limits) -> Iterator[tuple[pa.Table, dic
     rows = max(FEWEST_ROWS, min(limits.batch_rows, limits.batch_bytes // per_row))
     for start in range(0, len(batch), rows):
         part = pa.Table.from_batches([batch.slice(start, rows)])
-        table, rejects = (part, {}) if sound else without_damage(part)
-        yield as_stored(table), rejects
+        yield (part, {}) if sound else without_damage(part)
 
 
 def damage(rows: pa.RecordBatch | pa.Array) -> str:
@@ -237,30 +258,6 @@ def leaves(array: pa.Array) -> Iterator[pa.Array]:
     else:
         for part in array.flatten():
             yield from leaves(part)
-
-
-def as_stored(table: pa.Table) -> pa.Table:
-    """`table` without extension types."""
-    return table.cast(stored_schema(table.schema))
-
-
-def stored_schema(schema: pa.Schema) -> pa.Schema:
-    """`schema` with storage types instead of extension types, all nullable since writers may be wrong about that."""
-    return pa.schema([field.with_type(stored(field.type)).with_nullable(True) for field in schema])
-
-
-def stored(kind: pa.DataType) -> pa.DataType:
-    """The storage type of a type, also deep in lists and structs."""
-    if isinstance(kind, pa.BaseExtensionType):
-        return stored(kind.storage_type)
-    if pa.types.is_struct(kind):
-        return pa.struct([pa.field(part.name, stored(part.type)) for part in kind])
-    if is_list(kind):
-        part = kind.value_field.with_type(stored(kind.value_type))
-        if pa.types.is_fixed_size_list(kind):
-            return pa.list_(part, kind.list_size)
-        return pa.large_list(part) if pa.types.is_large_list(kind) else pa.list_(part)
-    return kind
 
 
 def is_cache(uri: str) -> bool:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from pipelines.reasons import COLUMN_TYPE, TEXT_NOT_UTF8, Reject
 from pipelines.records import ID, IMAGE, IMAGE_URI, MISFITS, OBJECT, RESERVED, ROW, TEXT, read_schema, replace_column
-from pipelines.sources.casting import NOT_UTF8, cast, ids, numbered, texts, without_invalid_text
+from pipelines.sources.casting import NOT_UTF8, cast, ids, numbered, plain_column, texts, without_invalid_text
 from pipelines.sources.image_cells import image_parts
 from pipelines.sources.roles import Look, Roles, element, find_roles, no_rows
 from pipelines.sources.types import is_list, is_text, merged, plain
@@ -146,7 +146,7 @@ class Layout:
         """
         table, rows = batch.table, np.asarray(batch.rows, np.int64)
         owners, columns = np.arange(len(table)), dict(zip(table.column_names, table.columns, strict=True))
-        images = columns.pop(self.image, pa.nulls(len(table)))
+        images = plain_column(columns.pop(self.image, pa.nulls(len(table))))
         if self.several:
             owners, numbers, images = each_image(images, self.images)
             columns, rows = {name: column.take(pa.array(owners)) for name, column in columns.items()}, rows[owners]

@@ -14,6 +14,7 @@ import pyarrow as pa
 from pipelines.sources.arrow import ArrowFiles
 from pipelines.sources.columns import Columns
 from pipelines.sources.csv import Csv
+from pipelines.sources.delta import open_delta
 from pipelines.sources.format import Format
 from pipelines.sources.images import IMAGE_SUFFIXES, ImageFolder
 from pipelines.sources.jsonl import JsonLines
@@ -21,7 +22,9 @@ from pipelines.sources.lance import LanceTable
 from pipelines.sources.limits import DEFAULTS, Limits
 from pipelines.sources.lines import BOM, GZIP
 from pipelines.sources.parquet import Parquet
+from pipelines.sources.partitions import NO_PARTITIONS, hive_partitions
 from pipelines.sources.source import Source
+from pipelines.sources.table_formats import refuse_table_files
 from pipelines.sources.tabular import Tabular
 from pipelines.sources.webdataset import WebDataset
 from pipelines.storage.files import Listing, list_files, read_start
@@ -58,6 +61,9 @@ def open_source(
     if kind == "lance" or (kind is None and uri.rstrip("/").endswith(".lance")):
         refuse_links_out(uri, limits)
         return Tabular.open(LanceTable.open(uri, limits), columns, uri, like)
+    if delta := open_delta(uri, limits):
+        parquet, partitions, note = delta
+        return Tabular.open(parquet, columns, uri, like, partitions).noted(note, folders=parquet.listing.folders)
     listing = list_files(uri, limits.link_targets)
     if tables := lance_tables(listing):
         raise UsageError(f"--source {uri} is a LanceDB database: name one of its tables, such as {tables[0]}")
@@ -69,19 +75,19 @@ def open_source(
             "their kind with --source-kind (JSON lines have an object on each line: `jq -c '.[]'` turns a JSON array "
             "into JSON lines)"
         )
+    refuse_table_files(listing, chosen)
     if found == "images":
         return ImageFolder.open(listing, columns, limits)  # with all files, since text files belong to images
     chosen = chosen if chosen.files else listing  # the user gave the kind, so suffixes don't matter
     unreadable = tuple(file for file in chosen.files if file.error)
     if len(unreadable) == len(chosen.files):
         raise UsageError(f"--source {uri}: {unreadable[0].uri}: {unreadable[0].error}")
-    rows = open_format(found, chosen.of(file for file in chosen.files if not file.error), like, columns, limits)
-    return dataclasses.replace(
-        Tabular.open(rows, columns, uri, like),
-        notes=tuple(notes(listing, chosen, found)),
-        unreadable=unreadable + listing.unlisted,
-        folders=listing.folders,
-    )
+    partitions = NO_PARTITIONS if found == "webdataset" else hive_partitions(chosen)
+    readable = chosen.of(file for file in chosen.files if not file.error)
+    rows = open_format(found, readable, partitions.of_others(like), columns, limits)
+    source = Tabular.open(rows, columns, uri, like, partitions)
+    source = source.noted(*notes(listing, chosen, found), folders=listing.folders)
+    return dataclasses.replace(source, unreadable=unreadable + listing.unlisted)
 
 
 def refuse_links_out(uri: str, limits: Limits) -> None:

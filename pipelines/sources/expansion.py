@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from pipelines.reasons import SEVERAL_IMAGES, TEXT_TOO_LARGE, Reject
 from pipelines.sources.columns import Batch, Layout
 from pipelines.sources.limits import Limits
-from pipelines.sources.types import is_bytes, is_list, is_text
+from pipelines.sources.types import is_bytes, is_list, is_text, plain
 
 VIEW_BYTES = 16  # of a view, which begins with the length of its value as an int32
 
@@ -39,31 +39,44 @@ def bounded(batch: Batch, layout: Layout, limits: Limits) -> Iterator[Batch]:
         rejects[row] = TEXT_TOO_LARGE.reject(message)
     for row in np.flatnonzero(images > limits.record_images).tolist():
         rejects[row] = SEVERAL_IMAGES.reject(f"it has {images[row]:,} images; the limit is {limits.record_images:,}")
-    table = batch.table
-    if rejects:
-        bad = np.isin(np.arange(len(sizes)), list(rejects))
-        table, sizes = table.take(pa.array(np.arange(len(sizes)), mask=bad)), np.where(bad, 0, sizes)
-    ends = np.cumsum(sizes)
-    start = 0
-    while start < len(table):
+    bad = np.isin(np.arange(len(sizes)), list(rejects))
+    runs = iter([*(np.flatnonzero(np.diff(bad)) + 1).tolist(), len(sizes)])  # where rows that are read end, or begin
+    ends = np.cumsum(np.where(bad, 0, sizes))
+    start, run_end = 0, 0
+    while start < len(sizes):
+        run_end = next(runs) if start == run_end else run_end
         before = ends[start - 1] if start else 0
-        stop = max(start + 1, int(np.searchsorted(ends, before + limits.batch_bytes, "right")))
-        mine = {row - start: why for row, why in ({**rejects, **batch.rejects}).items() if start <= row < stop}
-        unfit = {row - start: columns for row, columns in batch.misfits.items() if start <= row < stop}
-        yield Batch(table.slice(start, stop - start), batch.rows[start:stop], mine, unfit)
+        stop = max(start + 1, min(run_end, int(np.searchsorted(ends, before + limits.batch_bytes, "right"))))
+        stop = run_end if bad[start] else stop
+        table = nulls(batch.table.schema, stop - start) if bad[start] else batch.table.slice(start, stop - start)
+        mine = {row - start: why for row, why in {**rejects, **batch.rejects}.items() if start <= row < stop}
+        misfits = {row - start: why for row, why in batch.misfits.items() if start <= row < stop}
+        yield Batch(table, batch.rows[start:stop], mine, misfits)
         start = stop
+
+
+def nulls(schema: pa.Schema, rows: int) -> pa.Table:
+    """Rows without values, in plain types."""
+    return pa.table([pa.nulls(rows, plain(kind)) for kind in schema.types], schema.names)
 
 
 def is_compact(kind: pa.DataType) -> bool:
     """True if several rows may share a stored value, at any depth."""
-    if pa.types.is_dictionary(kind) or is_view(kind):
+    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind) or is_view(kind) or is_list_view(kind):
         return True
+    if isinstance(kind, pa.BaseExtensionType):
+        return is_compact(kind.storage_type)
     return any(is_compact(kind.field(part).type) for part in range(kind.num_fields))
 
 
 def is_view(kind: pa.DataType) -> bool:
     """True for strings and bytes that are views."""
     return kind in (pa.string_view(), pa.binary_view())
+
+
+def is_list_view(kind: pa.DataType) -> bool:
+    """True for lists that are views: they may share elements."""
+    return pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind)
 
 
 def image_counts(column: pa.ChunkedArray) -> np.ndarray:
@@ -87,10 +100,8 @@ def array_bytes(array: pa.Array) -> np.ndarray:
     kind = array.type
     if isinstance(kind, pa.BaseExtensionType):
         return array_bytes(array.storage)
-    if pa.types.is_dictionary(kind):
-        values = np.append(array_bytes(array.dictionary), 0)
-        at = pc.fill_null(array.indices.cast(pa.int64()), len(values) - 1)
-        return values[at.to_numpy(zero_copy_only=False)]
+    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+        return shared_bytes(array)
     if is_view(kind):
         views = np.frombuffer(array.buffers()[1] or b"", np.int32).reshape(-1, VIEW_BYTES // 4)
         lengths = views[array.offset : array.offset + len(array), 0].astype(np.int64)
@@ -99,8 +110,29 @@ def array_bytes(array: pa.Array) -> np.ndarray:
         return pc.fill_null(pc.binary_length(array), 0).to_numpy(zero_copy_only=False).astype(np.int64)
     if pa.types.is_struct(kind):
         return sum((array_bytes(part) for part in array.flatten()), np.zeros(len(array), np.int64))
+    if pa.types.is_map(kind):
+        return list_bytes(array.view(pa.list_(pa.struct([kind.key_field, kind.item_field]))))
     if is_list(kind):
-        lengths = lengths_of(array)
-        ends, totals = np.cumsum(lengths), np.append(0, np.cumsum(array_bytes(array.flatten())))
-        return totals[ends] - totals[ends - lengths]
-    return np.full(len(array), 8)
+        return list_bytes(array)
+    return np.full(len(array), max(8, kind.byte_width) if pa.types.is_fixed_size_binary(kind) else 8)
+
+
+def shared_bytes(array: pa.DictionaryArray | pa.RunEndEncodedArray) -> np.ndarray:
+    """The bytes of values that are stored once for many rows."""
+    if pa.types.is_dictionary(array.type):
+        values = np.append(array_bytes(array.dictionary), 0)
+        at = pc.fill_null(array.indices.cast(pa.int64()), len(values) - 1)
+        return values[at.to_numpy(zero_copy_only=False)]
+    rows = np.arange(array.offset, array.offset + len(array))
+    return array_bytes(array.values)[np.searchsorted(np.asarray(array.run_ends), rows, "right")]
+
+
+def list_bytes(array: pa.Array) -> np.ndarray:
+    """The bytes of lists. To flatten views would copy the elements that they share."""
+    lengths = lengths_of(array)
+    if is_list_view(array.type):
+        starts = np.where(lengths > 0, np.asarray(array.offsets, np.int64), 0)
+        totals = np.append(0, np.cumsum(array_bytes(array.values)))
+        return totals[starts + lengths] - totals[starts]
+    ends, totals = np.cumsum(lengths), np.append(0, np.cumsum(array_bytes(array.flatten())))
+    return totals[ends] - totals[ends - lengths]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Protocol, Self, TypeVar
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol, Self, TypeVar
 
 import pyarrow as pa
 
 from pipelines.sources.columns import Batch
 from pipelines.sources.limits import Limits
+from pipelines.sources.types import merged_schema, plain
 from pipelines.sources.units import FilePart, FilePartT
 from pipelines.storage.errors import READ_ERRORS, is_damage, said
 from pipelines.storage.files import Listing, SourceFile
@@ -19,7 +21,9 @@ from pipelines.storage.local import UnreadableError
 from vista_core import UsageError
 
 FILES_TRIED = 8
+FILES_SAMPLED = 64  # whose schemas are merged
 FILE_THREADS = 16
+DIFFERENCES_SHOWN = 10
 
 Found = TypeVar("Found")
 Part = TypeVar("Part", bound=FilePart)
@@ -30,7 +34,7 @@ class Format(Protocol[FilePartT]):
 
     @property
     def schema(self) -> pa.Schema:
-        """The columns of the source, taken from its first readable file."""
+        """The columns of the source: those of all files of a sample."""
 
     @property
     def exact(self) -> bool:
@@ -39,6 +43,10 @@ class Format(Protocol[FilePartT]):
     @property
     def limits(self) -> Limits:
         """How much is read at once."""
+
+    @property
+    def differences(self) -> tuple[str, ...]:
+        """Lines for the user: where the files of the sample have different columns."""
 
     def files(self) -> dict[str, SourceFile]:
         """The source files by printable URI, in listing order."""
@@ -70,6 +78,7 @@ class FileFormat:
     listing: Listing
     limits: Limits
     schema: pa.Schema
+    differences: tuple[str, ...] = field(default=(), kw_only=True)  # lines for the user, where files don't agree
 
     def files(self) -> dict[str, SourceFile]:
         """The files of the listing."""
@@ -143,3 +152,79 @@ def first_readable(listing: Listing, kind: str, look: Callable[[SourceFile], Fou
                 raise
             errors.append(f"{file.uri}: {said(error)}")
     raise UsageError(f"--source {listing.uri}: no readable {kind}: {errors[0] if errors else otherwise}")
+
+
+class Merged(NamedTuple):
+    """The columns of several files."""
+
+    schema: pa.Schema  # in plain types; a name is there twice if a file has it twice
+    differences: tuple[str, ...]  # lines for the user
+
+
+def sampled(files: Sequence[SourceFile], most: int) -> list[SourceFile]:
+    """At most `most` of the files, evenly spread, with the first and the last of them, in their order."""
+    if len(files) <= most:
+        return list(files)
+    return [files[number * (len(files) - 1) // max(1, most - 1)] for number in range(most)]
+
+
+def merged_readable(
+    listing: Listing, kind: str, look: Callable[[SourceFile], pa.Schema], limits: Limits, otherwise: str = ""
+) -> Merged:
+    """The columns that `look` finds in a sample of the files, several of which are read at once.
+
+    Damaged files are left out. Raises UsageError if all of them are damaged, or `otherwise` if there are none.
+    """
+
+    def schema_or_error(file: SourceFile) -> pa.Schema | Exception:
+        try:
+            return look(file)
+        except READ_ERRORS as error:
+            if not is_damage(error):
+                raise
+            return error
+
+    files = sampled(listing.files, FILES_SAMPLED)
+    with ThreadPoolExecutor(FILE_THREADS) as pool:
+        found = list(zip(files, pool.map(schema_or_error, files), strict=True))
+    schemas = [(file.uri, schema) for file, schema in found if isinstance(schema, pa.Schema)]
+    if not schemas:
+        errors = [f"{file.uri}: {said(error)}" for file, error in found if isinstance(error, Exception)]
+        raise UsageError(f"--source {listing.uri}: no readable {kind}: {errors[0] if errors else otherwise}")
+    return merge(schemas, limits)
+
+
+def merge(schemas: Sequence[tuple[str, pa.Schema]], limits: Limits) -> Merged:
+    """The columns of files, given by their URIs and schemas, the first of which is within the limits.
+
+    Of two types that no type holds, the one of the earlier file is taken. The columns of a file are left out if there
+    would be too many with them.
+    """
+    merged = pa.schema([])
+    twice, first, differences = dict[str, pa.DataType](), dict[str, str](), dict[str, str]()
+    for uri, schema in schemas:
+        conflicts: dict[str, str] = {}
+
+        def note(name: str, before: pa.DataType, here: pa.DataType, uri: str = uri, to: dict = conflicts) -> None:
+            if uri != first.get(name, uri):
+                values = f"values of {uri} that don't fit are null"
+                to[name] = f"column {name}: {before} in {first[name]}, {here} in {uri}; {values}"
+
+        counts = Counter(schema.names)
+        wider = merged_schema([merged, schema], note)
+        try:
+            checked(wider, limits)
+        except pa.ArrowInvalid as error:
+            differences[uri] = f"NOT READ, the columns that only {uri} has: with those of other files, {error}"
+            continue
+        merged = wider
+        differences = conflicts | differences
+        twice |= {field.name: plain(field.type) for field in schema if counts[field.name] > 1}
+        for column in schema:
+            if not pa.types.is_null(column.type):
+                first.setdefault(column.name, uri)
+    for name, kind in twice.items():
+        merged = merged.append(pa.field(name, kind))
+    lines = list(differences.values())
+    more = [f"... and {len(lines) - DIFFERENCES_SHOWN:,} more differences"] if len(lines) > DIFFERENCES_SHOWN else []
+    return Merged(merged, (*lines[:DIFFERENCES_SHOWN], *more))

@@ -13,7 +13,6 @@ import lance
 import pyarrow as pa
 import xxhash
 
-from pipelines.sources.arrow import as_stored, stored_schema
 from pipelines.sources.columns import Batch
 from pipelines.sources.limits import Limits
 from pipelines.sources.units import FilePart
@@ -51,6 +50,7 @@ class LanceTable:
     schema: pa.Schema
     chosen: Container[str] | None = None  # the fragments to read; all of them if None
     exact: ClassVar[bool] = True
+    differences: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def open(cls, uri: str, limits: Limits) -> LanceTable:
@@ -62,7 +62,7 @@ class LanceTable:
         except (ValueError, OSError) as error:
             cause = "no Lance table is there" if says_not_found(error) else without_rust_location(str(error))
             raise UsageError(f"--source {uri}: cannot be opened: {cause}. {credentials_hint(uri)}") from error
-        return cls(uri, limits, dataset.version, is_published, stored_schema(schema))
+        return cls(uri, limits, dataset.version, is_published, schema)
 
     def files(self) -> dict[str, SourceFile]:
         """The fragments. A fragment's version is a hash of its metadata, so that it changes with files and deletions.
@@ -126,7 +126,7 @@ class LanceTable:
                 part = fragment.to_table(columns=list(names), limit=rows, offset=row, blob_handling="all_binary")
                 if not len(part):
                     return
-                yield Batch(as_stored(part), range(row, row + len(part)), {})
+                yield Batch(part, range(row, row + len(part)), {})
                 row, rows = row + len(part), next_rows(part, self.limits)
         except (ValueError, OSError) as error:
             raise read_error(unit, error) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.sources.columns import Batch
-from pipelines.sources.format import FileFormat, checked, first_readable, units_of
+from pipelines.sources.format import FileFormat, checked, merged_readable, units_of
 from pipelines.sources.limits import Limits
 from pipelines.sources.parquet_pages import InspectedFile, ReadAgainError, Reading
 from pipelines.sources.units import FilePart
@@ -19,6 +20,7 @@ from pipelines.storage.errors import READ_ERRORS, is_damage, said
 from pipelines.storage.files import Listing, SourceFile, open_unchanged
 
 FEWEST_ROWS = 16  # in a batch, however large they are
+INT96_UNIT = "us"  # nanoseconds end in 2262, and what is beyond them would become another time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,14 +33,19 @@ class RowGroup(FilePart):
 
 @dataclass(frozen=True)
 class Parquet(FileFormat):
-    """The row groups of Parquet files. All files are read with the schema of the first one."""
+    """The row groups of Parquet files. The columns are those of a sample of the files."""
 
     exact: ClassVar[bool] = True
 
     @classmethod
     def open(cls, listing: Listing, limits: Limits) -> Parquet:
-        """Read the first readable footer. Raises UsageError if there is none."""
-        return cls(listing, limits, first_readable(listing, "Parquet file", partial(schema_of, limits=limits)))
+        """Read the footers of a sample of the files. Raises UsageError if none of them is readable."""
+        int96: set[str] = set()
+        look = partial(schema_of, limits=limits, int96=int96)
+        schema, differences = merged_readable(listing, "Parquet file", look, limits)
+        if int96:
+            differences = (*differences, f"timestamps of the type INT96, in microseconds: {', '.join(sorted(int96))}")
+        return cls(listing, limits, schema, differences=differences)
 
     def describe(self) -> str:
         """How many files there are, and their size."""
@@ -71,20 +78,27 @@ class Parquet(FileFormat):
             pa.PythonFile(inspected, mode="r"),
             buffer_size=self.limits.read_bytes,
             read_dictionary=sorted(reading.dictionaries),
+            coerce_int96_timestamp_unit=INT96_UNIT,
         )
-        here = [name for name in file.schema_arrow.names if name in names]
+        counts = Counter(file.schema_arrow.names)
+        here = [name for name in counts if name in names and counts[name] == 1]
         inspected.inspect(file.metadata, unit.index, here, reading)
         row = 0
         for batch in file.iter_batches(reading.rows, row_groups=[unit.index], columns=here):
             row += len(batch)
             if row > done:
-                yield pa.table(batch.slice(max(0, done - row + len(batch))))
+                part = batch.select(here)  # pyarrow takes the column `a.b` for a part of `a`, and reads it with that
+                yield pa.Table.from_batches([part.slice(max(0, done - row + len(batch)))])
 
 
-def schema_of(file: SourceFile, limits: Limits) -> pa.Schema:
-    """The schema in a file's footer."""
+def schema_of(file: SourceFile, limits: Limits, int96: set[str]) -> pa.Schema:
+    """The schema in a file's footer. Adds the columns of INT96 timestamps to `int96`."""
     with open_unchanged(file.uri, file.version) as handle:
-        return checked(pq.read_schema(handle), limits)
+        parquet = pq.ParquetFile(handle, coerce_int96_timestamp_unit=INT96_UNIT)
+        schema = checked(parquet.schema_arrow, limits)
+        columns = [parquet.schema.column(number) for number in range(len(parquet.schema.names))]
+        int96.update(column.path for column in columns if column.physical_type == "INT96")
+    return schema
 
 
 def check_claims(file: SourceFile, metadata: pq.FileMetaData, limits: Limits) -> None:

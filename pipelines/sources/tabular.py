@@ -17,6 +17,7 @@ from pipelines.records import OBJECT, ROW, read_schema
 from pipelines.sources.columns import Batch, Columns, Layout, roles_as_stored
 from pipelines.sources.expansion import bounded
 from pipelines.sources.format import FILES_TRIED, Format, unreadable_part
+from pipelines.sources.partitions import NO_PARTITIONS, Partitions
 from pipelines.sources.roles import Roles
 from pipelines.sources.scope import Batches
 from pipelines.sources.units import FilePart, Unit
@@ -37,12 +38,26 @@ class Tabular:
     notes: tuple[str, ...] = ()  # for the user
     unreadable: tuple[SourceFile, ...] = ()  # files and folders of which nothing can be read, each with its error
     folders: Folders | None = None  # where files of a disk must really be
+    partitions: Partitions = NO_PARTITIONS
     child_limits: ProcessLimits | None = None  # of the child process that parses units, if one does
 
     @classmethod
-    def open(cls, rows: Format[Any], columns: Columns, uri: str, like: pa.Schema | None = None) -> Tabular:
+    def open(
+        cls,
+        rows: Format[Any],
+        columns: Columns,
+        uri: str,
+        like: pa.Schema | None = None,
+        partitions: Partitions = NO_PARTITIONS,
+    ) -> Tabular:
         """`like` has the columns of the table that the records go to. Raises UsageError as `Layout.of`."""
-        return cls(rows, Layout.of(rows.schema, columns, uri, functools.partial(first_rows, rows), like))
+        look = functools.partial(first_rows, rows)
+        layout = Layout.of(partitions.beside(rows.schema), columns, uri, look, like)
+        return cls(rows, layout, tuple(partitions.describe(rows.schema)), partitions=partitions)
+
+    def noted(self, *notes: str, folders: Folders | None) -> Tabular:
+        """The same with more lines for the user, and the folders where its files must be."""
+        return dataclasses.replace(self, notes=(*self.notes, *notes), folders=folders)
 
     @property
     def extra(self) -> pa.Schema:
@@ -85,7 +100,8 @@ class Tabular:
 
     def without_listing(self) -> Tabular:
         """What a worker needs to read a unit."""
-        return dataclasses.replace(self, format=self.format.without_listing(), unreadable=())
+        partitions = self.partitions.without_values()
+        return dataclasses.replace(self, format=self.format.without_listing(), unreadable=(), partitions=partitions)
 
     def apart(self, limits: ProcessLimits) -> Tabular:
         """The same source, which parses files in a child process: what ends that is damage of the file."""
@@ -93,11 +109,15 @@ class Tabular:
 
     def describe(self) -> list[str]:
         """What was found, and which column serves as what."""
-        return [self.format.describe(), *self.layout.describe(), *self.notes]
+        return [self.format.describe(), *self.format.differences, *self.layout.describe(), *self.notes]
 
     def units(self) -> list[Unit]:
         """The units of work, in listing order."""
-        return [*self.format.units(), *(unreadable_part(file, file.error) for file in self.unreadable)]
+        values = self.partitions.values
+        units = self.format.units()
+        if self.partitions.schema:
+            units = [dataclasses.replace(unit, partition=values[unit.uri]) for unit in units]
+        return [*units, *(unreadable_part(file, file.error) for file in self.unreadable)]
 
     def read(self, unit: FilePart) -> Batches:
         """The records of a unit. Rows that can't be read because of damage are rejected.
@@ -142,8 +162,10 @@ class Tabular:
 
     def batches(self, unit: FilePart) -> Iterator[Batch]:
         """The columns of a unit as its file has them. Raises one of errors.READ_ERRORS at damage."""
-        parse = functools.partial(self.format.batches, unit, self.layout.used)
-        return parse() if self.child_limits is None else parsed_apart(parse, self.child_limits)
+        names = [name for name in self.layout.used if name in self.format.schema.names]
+        parse = functools.partial(self.format.batches, unit, names)
+        for batch in parse() if self.child_limits is None else parsed_apart(parse, self.child_limits):
+            yield batch._replace(table=self.partitions.added_to(batch.table, unit.partition))
 
 
 def first_rows(rows: Format[Any], names: Sequence[str]) -> pa.Table:

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterable
 from functools import reduce
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -20,6 +21,7 @@ SPELLINGS = {
     pa.binary_view(): pa.binary(),
     pa.float16(): pa.float32(),
 }
+VIEWS = (pa.string_view(), pa.binary_view())
 EXTENSIONS = {"arrow.uuid": pa.string(), "arrow.bool8": pa.bool_()}
 UNITS = ("s", "ms", "us", "ns")
 DIGITS = {8: 3, 16: 5, 32: 10, 64: 20}  # decimal digits of the largest integer of so many bits
@@ -52,9 +54,10 @@ def as_plain(column: pa.Array) -> pa.Array:
         return as_plain(column.storage).cast(plain(kind))
     if kind == plain(kind):
         return column
-    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
-        values = column.dictionary_decode() if pa.types.is_dictionary(kind) else pc.run_end_decode(column)
-        return as_plain(values)
+    if pa.types.is_dictionary(kind):
+        return as_plain(column.dictionary).take(column.indices)  # after that, since pyarrow takes no views
+    if pa.types.is_run_end_encoded(kind):
+        return as_plain(pc.run_end_decode(column))
     if pa.types.is_struct(kind):
         parts = [as_plain(part) for part in column.flatten()]
         return pa.StructArray.from_arrays(parts, fields=list(plain(kind)), mask=column.is_null())
@@ -68,7 +71,21 @@ def as_plain(column: pa.Array) -> pa.Array:
         ends = pc.cumulative_sum(lengths).to_pylist()
         offsets = pa.array([0, *ends], pa.int32())
         return pa.ListArray.from_arrays(offsets, as_plain(column.flatten()), type=plain(kind), mask=column.is_null())
-    return column.cast(plain(kind))
+    return (with_sound_nulls(column) if kind in VIEWS else column).cast(plain(kind))
+
+
+def with_sound_nulls(views: pa.Array) -> pa.Array:
+    """Strings or bytes that are views, those of nulls empty.
+
+    pyarrow does not validate the views of nulls, and a cast crashes at damaged ones.
+    """
+    if not views.null_count:
+        return views
+    _, stored, *data = views.buffers()
+    parts = np.frombuffer(stored, np.int32).reshape(-1, 4)[views.offset : views.offset + len(views)]
+    is_valid = views.is_valid().to_numpy(zero_copy_only=False)
+    bits, sound = np.packbits(is_valid, bitorder="little"), np.where(is_valid[:, None], parts, np.int32(0))
+    return pa.Array.from_buffers(views.type, len(views), [pa.py_buffer(bits), pa.py_buffer(sound), *data])
 
 
 def merged(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pipelines.sources.scope import WHOLE, Scope
 
@@ -24,6 +24,7 @@ class FilePart(Unit):
     version: str  # which the file must still have when it is read
     first_row: int = 0  # its position in the file: a number or, in text files, the byte at which the row begins
     error: str = ""  # why nothing of it can be read, if so
+    partition: tuple[Any, ...] = ()  # the values of the columns in the names of its folders
 
     @property
     def uri(self) -> str:

@@ -39,6 +39,7 @@ class Listing:
     folders: Folders | None = None  # where files of a disk must really be; None in a store
     unlisted: tuple[SourceFile, ...] = ()  # folders that could not be listed, as files with an error
     left_out: tuple[str, ...] = ()  # links to folders that are not followed, and why
+    logs: tuple[str, ...] = ()  # folders that are perhaps the log of a table
 
     def only(self, suffixes: Iterable[str]) -> Listing:
         """The files with one of these suffixes."""
@@ -100,7 +101,8 @@ def list_files(uri: str, link_targets: Iterable[str] = ()) -> Listing:
         raise UsageError(f"--source {uri}: {cause}. Check the path; a glob needs quotes in the shell")
     files.sort(key=lambda file: listing_order(printable(file.uri)))
     left_out = tuple(f"{name}: {why}" for name, why in sorted(found.left_out.items()))
-    return Listing(uri, file_uri(fs, found.root), tuple(files), folders, unlisted, left_out)
+    logs = tuple(sorted(file_uri(fs, name) for name in found.logs))
+    return Listing(uri, file_uri(fs, found.root), tuple(files), folders, unlisted, left_out, logs)
 
 
 def own_folder(path: str) -> str:

@@ -21,6 +21,8 @@ from pipelines.storage.uris import before_magic
 BOOKKEEPING = re.compile(
     r"_SUCCESS|_metadata|_common_metadata|_temporary|_spark_metadata|_delta_log|_(committed|started)_.*|lost\+found"
 )
+LOGS = ("_delta_log", ".hoodie", "metadata")  # folders that make the one that they are in a table
+IN_LOG = re.compile(rf"(.*?/({'|'.join(map(re.escape, LOGS))}))/")
 FLAT = {"s3", "s3a", "gs", "gcs"}  # stores that list everything below a prefix at once, page by page
 
 
@@ -32,6 +34,7 @@ class Found:
     files: dict[str, dict] = field(default_factory=dict)  # fsspec's info by path; for a link, that of its target
     unlisted: dict[str, str] = field(default_factory=dict)  # folders that could not be listed, with the cause
     left_out: dict[str, str] = field(default_factory=dict)  # links to folders that must not be followed, with the cause
+    logs: set[str] = field(default_factory=set)  # folders that are perhaps the log of a table
 
 
 def find(fs: Any, path: str, folders: Folders) -> Found:
@@ -52,7 +55,7 @@ def find(fs: Any, path: str, folders: Folders) -> Found:
     # A plain path, a name with brackets, or a missing bucket, which a glob does not report.
     if is_flat(fs):
         root = path if fs.isdir(path) else path.rpartition("/")[0]
-        return Found(root, fs.find(path, detail=True))
+        return flat(root, fs.find(path, detail=True))
     try:
         info = fs.info(path)
     except FileNotFoundError:
@@ -66,7 +69,7 @@ def walk(fs: Any, root: str, pattern: str | None, folders: Folders) -> Found:
     Links to folders are followed last, and only to what was not found under its own name.
     """
     if is_flat(fs) and (pattern is None or "**" in pattern):
-        return Found(root, fs.find(root, detail=True))
+        return flat(root, fs.find(root, detail=True))
     found = Found(root)
     waiting, linked, seen = [root], list[str](), set[str]()
     while waiting or linked:
@@ -78,6 +81,8 @@ def walk(fs: Any, root: str, pattern: str | None, folders: Folders) -> Found:
         seen.add(real)
         for info in entries(fs, folder, found):
             name = info["name"].rstrip("/")
+            if is_folder(info) and name.rpartition("/")[2] in LOGS:
+                found.logs.add(name)
             if not is_folder(info):
                 found.files[info["name"]] = info
             elif name != folder and not hidden(name, root) and may_lead_to(pattern, name):
@@ -87,6 +92,11 @@ def walk(fs: Any, root: str, pattern: str | None, folders: Folders) -> Found:
                 else:
                     (linked if info.get("islink") else waiting).append(name)
     return found
+
+
+def flat(root: str, files: dict[str, dict]) -> Found:
+    """What a store lists at once."""
+    return Found(root, files, logs={match[1] for match in map(IN_LOG.match, files) if match})
 
 
 def entries(fs: Any, folder: str, found: Found) -> Iterator[dict]:

@@ -1,11 +1,14 @@
 """Arrow IPC files of both kinds, whole, cut off and damaged, become records."""
 
 import dataclasses
+import io
 import json
 import pickle
+import uuid
 from collections.abc import Iterator
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.ipc as ipc
 import pytest
@@ -139,20 +142,81 @@ def test_categories_may_differ_from_batch_to_batch(local):
     assert (columns(rows, "text"), reasons) == ([("a",), ("b",), ("c",), ("a",)], {})
 
 
-def test_extension_types_are_read_as_their_storage_types(local):
+def test_extension_types_are_read_by_what_they_mean(local):
     ids = pa.array([bytes([n]) * 16 for n in range(2)], pa.uuid())
     tensor = pa.FixedShapeTensorArray.from_numpy_ndarray(np.arange(8, dtype=np.float32).reshape(2, 2, 2))
     nested = pa.StructArray.from_arrays([pa.ListArray.from_arrays([0, 1, 2], ids)], ["ids"])
-    table = pa.table({"text": ["x", "y"], "uuid": ids, "tensor": tensor, "nested": nested})
-    source = open_bytes(local, encoded(table))
-    assert source.extra.field("uuid").type == pa.string()
-    assert source.extra.field("nested").type == pa.struct([("ids", pa.list_(pa.string()))])
+    table = pa.table({"text": ["x", "y"], "code": ids, "tensor": tensor, "nested": nested})
+    rows, reasons = read(open_bytes(local, encoded(table)))
+    assert reasons == {}
+    one, two = (str(uuid.UUID(bytes=bytes([n]) * 16)) for n in range(2))
+    assert columns(rows, "code", "tensor", "nested") == [
+        (one, [0, 1, 2, 3], {"ids": [one]}),
+        (two, [4, 5, 6, 7], {"ids": [two]}),
+    ]
+
+
+FRAME = pl.DataFrame(
+    {
+        "id": [f"k{n}" for n in range(500)],
+        "text": [f"text ü {n}" if n % 7 else None for n in range(500)],
+        "shop": pl.Series([f"shop {n % 170}" for n in range(500)], dtype=pl.Categorical),
+        "size": pl.Series([["S", "M", "L"][n % 3] for n in range(500)], dtype=pl.Enum(["S", "M", "L"])),
+        "tags": pl.Series([["a", f"{n}"] for n in range(500)], dtype=pl.List(pl.Categorical)),
+        "price": pl.Series([f"{n}.25" for n in range(500)]).cast(pl.Decimal(12, 2)),
+        "offer": [{"shop": f"s{n}", "sizes": [n]} for n in range(500)],
+    }
+)
+
+
+@pytest.mark.parametrize("compression", ["uncompressed", "lz4", "zstd"])
+@pytest.mark.parametrize("kind", ["write_ipc", "write_ipc_stream", "oldest"])
+def test_files_written_by_polars_are_read(local, kind, compression):
+    """Its files have no stream: the schema in front has no length, and dictionaries are behind the batches."""
+    sink = io.BytesIO()
+    if kind == "write_ipc_stream":
+        FRAME.write_ipc_stream(sink, compression=compression)
+    else:
+        level = pl.CompatLevel.oldest() if kind == "oldest" else None
+        FRAME.write_ipc(sink, compression=compression, compat_level=level, record_batch_size=120)
+    source = open_bytes(local, sink.getvalue())
     rows, reasons = read(source)
     assert reasons == {}
-    assert columns(rows, "uuid", "tensor", "nested") == [
-        (bytes(16), [0, 1, 2, 3], {"ids": [bytes(16)]}),
-        (b"\1" * 16, [4, 5, 6, 7], {"ids": [b"\1" * 16]}),
-    ]
+    assert [{name: row[name] for name in FRAME.columns} for row in rows] == FRAME.to_dicts()
+
+
+def test_wherever_a_file_of_polars_is_cut_or_damaged_no_row_is_lost_without_a_reject(local):
+    sink = io.BytesIO()
+    FRAME.write_ipc(sink, record_batch_size=120)
+    whole = bytearray(sink.getvalue())
+    local.put("0.arrow", encoded(TEXTS))
+    for at in range(0, len(whole), 211):
+        changed = bytearray(whole)
+        changed[at] ^= 0xFF
+        for content in (changed, whole[:at]):
+            local.put("1.arrow", bytes(content))
+            rows, reasons = read(open_source(local.root, Columns()))
+            assert len(rows) == len(TEXTS) + len(FRAME) or reasons
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_deltas_of_dictionaries_are_read(local, kind):
+    def batch(codes: list[int], *values: str) -> pa.RecordBatch:
+        return pa.record_batch({"text": pa.DictionaryArray.from_arrays(pa.array(codes, pa.int8()), list(values))})
+
+    parts = [batch([0, 1], "a", "b"), batch([2, 0], "a", "b", "c"), batch([3], "a", "b", "c", "d")]
+    sink = pa.BufferOutputStream()
+    with KINDS[kind](sink, parts[0].schema, options=ipc.IpcWriteOptions(emit_dictionary_deltas=True)) as writer:
+        for part in parts:
+            writer.write(part)
+    rows, reasons = read(open_bytes(local, sink.getvalue().to_pybytes()))
+    assert (columns(rows, "text"), reasons) == ([("a",), ("b",), ("c",), ("a",), ("d",)], {})
+
+
+def test_feather_of_version_1_is_refused_with_the_cure(local):
+    local.put("a.feather", b"FEA1" + bytes(100) + b"FEA1")
+    with pytest.raises(UsageError, match="Feather version 1, which isn't read: write it anew as version 2"):
+        open_source(local.root, Columns())
 
 
 def test_nulls_in_a_non_nullable_column_are_read(local):
@@ -271,7 +335,7 @@ def test_a_source_without_any_readable_file_is_a_usage_error(store):
         open_source(store.root, Columns())
 
 
-def test_the_schema_is_that_of_the_first_readable_file(local):
+def test_a_damaged_file_costs_only_itself(local):
     local.put("1.arrow", b"damaged")
     local.put("2.arrow", encoded(TEXTS))
     rows, reasons = read(open_source(local.root, Columns()))

@@ -3,9 +3,13 @@
 import dataclasses
 import datetime
 import pickle
+import uuid
 from collections.abc import Iterator
 
+import duckdb
 import numpy as np
+import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -304,7 +308,7 @@ def test_no_row_of_a_later_file_without_common_columns_is_lost(local):
     assert len(rows) + len(reasons) == 3
 
 
-def test_a_wider_type_in_a_later_file_is_read_if_its_values_fit(local):
+def test_a_wider_type_in_a_later_file_is_that_of_the_column(local):
     first = {"id": pa.array([1], pa.int32()), "text": ["x"], "n": pa.array([1], pa.int32()), "image": [b"1"]}
     image = pa.array([{"bytes": b"2", "path": "p"}])
     second = {"id": [2**40], "text": pa.array(["y"], pa.large_string()), "n": pa.array([2], pa.int64()), "image": image}
@@ -315,28 +319,153 @@ def test_a_wider_type_in_a_later_file_is_read_if_its_values_fit(local):
 @pytest.mark.parametrize(
     ("name", "values", "message"),
     [
-        ("image", [7, None], "image: 7 is no large_binary"),
-        ("text", [{"de": "x"}, None], "the text {'de': 'x'} is no string"),
+        ("n", ["many", "7"], "column n: int32 in {}1.parquet, string in {}2.parquet"),
+        ("image", [7, None], "column image: binary in {}1.parquet, int64 in {}2.parquet"),
+        ("text", [{"de": "x"}, None], "column text: string in {}1.parquet, struct<de: string> in {}2.parquet"),
     ],
 )
-def test_a_value_of_a_later_file_that_does_not_fit_rejects_its_own_row(local, name, values, message):
+def test_types_that_no_type_holds_are_said(local, name, values, message):
     first = {"text": ["x", "y"], "n": pa.array([1, 2], pa.int32()), "image": [b"1", b"2"]}
+    source = two_files(local, first, first | {name: values})
+    second = local.uri("2.parquet")
+    said = f"{message}; values of {second} that don't fit are null".replace("{}", local.uri(""))
+    assert said in source.describe()
+    rows, reasons = read(source)
+    assert len(rows) + len(reasons) == 4
+
+
+def test_the_first_file_does_not_decide_for_all(local):
+    first = {"id": ["1"], "caption": pa.nulls(1), "n": pa.array([1], pa.int32()), "image": [b"1"]}
+    second = {"id": ["2"], "caption": ["red shoe"], "n": pa.array([2**40]), "image": [b"2"], "brand": ["b"]}
+    rows, reasons = read(two_files(local, first, second))
+    assert reasons == {}
+    assert columns(rows, "text", "n", "brand") == [(None, 1, None), ("red shoe", 2**40, "b")]
+
+
+def test_columns_are_those_of_a_sample_of_many_files(local):
+    for number in range(150):
+        odd = {"odd": [1]} if number in (0, 149) else {}
+        local.put(f"{number:03}.parquet", encoded(pa.table({"id": [f"{number}"], "text": ["x"]} | odd)))
+    local.put("000.parquet", b"damaged")
+    source = open_source(local.root, Columns())
+    assert source.extra.names == ["odd"]
+    rows, reasons = read(source)
+    assert (len(rows), len(reasons)) == (149, 1)
+
+
+def test_a_file_with_too_many_columns_costs_its_own_columns(local):
+    second = {"id": ["2"], "text": ["y"]} | {f"c{number}": [1] for number in range(997)}
+    source = two_files(local, {"id": ["1"], "text": ["x"], "a": [1], "b": [2]}, second)
+    assert any(line.startswith("NOT READ, the columns that only") for line in source.describe())
+    rows, reasons = read(source)
+    assert (columns(rows, "id", "a", "b"), reasons) == ([("1", 1, 2), ("2", None, None)], {})
+
+
+# What the tools write
+
+
+def test_types_of_duckdb(local, tmp_path):
+    duckdb.sql(
+        "COPY (SELECT i AS id, 'x' AS title, uuid() AS uid, '{}'::JSON AS attrs, MAP {'a': i} AS m, [uuid()] AS uids, "
+        "{'j': '1'::JSON, 'u': uuid()} AS s, i::UBIGINT AS u, (i * 1.5)::DECIMAL(38, 4) AS d, TIME '01:02:03' AS t, "
+        f"'b'::ENUM('a', 'b') AS e FROM range(3) r(i)) TO '{tmp_path}/a.parquet'"
+    )
+    rows, reasons = read(open_source(str(tmp_path / "a.parquet"), Columns()))
+    assert reasons == {}
+    [expected] = duckdb.sql(
+        f"SELECT uid::VARCHAR, attrs::VARCHAR, uids::VARCHAR[], u, d, t, e FROM '{tmp_path}/a.parquet' WHERE id = 1"
+    ).fetchall()
+    [row] = [row for row in rows if row["id"] == "1"]
+    assert tuple(row[name] for name in ("uid", "attrs", "uids", "u", "d", "t", "e")) == expected
+    assert row["m"] == [{"key": "a", "value": 1}]
+    assert row["s"]["j"] == "1"
+    assert str(uuid.UUID(row["s"]["u"])) == row["s"]["u"]
+
+
+def test_types_of_polars_and_pandas(tmp_path):
+    frame = pl.DataFrame(
+        {
+            "id": ["1", "2"],
+            "text": ["x", None],
+            "c": pl.Series(["a", None], dtype=pl.Categorical),
+            "e": pl.Series(["a", "b"], dtype=pl.Enum(["a", "b"])),
+            "d": pl.Series([1, None], dtype=pl.Duration("us")),
+            "l": [["a"], None],
+            "arr": pl.Series([[1, 2], [3, 4]], dtype=pl.Array(pl.Int8, 2)),
+            "u": pl.Series([2**64 - 1, 0], dtype=pl.UInt64),
+        }
+    )
+    frame.write_parquet(tmp_path / "a.parquet")
+    rows, reasons = read(open_source(str(tmp_path / "a.parquet"), Columns()))
+    assert (reasons, [{name: row[name] for name in frame.columns} for row in rows]) == ({}, frame.to_dicts())
+    pd.DataFrame({"id": ["1"], "text": ["x"], "c": pd.Categorical(["a"]), "n": [float("nan")]}).to_parquet(
+        tmp_path / "b.parquet"
+    )
+    rows, reasons = read(open_source(str(tmp_path / "b.parquet"), Columns()))
+    assert (columns(rows, "id", "text", "c", "n"), reasons) == ([("1", "x", "a", None)], {})
+
+
+@pytest.mark.parametrize("store_schema", [True, False])
+def test_int96_timestamps_beyond_nanoseconds_are_read(local, store_schema):
+    times = [datetime.datetime(2024, 1, 1), datetime.datetime(1, 1, 1), datetime.datetime(9999, 12, 31, 1, 2, 3, 4)]
+    table = TEXTS.append_column("t", pa.array(times, pa.timestamp("us")))
+    source = open_table(local, table, use_deprecated_int96_timestamps=True, store_schema=store_schema)
+    assert "timestamps of the type INT96, in microseconds: t" in source.describe()
+    rows, reasons = read(source)
+    assert ([row["t"] for row in rows], reasons) == (times, {})
+
+
+def test_a_column_with_a_dot_is_not_a_part_of_another(local):
+    table = TEXTS.append_column("a", pa.array([{"b": n} for n in range(3)])).append_column("a.b", pa.array([7, 8, 9]))
+    source = open_table(local, table)
+    [batch] = source.format.batches(source.units()[0], ["a"])
+    assert batch.table.column_names == ["a"]
+    assert source.layout.left_out == ("a.b",)
+    rows, _ = read(source)
+    assert [row["a"] for row in rows] == [{"b": 0}, {"b": 1}, {"b": 2}]
+
+
+def test_repeated_names_are_left_out_in_whichever_file_they_are(local):
+    local.put("1.parquet", encoded(pa.table({"id": ["1"], "text": ["x"], "n": [1]})))
+    local.put("2.parquet", encoded(pa.table([["2"], ["y"], [1], [2]], names=["id", "text", "n", "n"])))
+    source = open_source(local.root, Columns())
+    assert source.layout.left_out == ("n",)
+    rows, reasons = read(source)
+    assert (columns(rows, "id", "text"), reasons) == ([("1", "x"), ("2", "y")], {})
+
+
+def test_groups_files_and_schemas_without_anything(local):
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(sink, TEXTS.schema) as writer:
+        for part in (TEXTS.slice(0, 0), TEXTS, TEXTS.slice(0, 0), TEXTS):
+            writer.write_table(part)
+    local.put("0.parquet", encoded(pa.table({})))
+    local.put("1.parquet", encoded(TEXTS.slice(0, 0)))
+    local.put("2.parquet", sink.getvalue().to_pybytes())
+    rows, reasons = read(open_source(local.root, Columns()))
+    assert ([row["_row"] for row in rows], reasons) == (list(range(6)), {})
+
+
+def test_a_value_of_a_later_file_that_does_not_fit_its_column_is_null(local):
+    first = {"text": ["x", "y"], "n": pa.array([1, 2], pa.int32())}
+    rows, reasons = read(two_files(local, first, first | {"n": ["many", "7"]}))
+    assert reasons == {}
+    assert columns(rows, "n") == [(1,), (2,), (None,), (7,)]
+    assert rows[2]["_misfits"] == [{"column": "n", "message": "'many' is no int32"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [("image", [7, None], "image: 7 is no large_binary"), ("text", [{"de": "x"}, None], "the text {'de': 'x'} is no")],
+)
+def test_a_text_or_image_of_a_later_file_that_is_none_rejects_its_own_row(local, name, values, message):
+    first = {"text": ["x", "y"], "image": [b"1", b"2"]}
     source = two_files(local, first, first | {name: values})
     rows, reasons = read(source)
     assert len(rows) == 3
     assert reasons == {(local.uri("2.parquet"), 0): "column_type"}
     [reject] = [reject for _, rejects in batches(source) for reject in rejects.values()]
     assert message in reject.message
-
-
-@pytest.mark.parametrize(("values", "misfit"), [([2**40, 7], "1099511627776"), (["many", "7"], "'many'")])
-def test_a_value_of_a_later_file_that_does_not_fit_its_column_is_null(local, values, misfit):
-    first = {"text": ["x", "y"], "n": pa.array([1, 2], pa.int32())}
-    source = two_files(local, first, first | {"n": values})
-    rows, reasons = read(source)
-    assert reasons == {}
-    assert columns(rows, "n") == [(1,), (2,), (None,), (7,)]
-    assert rows[2]["_misfits"] == [{"column": "n", "message": f"{misfit} is no int32"}]
 
 
 # Damage
