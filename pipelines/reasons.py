@@ -59,6 +59,9 @@ TEXT_TOO_LARGE = Reason(
     "A text or a whole row is larger than is read, or a text has no space in a million characters; see Limits.",
 )
 COLUMN_TYPE = Reason("column_type", "read", "A value does not fit the type that its column has in the other files.")
+IMAGE_BASE64_INVALID = Reason(
+    "image_base64_invalid", "read", "The image is text, base64 or a `data:` URI, that is damaged or cut off."
+)
 SEVERAL_IMAGES = Reason(
     "several_images", "read", "A WebDataset sample has several images, the first samples one; or a list has over 1,000."
 )

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from pipelines.reasons import COLUMN_TYPE, TEXT_NOT_UTF8, Reject
 from pipelines.records import ID, IMAGE, IMAGE_URI, OBJECT, RESERVED, ROW, TEXT, read_schema, replace_column
+from pipelines.sources.image_cells import image_parts
 from pipelines.sources.types import is_bytes, is_list, is_text, plain
 from vista_core import UsageError
 
@@ -150,7 +151,8 @@ class Layout:
                 values[ID] = pc.binary_join_element_wise(*texts, "#")
             rejects = {at: rejects[row] for at, row in enumerate(owners.tolist()) if row in rejects}
             rows = rows[owners]
-        values[IMAGE], values[IMAGE_URI] = image_parts(images)
+        values[IMAGE], values[IMAGE_URI], broken = image_parts(images)
+        rejects = broken | rejects
         values |= {OBJECT: pa.repeat(file, len(rows)), ROW: pa.array(rows)}
         schema = read_schema(self.extra)
         columns = []
@@ -205,18 +207,6 @@ def each_image(lists: pa.ChunkedArray, images: Images) -> tuple[np.ndarray, np.n
     starts = np.cumsum(lengths) - lengths  # in the flattened values, which have none of null lists
     at = pa.array(starts[owners] + numbers, pa.int64(), mask=lengths[owners] == 0)
     return owners, numbers, array.flatten().take(at)
-
-
-def image_parts(column: pa.ChunkedArray | pa.Array) -> tuple[pa.ChunkedArray | pa.Array, pa.ChunkedArray | pa.Array]:
-    """A column's image bytes, and the paths or URIs of images."""
-    nulls = pa.nulls(len(column))
-    if is_text(column.type):
-        return nulls, pc.if_else(pc.equal(column, ""), None, column)
-    if not pa.types.is_struct(column.type):
-        return column, nulls
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    parts = dict(zip((field.name for field in column.type), array.flatten(), strict=True))
-    return parts.get("bytes", nulls), parts.get("path", nulls)
 
 
 def read_as(
