@@ -22,6 +22,12 @@ WEB_PORTS = {"http": 80, "https": 443}
 WITH_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 HOST = re.compile(r"([A-Za-z0-9_][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\])(?::([0-9]{0,5}))?")
 BUCKET = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+WITH_DOTS = re.compile(
+    r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)+(?::[0-9]{1,5})?"
+)  # a host, unlike the first folder of a path
+FILE_URI = re.compile(r"file:(?://(?:localhost)?(?=/)|(?!//))(/.*)", re.IGNORECASE | re.DOTALL)  # RFC 8089
+BACKSLASHES = re.compile(r"\\+")
+ON_A_DRIVE = re.compile(r"\\|[A-Za-z]:\\")  # of Windows
 WEB_REST = re.compile(r"([^/?#]*)([^?#]*)(?:\?([^#]*))?(?:#.*)?", re.DOTALL)
 # Backslashes and control characters; the surrogates stand for bytes that are not UTF-8.
 FORBIDDEN_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff]")
@@ -122,12 +128,35 @@ class Location(NamedTuple):
         return self[:2] == prefix[:2] and self.segments[: len(folder)] == folder
 
 
-def absolute_uri(uri: str, named_in: str, root: str | None) -> str:
-    """`uri` made absolute: a relative path starts from `root`, or else from the folder of the file that names it."""
-    if not uri or uri.startswith("/") or WITH_SCHEME.match(uri):
+def absolute_uri(uri: str, named_in: str, rules: FetchRules) -> str:
+    """A URI or path, as catalogs have them, made absolute.
+
+    A relative path, also one of Windows, starts from the root of the rules, or else from the folder of the file that
+    names it. A `file:` URI becomes a plain path.
+    """
+    if of_a_file := FILE_URI.fullmatch(uri):
+        return unquote(of_a_file[1], errors="surrogateescape")
+    if not uri or WITH_SCHEME.match(uri):
         return uri
-    base = named_in.rpartition("/")[0] if root is None else root.rstrip("/")
-    return "/".join([base, *(part for part in uri.split("/") if part != ".")])
+    if (scheme := scheme_left_out(uri, rules.allowed)) is not None:
+        return f"{scheme}://{uri.removeprefix('//')}"
+    if uri.startswith("/"):
+        return uri
+    path = uri if ON_A_DRIVE.match(uri) else BACKSLASHES.sub("/", uri)
+    base = named_in.rpartition("/")[0] if rules.root is None else rules.root.rstrip("/")
+    return "/".join([base, *(part for part in path.split("/") if part != ".")])
+
+
+def scheme_left_out(uri: str, allowed: tuple[str, ...]) -> str | None:
+    """The scheme of a web URI that has none: `//host/...`, `www.host/...`, or that begins with an allowed host.
+
+    It is https, unless the host is allowed for http only. None for a path.
+    """
+    host, slash, _ = uri.removeprefix("//").partition("/")
+    schemes = {each.scheme for each in parse_prefixes(allowed) if each.authority == host.lower()} & set(WEB_PORTS)
+    if not slash or not (schemes or (WITH_DOTS.fullmatch(host) and uri.lower().startswith(("//", "www.")))):
+        return None
+    return "http" if schemes == {"http"} else "https"
 
 
 def allowed_location(uri: str, allowed: tuple[str, ...]) -> Location:

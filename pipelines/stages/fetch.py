@@ -73,7 +73,7 @@ def locate(records: pa.Table, rows: list[int], rules: FetchRules) -> tuple[dict[
     locations, rejects = {}, {}
     for row, uri, named_in in zip(rows, uris, files, strict=True):
         folder_of = without_source(named_in or "")
-        absolute = absolute_uri(uri.decode("utf-8", "surrogateescape"), folder_of, rules.root)
+        absolute = absolute_uri(uri.decode("utf-8", "surrogateescape"), folder_of, rules)
         try:
             locations[row] = allowed_location(absolute, rules.allowed)
         except FetchError as error:

@@ -128,13 +128,14 @@ def scratch() -> str | None:
 
 
 ALLOWED = ("https://shop.example/images/", "http://127.0.0.1:8080/", "s3://bucket/folder/", "/data/images/")
+RULES = FetchRules(ALLOWED, None, 1 << 20, 1.0, "version")
 
 
 def uri(data: bytes) -> bool:
     """Decide whether an image may be fetched from a URI; what may be is below an allowed prefix for others, too."""
     given = data.decode("utf-8", "surrogateescape")
     try:
-        location = allowed_location(absolute_uri(given, "/data/images/catalog.csv", None), ALLOWED)
+        location = allowed_location(absolute_uri(given, "/data/images/catalog.csv", RULES), ALLOWED)
     except FetchError as error:
         assert error.reject(given).message
         return False
