@@ -41,13 +41,14 @@ class FetchLimits:
     """How hard to try, and how many images to request at the same time."""
 
     attempts: int = 3
-    longest_retry_after: float = 10.0  # seconds; a server that asks for more is asked again after these
+    longest_retry_after: float = 60.0  # seconds that a host is waited for; one that asks for more counts as failing
     threads: int = 64  # that fetch at the same time, in a worker process
     threads_per_web_host: int = 8
     threads_per_bucket: int = 32
     threads_for_disks: int = 16
-    silent_images: int = 5  # in a row that did not arrive in time: then the host counts as down
+    failed_images: int = 5  # in a row that a host failed for: then it counts as down
     down_seconds: float = 60.0
+    second_look_seconds: float = 10.0  # until all is tried again where nothing can be fetched, before the run ends
     connect_seconds: float = 5.0
     redirects: int = 5
 
@@ -86,16 +87,26 @@ class FetchRules:
 
 
 class FetchError(Exception):
-    """An image could not be fetched. `retry`: another attempt may succeed, at the earliest `after` seconds from now."""
+    """An image could not be fetched. `retry`: another attempt may succeed."""
 
-    def __init__(self, reason: Reason, cause: str, retry: bool = False, after: float = 0.0) -> None:
+    def __init__(self, reason: Reason, cause: str, retry: bool = False) -> None:
         super().__init__(reason, cause)
-        self.reason, self.cause = reason, cause
-        self.retry, self.after = retry, after
+        self.reason, self.cause, self.retry = reason, cause, retry
 
     def reject(self, uri: str) -> Reject:
         """The reject of a record that names `uri`."""
         return self.reason.reject(printable(f"{redacted(uri)[:SHOWN]}: {redacted_text(self.cause)}"))
+
+
+class HostError(FetchError):
+    """An image could not be fetched for a reason that holds for every image of its host.
+
+    `cure`: a sentence that says what the user can do. `after`: seconds for which the host asks to be left alone.
+    """
+
+    def __init__(self, reason: Reason, cause: str, cure: str, after: float = 0.0) -> None:
+        super().__init__(reason, cause, retry=True)
+        self.cure, self.after = cure, after
 
 
 class Location(NamedTuple):

@@ -195,7 +195,7 @@ def response(data: bytes) -> bool:
     """Fetch an image from a server that answers with `data`."""
     server().answer = data
     prefix = f"http://127.0.0.1:{server().port}/"
-    limits = FetchLimits(attempts=1, silent_images=1 << 30)
+    limits = FetchLimits(attempts=1, failed_images=1 << 30)
     rules = FetchRules((prefix,), None, 1 << 20, 1.0, "version", limits)
     [result] = shared_fetcher(rules).contents([allowed_location(f"{prefix}a.png", rules.allowed)]).values()
     if isinstance(result, bytes):
