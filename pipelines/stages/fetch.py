@@ -19,8 +19,8 @@ def identify(
     """Before select: the identity of each external image, which takes the place of its content in the fingerprint.
 
     An identity is a URI, with the image's version where that is known. It is None where `records` have the bytes of the
-    image; an image without a version is fetched here, so that they do. Raises SourceError if a store's credentials
-    don't work.
+    image; an image without a version is fetched here, so that they do. Raises SourceError as the fetcher does:
+    if no image can be fetched at all.
     """
     locations, bad = locate(records, [row for row in external_images(records) if row not in rejects], rules)
     identities: list[str | None] = [None] * len(records)
@@ -44,7 +44,7 @@ def identify(
 def fetch(records: pa.Table, rules: FetchRules) -> pa.Table:
     """After select: `records` with the content of external images; those that can't be fetched are rejected.
 
-    Raises SourceError if a store's credentials don't work.
+    Raises SourceError as the fetcher does.
     """
     live = embeddable(records)
     locations, rejects = locate(records, [row for row in external_images(records) if live[row]], rules)
