@@ -65,6 +65,9 @@ COLUMN_TYPE = Reason(
     "read",
     "The text or image is no text or image; with `--strict-columns`: a value doesn't fit its column.",
 )
+IMAGE_BASE64_INVALID = Reason(
+    "image_base64_invalid", "read", "The image is text, base64 or a `data:` URI, that is damaged or cut off."
+)
 SEVERAL_IMAGES = Reason(
     "several_images", "read", "A WebDataset sample has several images, the first samples one; or a list has over 1,000."
 )

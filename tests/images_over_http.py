@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gzip
 import hashlib
+import math
 import ssl
 import threading
 import time
@@ -39,6 +40,7 @@ class ImageServer(ThreadingHTTPServer):
         self.large = 1 << 20
         self.bomb = b""  # a gzip body
         self.target = ""  # of a redirect
+        self.open_at = 0.0  # by the monotonic clock
         self.asked: Counter[tuple[str, str]] = Counter()
         self.headers: dict[str, dict[str, str]] = {}  # of the last request for a path
         self.times: defaultdict[str, list[float]] = defaultdict(list)
@@ -139,6 +141,38 @@ class Answers(BaseHTTPRequestHandler):
 
     def answer_no_head(self) -> None:
         self.answer_good() if self.command == "GET" else self.answer(405)
+
+    def answer_head(self) -> None:
+        """`/head/405/whole/1.png`: HEAD is answered by 405; GET with the whole image, a part of it, no part, or 404."""
+        _, _, status, kind, *_ = self.path.split("/")
+        body = self.server.image(self.path)
+        version = {"ETag": f'"{hashlib.sha256(body).hexdigest()}"'} if kind == "part" else {"Last_Modified": DATE}
+        if self.command == "HEAD":
+            self.answer(int(status), **(version if status == "200" else {}))
+        elif kind == "missing":
+            self.answer_missing()
+        elif "Range" not in self.headers or kind == "whole":
+            self.answer(200, body, **version)
+        elif kind == "no-part":
+            self.answer(416, b"not satisfiable")
+        else:
+            self.answer(206, body[:1], Content_Range=f"bytes 0-0/{len(body)}", **version)
+
+    def answer_cut_off_head(self) -> None:
+        """The connection ends where HEAD is asked."""
+        if self.command == "HEAD":
+            self.close_connection = True
+        else:
+            self.answer_good()
+
+    def answer_busy(self) -> None:
+        """`/busy/30/1.png`: the host always asks to be left alone for 30 seconds."""
+        self.answer(429, Retry_After=self.path.split("/")[2])
+
+    def answer_limited(self) -> None:
+        """Requests before `server.open_at` are answered by 429, and how many seconds are left."""
+        left = self.server.open_at - time.monotonic()
+        self.answer(429, Retry_After=math.ceil(left)) if left > 0 else self.answer_good()
 
     def answer_signed(self) -> None:
         self.answer_good() if self.command == "GET" else self.answer(403)

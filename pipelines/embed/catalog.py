@@ -51,9 +51,11 @@ def open_catalog(config: EmbedConfig, existing: lance.LanceDataset | None) -> Ca
     images = kept_option(config, "images", "each", before)
     identity = kept_option(config, "image_identity", "version", before)
     text = config.text_column or ()
-    asked = Columns(config.id_column, text, config.image_column, images, config.strict_columns, config.encoding)
+    asked = Columns(
+        config.id_column, text, config.image_column, images, strict=config.strict_columns, encoding=config.encoding
+    )
     source = open_source(config.source, asked, like, config.source_kind, limits_of(config))
-    columns = before.columns if before is not None else {}
+    columns = {"cells": False} | before.columns if before is not None else {}
     wanted = {role: asked.roles[role] or columns.get(role, taken) for role, taken in source.roles.items()}
     if wanted != source.roles:
         source = reopen(config, source, asked.with_roles(wanted), like, columns)
@@ -73,7 +75,7 @@ def reopen(
     try:
         return open_source(config.source, columns, like, config.source_kind, limits_of(config))
     except UsageError as error:
-        kept = ", ".join(f"{role}: {named(column)}" for role, column in before.items() if column)
+        kept = ", ".join(f"{role}: {named(column)}" for role, column in before.items() if column and role != "cells")
         found = "; ".join(source.describe())
         raise UsageError(f"{error}. ({config.table} was filled with {kept or 'no columns'}; found: {found})") from error
 

@@ -1,4 +1,4 @@
-"""Fetches many images side by side: threads for each host, retries, and hosts that don't answer."""
+"""Fetches many images side by side: threads for each host, retries, and the end where nothing can be fetched."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import TypeVar
 
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
-from pipelines.fetching.locations import FetchError, FetchLimits, FetchRules, Location, parse_prefixes
+from pipelines.fetching.hosts import ANSWERS, Host, all_fail
+from pipelines.fetching.locations import FetchError, FetchRules, HostError, Location, parse_prefixes
 from pipelines.fetching.transport import Transport, open_transport
-from pipelines.reasons import FETCH_FAILED, FETCH_TIMEOUT, Reject
+from pipelines.reasons import FETCH_FAILED, Reject
 from vista_core import VistaError
 
 T = TypeVar("T")
@@ -33,7 +34,8 @@ def shared_fetcher(rules: FetchRules) -> Fetcher:
 class Fetcher:
     """Fetches from many hosts side by side, each with threads of its own. Thread-safe.
 
-    An image that can't be fetched becomes a reject. Raises SourceError if a store's credentials don't work.
+    An image that can't be fetched becomes a reject. Raises SourceError if a store's credentials don't work, or if every
+    host fails for every image.
     """
 
     def __init__(self, rules: FetchRules, transports: dict[str, Transport]) -> None:
@@ -42,18 +44,18 @@ class Fetcher:
         self.hosts: dict[str, Host] = {}
         self.retrying = Retrying(
             stop=stop_after_attempt(rules.limits.attempts),
-            wait=self.pause,
-            retry=retry_if_exception(is_transient),
+            wait=wait_exponential_jitter(0.2, 2.0, jitter=0.2),
+            retry=retry_if_exception(self.may_pass),
             reraise=True,
         )
 
     def identities(self, locations: Iterable[Location]) -> dict[Location, str | bytes | Reject]:
         """URI and version of each image; or its content, where that alone tells whether it changed."""
-        return self.side_by_side(self.identity, locations)
+        return self.fetch_all(self.identity, locations)
 
     def contents(self, locations: Iterable[Location]) -> dict[Location, bytes | Reject]:
         """The content of each image."""
-        return self.side_by_side(self.content, locations)
+        return self.fetch_all(self.content, locations)
 
     def identity(self, location: Location) -> str | bytes:
         """URI and version of an image, or its content."""
@@ -72,13 +74,17 @@ class Fetcher:
         An answer can make a client library raise what it doesn't document. That costs the image, and not the run.
         """
         host = self.hosts.setdefault(location.host, Host(self.rules.limits))
+        host.wait()  # without one of the threads that other hosts need
         with self.free_threads:
             host.check(location)  # outside of `try`: an image that is not requested must not keep its host down
             try:
                 result = call(location)
+            except HostError as error:
+                host.record_failure(location, error)
+                raise
             except FetchError as error:
-                if error.reason is FETCH_TIMEOUT:
-                    host.record_silence(location)
+                if error.reason in ANSWERS:
+                    host.record_answer()
                 raise
             except VistaError:
                 raise
@@ -87,8 +93,32 @@ class Fetcher:
         host.record_answer()
         return result
 
-    def side_by_side(self, call: Callable[[Location], T], locations: Iterable[Location]) -> dict[Location, T | Reject]:
-        """The result of `call` for each location, called once however many records name it."""
+    def may_pass(self, error: BaseException) -> bool:
+        """True if another attempt may succeed."""
+        if isinstance(error, HostError) and error.after > self.rules.limits.longest_retry_after:
+            return False
+        return isinstance(error, FetchError) and error.retry
+
+    def fetch_all(self, call: Callable[[Location], T], locations: Iterable[Location]) -> dict[Location, T | Reject]:
+        """The result of `call` for each location, called once however many records name it.
+
+        Raises SourceError if no image can be fetched at all, also after some seconds. A dead host among others that
+        work costs only its own images.
+        """
+        wanted = list(dict.fromkeys(locations))
+        results = self.side_by_side(call, wanted)
+        prefixes = parse_prefixes(self.rules.allowed)
+        if all_fail(self.hosts, prefixes) is not None:
+            time.sleep(self.rules.limits.second_look_seconds)
+            for host in self.hosts.values():
+                host.forget_failures()
+            results = self.side_by_side(call, wanted)
+            if (error := all_fail(self.hosts, prefixes)) is not None:
+                raise error
+        return results
+
+    def side_by_side(self, call: Callable[[Location], T], locations: list[Location]) -> dict[Location, T | Reject]:
+        """The result of `call` for each location."""
 
         def result_or_reject(location: Location) -> T | Reject:
             try:
@@ -99,7 +129,7 @@ class Fetcher:
         with ExitStack() as stack:
             pools: dict[str, ThreadPoolExecutor] = {}  # one a host, so that a slow host holds up no other
             futures = {}
-            for location in dict.fromkeys(locations):
+            for location in locations:
                 if location.host not in pools:
                     threads = self.rules.limits.threads_per_host(location.scheme)
                     pools[location.host] = ThreadPoolExecutor(threads, "fetch")
@@ -107,46 +137,3 @@ class Fetcher:
                     stack.callback(pools[location.host].shutdown, cancel_futures=True)
                 futures[location] = pools[location.host].submit(result_or_reject, location)
             return {location: future.result() for location, future in futures.items()}
-
-    def pause(self, state: RetryCallState) -> float:
-        """Seconds until the next attempt: a growing few tenths, or what the server asked for, up to a limit."""
-        error = state.outcome.exception() if state.outcome else None
-        asked = error.after if isinstance(error, FetchError) else 0.0
-        backoff = wait_exponential_jitter(0.2, 2.0, jitter=0.2)(state)
-        return max(backoff, min(asked, self.rules.limits.longest_retry_after))
-
-
-class Host:
-    """Whether a host answers. One that is down is left alone for a minute: waiting for a million images takes weeks."""
-
-    def __init__(self, limits: FetchLimits) -> None:
-        self.limits = limits
-        self.lock = threading.Lock()
-        self.silent: set[Location] = set()
-        self.down_until = 0.0
-
-    def check(self, location: Location) -> None:
-        """Raise FetchError while the host counts as down."""
-        if time.monotonic() < self.down_until:
-            cause = f"{location.host} did not answer in time for {self.limits.silent_images} images in a row"
-            pause = f"{self.limits.down_seconds:g} s"
-            raise FetchError(FETCH_TIMEOUT, f"{cause}, so it counts as down and is not asked again for {pause}")
-
-    def record_silence(self, location: Location) -> None:
-        """Count an image that did not arrive in time, once however often it was tried."""
-        with self.lock:
-            if len(self.silent) < self.limits.silent_images:
-                self.silent.add(location)
-            if len(self.silent) == self.limits.silent_images:
-                self.down_until = time.monotonic() + self.limits.down_seconds
-
-    def record_answer(self) -> None:
-        """Start counting from zero: the host is up."""
-        with self.lock:
-            self.silent.clear()
-            self.down_until = 0.0
-
-
-def is_transient(error: BaseException) -> bool:
-    """True if another attempt may succeed."""
-    return isinstance(error, FetchError) and error.retry

@@ -22,6 +22,12 @@ WEB_PORTS = {"http": 80, "https": 443}
 WITH_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 HOST = re.compile(r"([A-Za-z0-9_][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\])(?::([0-9]{0,5}))?")
 BUCKET = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+WITH_DOTS = re.compile(
+    r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)+(?::[0-9]{1,5})?"
+)  # a host, unlike the first folder of a path
+FILE_URI = re.compile(r"file:(?://(?:localhost)?(?=/)|(?!//))(/.*)", re.IGNORECASE | re.DOTALL)  # RFC 8089
+BACKSLASHES = re.compile(r"\\+")
+ON_A_DRIVE = re.compile(r"\\|[A-Za-z]:\\")  # of Windows
 WEB_REST = re.compile(r"([^/?#]*)([^?#]*)(?:\?([^#]*))?(?:#.*)?", re.DOTALL)
 # Backslashes and control characters; the surrogates stand for bytes that are not UTF-8.
 FORBIDDEN_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff]")
@@ -35,13 +41,14 @@ class FetchLimits:
     """How hard to try, and how many images to request at the same time."""
 
     attempts: int = 3
-    longest_retry_after: float = 10.0  # seconds; a server that asks for more is asked again after these
+    longest_retry_after: float = 60.0  # seconds that a host is waited for; one that asks for more counts as failing
     threads: int = 64  # that fetch at the same time, in a worker process
     threads_per_web_host: int = 8
     threads_per_bucket: int = 32
     threads_for_disks: int = 16
-    silent_images: int = 5  # in a row that did not arrive in time: then the host counts as down
+    failed_images: int = 5  # in a row that a host failed for: then it counts as down
     down_seconds: float = 60.0
+    second_look_seconds: float = 10.0  # until all is tried again where nothing can be fetched, before the run ends
     connect_seconds: float = 5.0
     redirects: int = 5
 
@@ -80,16 +87,26 @@ class FetchRules:
 
 
 class FetchError(Exception):
-    """An image could not be fetched. `retry`: another attempt may succeed, at the earliest `after` seconds from now."""
+    """An image could not be fetched. `retry`: another attempt may succeed."""
 
-    def __init__(self, reason: Reason, cause: str, retry: bool = False, after: float = 0.0) -> None:
+    def __init__(self, reason: Reason, cause: str, retry: bool = False) -> None:
         super().__init__(reason, cause)
-        self.reason, self.cause = reason, cause
-        self.retry, self.after = retry, after
+        self.reason, self.cause, self.retry = reason, cause, retry
 
     def reject(self, uri: str) -> Reject:
         """The reject of a record that names `uri`."""
         return self.reason.reject(printable(f"{redacted(uri)[:SHOWN]}: {redacted_text(self.cause)}"))
+
+
+class HostError(FetchError):
+    """An image could not be fetched for a reason that holds for every image of its host.
+
+    `cure`: a sentence that says what the user can do. `after`: seconds for which the host asks to be left alone.
+    """
+
+    def __init__(self, reason: Reason, cause: str, cure: str, after: float = 0.0) -> None:
+        super().__init__(reason, cause, retry=True)
+        self.cure, self.after = cure, after
 
 
 class Location(NamedTuple):
@@ -122,12 +139,35 @@ class Location(NamedTuple):
         return self[:2] == prefix[:2] and self.segments[: len(folder)] == folder
 
 
-def absolute_uri(uri: str, named_in: str, root: str | None) -> str:
-    """`uri` made absolute: a relative path starts from `root`, or else from the folder of the file that names it."""
-    if not uri or uri.startswith("/") or WITH_SCHEME.match(uri):
+def absolute_uri(uri: str, named_in: str, rules: FetchRules) -> str:
+    """A URI or path, as catalogs have them, made absolute.
+
+    A relative path, also one of Windows, starts from the root of the rules, or else from the folder of the file that
+    names it. A `file:` URI becomes a plain path.
+    """
+    if of_a_file := FILE_URI.fullmatch(uri):
+        return unquote(of_a_file[1], errors="surrogateescape")
+    if not uri or WITH_SCHEME.match(uri):
         return uri
-    base = named_in.rpartition("/")[0] if root is None else root.rstrip("/")
-    return "/".join([base, *(part for part in uri.split("/") if part != ".")])
+    if (scheme := scheme_left_out(uri, rules.allowed)) is not None:
+        return f"{scheme}://{uri.removeprefix('//')}"
+    if uri.startswith("/"):
+        return uri
+    path = uri if ON_A_DRIVE.match(uri) else BACKSLASHES.sub("/", uri)
+    base = named_in.rpartition("/")[0] if rules.root is None else rules.root.rstrip("/")
+    return "/".join([base, *(part for part in path.split("/") if part != ".")])
+
+
+def scheme_left_out(uri: str, allowed: tuple[str, ...]) -> str | None:
+    """The scheme of a web URI that has none: `//host/...`, `www.host/...`, or that begins with an allowed host.
+
+    It is https, unless the host is allowed for http only. None for a path.
+    """
+    host, slash, _ = uri.removeprefix("//").partition("/")
+    schemes = {each.scheme for each in parse_prefixes(allowed) if each.authority == host.lower()} & set(WEB_PORTS)
+    if not slash or not (schemes or (WITH_DOTS.fullmatch(host) and uri.lower().startswith(("//", "www.")))):
+        return None
+    return "http" if schemes == {"http"} else "https"
 
 
 def allowed_location(uri: str, allowed: tuple[str, ...]) -> Location:

@@ -6,7 +6,7 @@ from typing import Any
 
 import fsspec
 
-from pipelines.fetching.locations import FetchError, FetchRules, Location
+from pipelines.fetching.locations import FetchError, FetchRules, HostError, Location
 from pipelines.reasons import FETCH_FAILED, FETCH_FORBIDDEN, FETCH_NOT_FOUND, FETCH_TIMEOUT
 from pipelines.storage.client_errors import (
     CLIENT_ERRORS,
@@ -14,6 +14,7 @@ from pipelines.storage.client_errors import (
     is_denied,
     is_timeout,
     is_transient,
+    is_unreachable,
     status_code,
 )
 from pipelines.storage.errors import SourceError, credentials_hint
@@ -22,6 +23,7 @@ from pipelines.storage.uris import redacted, redacted_text
 DRIVERS = {"s3": "s3fs", "gs": "gcsfs"}
 HEAD_REFUSED = {400, 401, 403, 405, 501}  # S3 allows HEAD by other permissions than GET
 RANGE_NOT_SATISFIABLE = 416
+UNREACHABLE = "Check that the store is up, and that the workers reach it (AWS_ENDPOINT_URL, firewall, proxy)"
 
 
 def open_store(scheme: str, rules: FetchRules) -> Store:
@@ -94,5 +96,8 @@ class Store:
         if is_denied(error):
             return FetchError(FETCH_FORBIDDEN, cause)
         if is_timeout(error):
-            return FetchError(FETCH_TIMEOUT, f"no answer within {self.rules.timeout_seconds:g} s", retry=True)
+            cause = f"no answer within {self.rules.timeout_seconds:g} s"
+            return HostError(FETCH_TIMEOUT, cause, f"{UNREACHABLE}, or raise --fetch-timeout")
+        if is_unreachable(error):
+            return HostError(FETCH_FAILED, cause, UNREACHABLE)
         return FetchError(FETCH_FAILED, cause, retry=is_transient(error))

@@ -12,12 +12,12 @@ import re
 import ssl
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 from urllib.parse import quote, urljoin
 
 import aiohttp
@@ -26,7 +26,7 @@ from aiohttp.abc import AbstractResolver
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
-from pipelines.fetching.locations import SHOWN, WEB_PORTS, FetchError, FetchRules, Location, allowed_location
+from pipelines.fetching.locations import SHOWN, WEB_PORTS, FetchError, FetchRules, HostError, Location, allowed_location
 from pipelines.fetching.resolver import CheckedResolver
 from pipelines.reasons import (
     FETCH_FAILED,
@@ -40,7 +40,18 @@ from pipelines.storage.uris import redacted
 
 REDIRECTS = {301, 302, 303, 307, 308}
 MISSING, FORBIDDEN, BUSY = {404, 410}, {401, 403}, {429, 500, 502, 503, 504}
-HEAD_REFUSED = {400, 401, 403, 405, 501}  # a signed URL, for one, is signed for GET alone
+PAUSED = {429, 503}  # with a Retry-After
+WHOLE, PART = 200, 206
+FIRST_BYTE = {"Range": "bytes=0-0"}
+# What HEAD ends in where only GET is known, or allowed: a signed URL, for one, is signed for GET alone.
+HEAD_REFUSED = (FETCH_NOT_FOUND, FETCH_FORBIDDEN, FETCH_FAILED)
+UNTRUSTED = (
+    "Its certificate must be valid, and of an authority that is known here; name a file of others in SSL_CERT_FILE"
+)
+NO_TLS = "Check that it speaks https; for plain http, catalog and --allow-prefix must say http://"
+UNKNOWN = "Check the host's name, and that the workers can look it up (DNS, or a proxy by HTTPS_PROXY)"
+UNREACHABLE = "Check that it is up, and that the workers reach it (firewall, or a proxy by HTTPS_PROXY)"
+SILENT = f"{UNREACHABLE}, or raise --fetch-timeout"
 LONGEST_HEADER = 64 << 10  # bytes; aiohttp's default of 8 KB is less than some servers send
 CLIENT_ERRORS = (aiohttp.ClientError, HttpProcessingError, OSError, ValueError)  # ValueError: it is no host name
 LOST_CONNECTIONS = (
@@ -51,12 +62,14 @@ LOST_CONNECTIONS = (
     OSError,
 )
 SECONDS = re.compile(r"[0-9]{1,18}")
+LENGTH = re.compile(r"(?:bytes [0-9]+-[0-9]+/)?([0-9]{1,18})")  # of Content-Length and Content-Range
 SINGLE_DOTS = re.compile(r"/(?:\.(?:/|$))+")
 BARE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 PATH_SAFE = "%/!$&'()*+,;=:@~"  # RFC 3986, beside letters, digits and `-._`
 QUERY_SAFE = f"{PATH_SAFE}?"
 
 T = TypeVar("T")
+Reader: TypeAlias = Callable[[aiohttp.ClientResponse], Awaitable[T]]
 
 
 def open_web(rules: FetchRules, resolver: AbstractResolver | None = None) -> Web:
@@ -111,35 +124,50 @@ class Web:
 
     def __init__(self, session: aiohttp.ClientSession, loop: asyncio.AbstractEventLoop, rules: FetchRules) -> None:
         self.session, self.loop, self.rules = session, loop, rules
+        self.without_head: set[str] = set()  # hosts
 
     def version(self, location: Location) -> str | None:
-        """The etag, or else size and time; None where the server gives neither, or refuses HEAD."""
-        return self.wait_for("HEAD", location, self.read_version)
+        """The etag, or else size and time; None where the server gives neither.
+
+        A host whose HEAD fails is asked by GET for the first byte, and later at once, if that works.
+        """
+        if location.host not in self.without_head:
+            try:
+                return self.wait_for("HEAD", location, self.read_version)
+            except FetchError as error:
+                if error.reason not in HEAD_REFUSED or (isinstance(error, HostError) and not error.after):
+                    raise
+        version = self.wait_for("GET", location, self.read_version, FIRST_BYTE)
+        self.without_head.add(location.host)
+        return version
 
     def content(self, location: Location) -> bytes:
         """The body. Raises FetchError if it ends before its Content-Length."""
         return self.wait_for("GET", location, self.read_content)
 
-    def wait_for(self, method: str, location: Location, read: Callable[[aiohttp.ClientResponse], Awaitable[T]]) -> T:
+    def wait_for(self, method: str, location: Location, read: Reader[T], headers: Mapping[str, str] | None = None) -> T:
         """Run a request on the event loop, and wait for its end."""
-        return asyncio.run_coroutine_threadsafe(self.request(method, location, read), self.loop).result()
+        return asyncio.run_coroutine_threadsafe(self.request(method, location, read, headers), self.loop).result()
 
     async def request(
-        self, method: str, location: Location, read: Callable[[aiohttp.ClientResponse], Awaitable[T]]
+        self, method: str, location: Location, read: Reader[T], headers: Mapping[str, str] | None = None
     ) -> T:
         """What `read` makes of the final response; redirects are followed here, so that each target is checked."""
         limits = self.rules.limits
         try:
             async with asyncio.timeout(self.rules.timeout_seconds):
                 for _ in range(limits.redirects + 1):
-                    async with self.session.request(method, request_url(location), allow_redirects=False) as response:
+                    url = request_url(location)
+                    async with self.session.request(method, url, headers=headers, allow_redirects=False) as response:
                         target = response.headers.get("Location")
                         if response.status not in REDIRECTS or target is None:
                             return await read(response)
                     location = self.redirected(location, target)
         except TimeoutError as error:
             cause = f"no answer, or not all of it, within {self.rules.timeout_seconds:g} s"
-            raise FetchError(FETCH_TIMEOUT, cause, retry=True) from error
+            raise HostError(FETCH_TIMEOUT, cause, SILENT) from error
+        except aiohttp.ClientConnectorError as error:
+            raise HostError(FETCH_FAILED, root_cause(error), cure(error)) from error
         except CLIENT_ERRORS as error:
             raise FetchError(FETCH_FAILED, root_cause(error), retry=isinstance(error, LOST_CONNECTIONS)) from error
         raise FetchError(FETCH_FAILED, f"it is redirected more than {limits.redirects} times")
@@ -158,16 +186,21 @@ class Web:
         return found
 
     async def read_version(self, response: aiohttp.ClientResponse) -> str | None:
-        """The version that the response headers give."""
-        if response.status in HEAD_REFUSED:
-            return None
-        self.check(response)
-        modified = response.headers.get("Last-Modified")
-        return response.headers.get("ETag") or (modified and f"{response.headers.get('Content-Length', '')}-{modified}")
+        """The version that the headers give: the same one whether HEAD or GET was asked, for the whole or a part."""
+        if response.method == "GET" and response.status not in {WHOLE, PART, *MISSING, *FORBIDDEN, *BUSY}:
+            return None  # it gives no parts, of an empty file for one: the content tells
+        self.check(response, WHOLE, PART)
+        headers = response.headers
+        written = headers.get("Content-Range" if response.status == PART else "Content-Length", "")
+        size = LENGTH.fullmatch(written)
+        self.rules.check_size(int(size[1]) if size else 0)
+        modified = headers.get("Last-Modified")
+        return headers.get("ETag") or (modified and f"{size[1] if size else ''}-{modified}")
 
     async def read_content(self, response: aiohttp.ClientResponse) -> bytes:
         """The body, if it is not too large. aiohttp decompresses it piece by piece, no faster than it is read."""
-        self.check(response)
+        self.check(response, WHOLE)
+        self.rules.check_size(response.content_length or 0)
         body = bytearray()
         with ended_with_its_connection(response):
             async for chunk in response.content.iter_any():
@@ -175,17 +208,19 @@ class Web:
                 self.rules.check_size(len(body))
         return bytes(body)
 
-    def check(self, response: aiohttp.ClientResponse) -> None:
-        """Raise FetchError if the response has no image, or one that is too large."""
+    def check(self, response: aiohttp.ClientResponse, *good: int) -> None:
+        """Raise FetchError unless the response has a good status."""
         cause = f"the server answered {response.status} {response.reason}"
         if response.status in MISSING:
             raise FetchError(FETCH_NOT_FOUND, cause)
         if response.status in FORBIDDEN:
             raise FetchError(FETCH_FORBIDDEN, cause)
-        if response.status != 200:
-            after = retry_after(response.headers.get("Retry-After", ""))
-            raise FetchError(FETCH_FAILED, cause, response.status in BUSY, after)
-        self.rules.check_size(response.content_length or 0)
+        after = retry_after(response.headers.get("Retry-After", "")) if response.status in PAUSED else 0.0
+        if after > 0:
+            cause = f"{cause}, and asks to be left alone for {after:g} s"
+            raise HostError(FETCH_FAILED, cause, "Wait, or ask its owner to allow more requests", after)
+        if response.status not in good:
+            raise FetchError(FETCH_FAILED, cause, response.status in BUSY)
 
 
 @contextmanager
@@ -240,6 +275,15 @@ def retry_after(header: str) -> float:
         return (parsedate_to_datetime(header).astimezone(UTC) - datetime.now(UTC)).total_seconds()
     except (ValueError, OverflowError):
         return 0.0
+
+
+def cure(error: aiohttp.ClientConnectorError) -> str:
+    """What the user can do about a host that no connection can be made to."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return UNTRUSTED
+    if isinstance(error, aiohttp.ClientSSLError):
+        return NO_TLS
+    return UNKNOWN if isinstance(error, aiohttp.ClientConnectorDNSError) else UNREACHABLE
 
 
 def root_cause(error: BaseException) -> str:

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from pipelines.reasons import COLUMN_TYPE, TEXT_NOT_UTF8, Reject
 from pipelines.records import ID, IMAGE, IMAGE_URI, MISFITS, OBJECT, RESERVED, ROW, TEXT, read_schema, replace_column
 from pipelines.sources.casting import NOT_UTF8, cast, ids, numbered, plain_column, texts, without_invalid_text
-from pipelines.sources.image_cells import image_parts
+from pipelines.sources.image_cells import has_several, image_parts, split_cells
 from pipelines.sources.roles import Look, Roles, element, find_roles, no_rows
 from pipelines.sources.types import is_list, is_text, merged, plain
 from pipelines.tables.widening import can_widen
@@ -35,6 +35,7 @@ class Columns:
     text: tuple[str, ...] = ()  # joined in this order
     image: str | None = None
     images: Images = "each"  # of a list: a record for each image, or for the first only
+    cells: bool | None = None  # True if a cell of strings is a list of paths or URIs; None: if the first rows have some
     strict: bool = False  # a value that doesn't fit its column rejects the record; else it becomes null
     encoding: str | None = None  # of text files; None: UTF-8, or what their byte order mark says
 
@@ -46,13 +47,13 @@ class Columns:
     @property
     def roles(self) -> dict[str, Any]:
         """The columns by role, as they are stored with a table (`Source.roles`)."""
-        return roles_as_stored(Roles(self.id, self.text, self.image))
+        return roles_as_stored(Roles(self.id, self.text, self.image), self.cells)
 
     def with_roles(self, roles: Mapping[str, Any]) -> Columns:
         """The same with the columns of `roles`."""
         text = roles["text"]
         texts = (text,) if isinstance(text, str) else tuple(text or ())
-        return dataclasses.replace(self, id=roles["id"], text=texts, image=roles["image"])
+        return dataclasses.replace(self, id=roles["id"], text=texts, image=roles["image"], cells=roles["cells"])
 
 
 class Batch(NamedTuple):
@@ -73,6 +74,7 @@ class Layout:
     text: tuple[str, ...]
     image: str | None
     images: Images
+    cells: bool  # True if a cell of the image column is a list of paths or URIs, written as a string
     extra: pa.Schema  # the columns that are passed through, in the types that the table has or gets
     strict: bool = False
     left_out: tuple[str, ...] = ()  # columns that a table cannot hold
@@ -91,12 +93,18 @@ class Layout:
         twice = [name for name, number in Counter(schema.names).items() if number > 1]
         schema = pa.schema([(field.name, plain(field.type)) for field in schema if field.name not in twice])
         roles = find_roles(schema, Roles(columns.id, columns.text, columns.image), look, uri)
+        cells = columns.cells
+        if cells is None:
+            cells = has_several_in_a_cell(schema, roles.image, look)
+        if cells and roles.image is not None:
+            at = schema.get_field_index(roles.image)
+            schema = schema.set(at, pa.field(roles.image, pa.list_(pa.string())))
         # One text column is the record's text; of several, each is kept beside the text that is made of them.
         used = {roles.id, roles.image, *(roles.text if len(roles.text) == 1 else ())}
         extra, notes = with_table_types([field for field in schema if field.name not in used], like or pa.schema([]))
         kept = pa.schema([field for field in extra if storable(field)])
         left_out = (*(field.name for field in extra if not storable(field)), *twice)
-        return cls(schema, *roles, columns.images, kept, columns.strict, left_out, tuple(notes))
+        return cls(schema, *roles, columns.images, cells, kept, columns.strict, left_out, tuple(notes))
 
     @property
     def used(self) -> list[str]:
@@ -126,7 +134,7 @@ class Layout:
         if self.several:
             image += ", the first of each list" if self.images == "first" else ", a list (records ID#0, ID#1, ...)"
         if self.image_type is not None and is_text(self.image_type):
-            image += ", paths or URIs to fetch"
+            image += f", paths or URIs to fetch{', several in a cell' if self.cells else ''}"
         lines = [
             f"id: {self.id or 'hash of the content'}, text: {' + '.join(self.text) or 'none'}, image: {image}, "
             f"passed through: {', '.join(self.extra.names) or 'none'}"
@@ -137,6 +145,13 @@ class Layout:
                 f"{', '.join(self.left_out)}"
             )
         return [*lines, *self.notes]
+
+    def split(self, batch: Batch) -> Batch:
+        """`batch` with lists of paths or URIs in place of cells that have several, if that is how they are read."""
+        at = batch.table.schema.get_field_index(self.image) if self.cells and self.image else -1
+        if at < 0 or not is_text(batch.table.schema.field(at).type):
+            return batch
+        return batch._replace(table=batch.table.set_column(at, self.image, split_cells(batch.table.column(at))))
 
     def records(self, batch: Batch, file: str) -> tuple[pa.Table, dict[int, Reject]]:
         """`batch` as records with the schema `records.read_schema`.
@@ -182,10 +197,18 @@ class Layout:
         return records
 
 
-def roles_as_stored(roles: Roles) -> dict[str, Any]:
+def roles_as_stored(roles: Roles, cells: bool | None) -> dict[str, Any]:
     """Roles as JSON has them: a single text column as a string."""
     text = [*roles.text] if len(roles.text) > 1 else next(iter(roles.text), None)
-    return {"id": roles.id, "text": text, "image": roles.image}
+    return {"id": roles.id, "text": text, "image": roles.image, "cells": cells}
+
+
+def has_several_in_a_cell(schema: pa.Schema, image: str | None, look: Look) -> bool:
+    """True if the first rows have strings with several paths or URIs of images."""
+    if image is None or not is_text(schema.field(image).type):
+        return False
+    rows = look([image])
+    return image in rows.column_names and is_text(rows[image].type) and has_several(rows[image])
 
 
 def of_owners(by_row: Mapping[int, Found], owners: np.ndarray) -> Iterator[tuple[int, Found]]:

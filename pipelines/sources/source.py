@@ -43,7 +43,10 @@ class Source(Protocol[UnitT]):
 
     @property
     def roles(self) -> dict[str, Any]:
-        """The columns that serve as `id`, `text` (several as a list) and `image`; empty where there is no choice."""
+        """The columns that serve as `id`, `text` (several as a list) and `image`; empty where there is no choice.
+
+        `cells` says whether a string in the image column is a list of images.
+        """
 
     def files(self) -> dict[str, SourceFile]:
         """The source files by printable URI, in listing order."""

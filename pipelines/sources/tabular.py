@@ -87,7 +87,8 @@ class Tabular:
     @property
     def roles(self) -> dict[str, Any]:
         """The columns that serve as `id`, `text` (several as a list) and `image`."""
-        return roles_as_stored(Roles(self.layout.id, self.layout.text, self.layout.image))
+        layout = self.layout
+        return roles_as_stored(Roles(layout.id, layout.text, layout.image), layout.cells)
 
     def files(self) -> dict[str, SourceFile]:
         """The source files by printable URI, in listing order."""
@@ -158,7 +159,7 @@ class Tabular:
     def parts(self, unit: FilePart) -> Iterator[Batch]:
         """The batches of a unit, divided so that records made of them are within the limits."""
         for batch in self.batches(unit):
-            yield from bounded(batch, self.layout, self.format.limits)
+            yield from bounded(self.layout.split(batch), self.layout, self.format.limits)
 
     def batches(self, unit: FilePart) -> Iterator[Batch]:
         """The columns of a unit as its file has them. Raises one of errors.READ_ERRORS at damage."""

@@ -28,8 +28,8 @@ def identify(
     """Before select: what stands for each external image in the fingerprint, and in the id of a record without one.
 
     An identity is a URI, with the image's version where that is known. An image without a version is fetched here, so
-    that `records` have its bytes. None for records that have their image, or none. Raises SourceError if a store's
-    credentials don't work.
+    that `records` have its bytes. None for records that have their image, or none. Raises SourceError as the fetcher
+    does: if no image can be fetched at all.
     """
     locations, bad = locate(records, [row for row in external_images(records) if row not in rejects], rules)
     identities: list[External | None] = [None] * len(records)
@@ -53,7 +53,7 @@ def identify(
 def fetch(records: pa.Table, rules: FetchRules) -> pa.Table:
     """After select: `records` with the content of external images; those that can't be fetched are rejected.
 
-    Raises SourceError if a store's credentials don't work.
+    Raises SourceError as the fetcher does.
     """
     live = embeddable(records)
     locations, rejects = locate(records, [row for row in external_images(records) if live[row]], rules)
@@ -82,7 +82,7 @@ def locate(records: pa.Table, rows: list[int], rules: FetchRules) -> tuple[dict[
     locations, rejects = {}, {}
     for row, uri, named_in in zip(rows, uris, files, strict=True):
         folder_of = without_source(named_in or "")
-        absolute = absolute_uri(uri.decode("utf-8", "surrogateescape"), folder_of, rules.root)
+        absolute = absolute_uri(uri.decode("utf-8", "surrogateescape"), folder_of, rules)
         try:
             locations[row] = allowed_location(absolute, rules.allowed)
         except FetchError as error:

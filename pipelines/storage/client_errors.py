@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 
-from aiohttp import ClientError
+from aiohttp import ClientConnectorError, ClientError
 from botocore import exceptions as boto
 
 
@@ -53,6 +53,7 @@ CLIENT_ERRORS: tuple[type[Exception], ...] = (
     *optional_error("gcsfs.retry", "HttpError"),
     *CREDENTIAL_ERRORS,
 )
+UNREACHABLE = (boto.EndpointConnectionError, boto.SSLError, boto.ProxyConnectionError, ClientConnectorError)
 BUSY_STATUSES = {429, 500, 502, 503, 504}
 
 
@@ -69,6 +70,11 @@ def is_denied(error: Exception) -> bool:
 def is_timeout(error: Exception) -> bool:
     """True if the store did not answer in time."""
     return isinstance(error, TimeoutError | boto.ReadTimeoutError | boto.ConnectTimeoutError)
+
+
+def is_unreachable(error: Exception) -> bool:
+    """True if no connection to the store can be made."""
+    return isinstance(error, UNREACHABLE) or isinstance(error.__cause__, UNREACHABLE)
 
 
 def is_transient(error: Exception) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import io
 import json
 import tarfile
+from urllib.parse import quote_from_bytes
 
 import numpy as np
 import pyarrow as pa
@@ -57,6 +59,13 @@ def images() -> list[bytes]:
         encoded(rgb.convert("F"), "TIFF", compression="tiff_adobe_deflate"),
         encoded(rgb, "AVIF"),
     ]
+
+
+def cells() -> list[bytes]:
+    """Images as text, as cells of a catalog have them."""
+    texts = [base64.b64encode(each) for each in images()]
+    urls = [b"data:image/png;base64," + text for text in texts[:3]]
+    return [*texts, *urls, b"data:image/jpeg," + quote_from_bytes(images()[0]).encode()]
 
 
 def table() -> pa.Table:

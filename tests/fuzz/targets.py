@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pyarrow as pa
 from hypothesis import strategies as st
 
 from pipelines.fetching.fetcher import shared_fetcher
@@ -24,6 +25,7 @@ from pipelines.fetching.locations import FetchError, FetchLimits, FetchRules, ab
 from pipelines.records import OBJECT, read_schema
 from pipelines.sources.columns import Columns
 from pipelines.sources.detect import Kind, open_source
+from pipelines.sources.image_cells import has_several, image_parts, split_cells
 from pipelines.sources.source import Source
 from tests.fuzz import seeds
 from tests.fuzz.mutations import damaged
@@ -128,13 +130,14 @@ def scratch() -> str | None:
 
 
 ALLOWED = ("https://shop.example/images/", "http://127.0.0.1:8080/", "s3://bucket/folder/", "/data/images/")
+RULES = FetchRules(ALLOWED, None, 1 << 20, 1.0, "version")
 
 
 def uri(data: bytes) -> bool:
     """Decide whether an image may be fetched from a URI; what may be is below an allowed prefix for others, too."""
     given = data.decode("utf-8", "surrogateescape")
     try:
-        location = allowed_location(absolute_uri(given, "/data/images/catalog.csv", None), ALLOWED)
+        location = allowed_location(absolute_uri(given, "/data/images/catalog.csv", RULES), ALLOWED)
     except FetchError as error:
         assert error.reject(given).message
         return False
@@ -156,6 +159,38 @@ def uris() -> st.SearchStrategy[bytes]:
     starts = st.sampled_from((*ALLOWED, ""))
     joined = st.builds(lambda start, rest: start + "".join(rest), starts, st.lists(pieces, max_size=12))
     return joined.map(lambda each: each.encode("utf-8", "surrogatepass"))
+
+
+def cell(data: bytes) -> bool:
+    """Read a cell of an image column, as one image, and as perhaps several; accepted if it has an image."""
+    binary = pa.array([data])
+    column = pa.Array.from_buffers(pa.string(), 1, binary.buffers())
+    images, uris, rejects = image_parts(column)
+    assert images.null_count + uris.null_count >= 1
+    assert not rejects or images.null_count == uris.null_count == 1
+    lists = split_cells(column)
+    image_parts(lists.values)
+    assert has_several(column) or len(lists.values) <= 1
+    return images.null_count == 0
+
+
+def cells() -> st.SearchStrategy[bytes]:
+    """Cells that are put together from parts on which readers differ."""
+    parts = (*",|;[]'\"\\%=+/-_. \n\t", "data:", "image/png", ";base64", "//", "https://", "www.", "\\u0000", "%2B")
+    parts += (
+        "iVBORw0KGgoAAAANSUhEUgAA",
+        "/9j/4AAQSkZJRgABAQ",
+        "AAAA" * 20,
+        "b'",
+        "None",
+        "nan",
+        ".jpg",
+        "a",
+        "é",
+        "\ud800",
+    )
+    joined = st.lists(st.one_of(st.sampled_from(parts), st.text(max_size=5)), max_size=20).map("".join)
+    return st.one_of(joined.map(lambda each: each.encode("utf-8", "surrogatepass")), damaged(seeds.cells()))
 
 
 class Server:
@@ -194,7 +229,7 @@ def response(data: bytes) -> bool:
     """Fetch an image from a server that answers with `data`."""
     server().answer = data
     prefix = f"http://127.0.0.1:{server().port}/"
-    limits = FetchLimits(attempts=1, silent_images=1 << 30)
+    limits = FetchLimits(attempts=1, failed_images=1 << 30)
     rules = FetchRules((prefix,), None, 1 << 20, 1.0, "version", limits)
     [result] = shared_fetcher(rules).contents([allowed_location(f"{prefix}a.png", rules.allowed)]).values()
     if isinstance(result, bytes):
@@ -237,6 +272,7 @@ TARGETS = (
     Target("image", seeds.images(), damaged(seeds.images()), image),
     Target("text", ["a text".encode("utf-32-le")], texts(), text),
     Target("uri", [f"{prefix}a.png".encode() for prefix in ALLOWED], uris(), uri),
+    Target("cell", seeds.cells(), cells(), cell),
     Target("response", seeds.responses(), damaged(seeds.responses() + seeds.other_responses()), response, cost=4),
     files("parquet", ".parquet", seeds.parquet()),
     files("arrow", ".arrow", seeds.arrow()),

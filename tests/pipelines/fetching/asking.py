@@ -23,7 +23,7 @@ def rules(*allowed: str, root=None, max_bytes=100_000, seconds=10.0, **limits) -
 
 def located(uri: str, given: FetchRules, named_in: str = FILE) -> Location | Reject:
     """The location of an image that a file names, or the reject of its record."""
-    absolute = absolute_uri(uri, named_in, given.root)
+    absolute = absolute_uri(uri, named_in, given)
     try:
         return allowed_location(absolute, given.allowed)
     except FetchError as error:

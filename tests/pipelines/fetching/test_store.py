@@ -6,7 +6,7 @@ import pytest
 
 from pipelines.reasons import Reject
 from pipelines.storage.errors import SourceError
-from tests.images_over_http import ImageServer
+from tests.images_over_http import ImageServer, serve_images
 from tests.pipelines.fetching.asking import fetched, identified, reasons, rules
 from tests.s3 import environment
 
@@ -93,6 +93,17 @@ def test_a_request_to_a_slow_store_ends_in_time(bad_store):
     uris = ["s3://slow/1.png", "s3://drip/1.png"]
     assert reasons(fetched(uris, rules(*uris, seconds=0.5))) == ["fetch_timeout"] * 2
     assert all(bad_store.gets(uri.removeprefix("s3:/")) <= 3 for uri in uris)
+
+
+@pytest.mark.parametrize("ask", [fetched, identified])
+def test_a_store_that_cannot_be_reached_ends_the_run_after_a_few_images(monkeypatch, ask):
+    with serve_images() as gone:
+        for name, value in environment(gone.url).items():
+            monkeypatch.setenv(name, value)
+    uris = [f"s3://shop/{n}.png" for n in range(500)]
+    given = rules("s3://shop", "s3://other", "/data", second_look_seconds=0.1)
+    with pytest.raises(SourceError, match=r"s3://shop: it fails for every image, .*Check that the store is up"):
+        ask(uris, given)
 
 
 def test_where_a_store_refuses_head_the_content_is_the_identity(bad_store):

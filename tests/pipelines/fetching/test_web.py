@@ -120,20 +120,65 @@ def test_a_compressed_image_takes_no_more_memory_than_allowed(server):
 def test_the_version_is_asked_for_and_where_there_is_none_the_content_is_the_identity(server):
     kinds = ["good", "dated", "inside", "endless", "bare", "no-head", "signed", "large", "missing", "locked", "outside"]
     uris = [f"{server.url}/{kind}/1.png" for kind in kinds]
-    good, dated, inside, endless, *contents, large, missing, locked, outside = identified(uris, rules(server.url))
-    for uri, identity in zip(uris, (good, dated, inside, endless), strict=False):
-        assert identity.startswith(f"{uri}\0")
-    assert dated.endswith(f"\0{len(server.image('/dated/1.png'))}-Mon, 01 Jan 2024 00:00:00 GMT")
-    assert good.partition("\0")[2] == inside.partition("\0")[2]
-    assert contents == [server.image(f"/{kind}/1.png") for kind in ("bare", "no-head", "signed")]
-    assert reasons([large, missing, locked, outside]) == [
+    results = dict(zip(kinds, identified(uris, rules(server.url)), strict=True))
+    versions = {kind: str(results[kind]).partition("\0") for kind in kinds[:4] + kinds[5:7]}
+    assert all(version for _, _, version in versions.values())
+    assert [uri for uri, _, _ in versions.values()] == [f"{server.url}/{kind}/1.png" for kind in versions]
+    assert versions["dated"][2] == f"{len(server.image('/dated/1.png'))}-Mon, 01 Jan 2024 00:00:00 GMT"
+    assert versions["good"][2] == versions["inside"][2]
+    assert results["bare"] == server.image("/bare/1.png")
+    assert reasons(results[kind] for kind in ("large", "missing", "locked", "outside")) == [
         "fetch_too_large",
         "fetch_not_found",
         "fetch_forbidden",
         "uri_not_allowed",
     ]
-    assert server.total("HEAD") == len(kinds) + 1, "one is redirected"
-    assert server.total("GET") == len(contents) + 1, "and of the one that is locked to HEAD, the content is asked for"
+
+
+@pytest.mark.parametrize("kind", ["part", "whole", "dated"])
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 406, 410, 429, 500, 501, 503])
+def test_where_head_fails_the_version_is_asked_by_get_and_is_the_same(server, status, kind):
+    with_head, by_get = f"/head/200/{kind}/1.png", f"/head/{status}/{kind}/1.png"
+    server.image = lambda _: b"an image" * 100
+    [before] = identified([server.url + with_head], rules(server.url))
+    [result] = identified([server.url + by_get], rules(server.url, attempts=1))
+    assert result.partition("\0")[2] == before.partition("\0")[2].replace("0-", "800-", int(kind != "part"))
+    assert server.headers[by_get]["Range"] == "bytes=0-0"
+    assert server.asked[("HEAD", by_get)] == server.asked[("GET", by_get)] == 1
+
+
+def test_a_host_whose_head_fails_is_asked_by_get_at_once_from_then_on(server):
+    given = rules(server.url)
+    for n in range(3):
+        assert reasons(identified([f"{server.url}/head/404/part/{n}.png"], given)) == [None]
+    assert (server.total("HEAD"), server.total("GET")) == (1, 3)
+
+
+def test_an_image_that_is_missing_for_get_too_is_not_found(server):
+    given = rules(server.url)
+    uris = [f"{server.url}/head/{status}/missing/{status}.png" for status in (404, 405, 500)]
+    assert reasons(identified(uris, given)) == ["fetch_not_found"] * 3
+    assert reasons(identified([f"{server.url}/good/1.png"], given)) == [None]
+    assert server.asked[("HEAD", "/good/1.png")] == 1, "that says nothing about HEAD"
+
+
+def test_a_connection_that_ends_at_head_is_like_a_refusal(server):
+    [result] = identified([f"{server.url}/cut-off-head/1.png"], rules(server.url))
+    assert result.startswith(f"{server.url}/cut-off-head/1.png\0")
+
+
+def test_where_no_part_is_given_the_content_is_the_identity(server):
+    path = "/head/405/no-part/1.png"
+    assert identified([server.url + path], rules(server.url)) == [server.image(path)]
+
+
+def test_a_version_is_asked_for_without_reading_a_large_image(server):
+    server.large = 50 << 20
+    server.image = lambda _: bytes(server.large)
+    [result] = identified([f"{server.url}/head/405/whole/1.png"], rules(server.url, max_bytes=100 << 20))
+    assert isinstance(result, str)
+    [result] = identified([f"{server.url}/head/405/dated/1.png"], rules(server.url))
+    assert result.reason == "fetch_too_large"
 
 
 def test_an_identity_changes_when_the_image_does(server):

@@ -11,10 +11,11 @@ from pipelines.storage.client_errors import (
     is_denied,
     is_timeout,
     is_transient,
+    is_unreachable,
     status_code,
 )
 
-MEANINGS = (is_credential_error, is_denied, is_timeout, is_transient)
+MEANINGS = (is_credential_error, is_denied, is_timeout, is_transient, is_unreachable)
 
 
 def from_s3(code: str, status: int, translated: type[Exception] = OSError) -> Exception:
@@ -47,6 +48,7 @@ class HttpError(Exception):
         (from_s3("SlowDown", 503), 503, {is_transient}),
         (boto.ReadTimeoutError(endpoint_url="x"), None, {is_timeout, is_transient}),
         (boto.ConnectTimeoutError(endpoint_url="x"), None, {is_timeout, is_transient}),
+        (boto.EndpointConnectionError(endpoint_url="x"), None, {is_transient, is_unreachable}),
         (TimeoutError(), None, {is_timeout, is_transient}),
         (ClientPayloadError("cut"), None, {is_transient}),
         (HttpError("Service Unavailable", "503"), 503, {is_transient}),
