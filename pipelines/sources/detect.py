@@ -25,6 +25,7 @@ from pipelines.sources.source import Source
 from pipelines.sources.tabular import Tabular
 from pipelines.sources.webdataset import WebDataset
 from pipelines.storage.files import Listing, list_files, read_start
+from pipelines.storage.uris import STORES, check_readable
 from vista_core import UsageError
 
 Kind = Literal["lance", "webdataset", "parquet", "arrow", "jsonl", "csv", "images"]
@@ -39,6 +40,7 @@ SUFFIXES: dict[Kind, tuple[str, ...]] = {
     "csv": (".csv", ".tsv", ".csv.gz", ".tsv.gz"),
     "images": tuple(sorted(IMAGE_SUFFIXES)),
 }
+LANCE_STORES = STORES | {"az", "abfss", "oss"}  # that Lance reaches by itself
 FIRST_BYTES = 512  # which hold the magic of every kind; that of tar is at byte 257
 FILES_LOOKED_INTO = 8
 
@@ -56,11 +58,12 @@ def open_source(
     says what is there, if nothing can be read.
     """
     if kind == "lance" or (kind is None and uri.rstrip("/").endswith(".lance")):
+        check_readable(uri, LANCE_STORES)
         refuse_links_out(uri, limits)
         return Tabular.open(LanceTable.open(uri, limits), columns, uri)
     listing = list_files(uri, limits.link_targets)
-    if tables := lance_tables(listing):
-        raise UsageError(f"--source {uri} is a LanceDB database: name one of its tables, such as {tables[0]}")
+    if any(file.uri.startswith(f"{listing.root}/_versions/") for file in listing.files):
+        raise UsageError(f"--source {uri} is a Lance table: read it with --source-kind lance")
     found, chosen = (kind, listing.only(SUFFIXES[kind])) if kind else find_kind(listing)
     if found is None:
         raise UsageError(
@@ -146,12 +149,6 @@ def kind_of(start: bytes) -> Kind | None:
     if start[257:262] == b"ustar":
         return "webdataset"
     return "jsonl" if start.removeprefix(BOM).lstrip().startswith(b"{") else None
-
-
-def lance_tables(listing: Listing) -> list[str]:
-    """The names of the Lance tables in a folder."""
-    paths = [PurePosixPath(item.uri) for item in listing.files]
-    return sorted({path.parts[-3] for path in paths if len(path.parts) > 2 and path.parts[-2] == "_versions"})
 
 
 def name_suffixes(listing: Listing) -> str:
