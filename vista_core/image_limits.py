@@ -50,6 +50,14 @@ SUFFIXES = frozenset(
         ".avifs",
     )
 )
+# The endings of other formats that people have images in
+OTHER_SUFFIXES = frozenset(
+    (
+        *(".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".jpf", ".jpx", ".jxr", ".svg", ".svgz", ".eps"),
+        *(".psd", ".psb", ".xcf", ".ico", ".icns", ".pbm", ".pgm", ".ppm", ".pnm", ".tga", ".dds", ".exr", ".qoi"),
+        *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".wmf", ".emf"),
+    )
+)
 
 MAX_PIXELS = 178_956_970  # above this, Pillow raises DecompressionBombError
 MAX_ASPECT = 512  # resized to 224 px, that is 26 megapixels; without a limit, a 600000 x 1 image would take gigabytes

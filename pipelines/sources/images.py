@@ -34,9 +34,10 @@ from pipelines.storage.files import Listing, SourceFile, by_name, read_within
 from pipelines.storage.local import Folders, UnreadableError
 from pipelines.storage.uris import printable
 from vista_core import UsageError
-from vista_core.image_limits import SUFFIXES
+from vista_core.image_limits import FORMATS, SUFFIXES
 
 IMAGE_SUFFIXES = SUFFIXES
+CONVERT = f"convert them; the formats read are {', '.join(FORMATS)}"
 FETCH_THREADS = 16
 
 

@@ -17,7 +17,8 @@ from vista_core import UsageError
 
 SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):/+(?=[^/])", re.I)
 S3, WEB = {"s3", "s3a"}, {"http", "https"}
-STORES = S3 | {"gs", "gcs"}  # in which sources are
+BUCKETS = S3 | {"gs", "gcs"}
+STORES = {*BUCKETS}  # in which sources are
 ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT")
 FRAGMENT_NUMBER = re.compile(r"(.*)#(\d+)", re.DOTALL)
 
@@ -99,7 +100,7 @@ def check_readable(uri: str, stores: Container[str] = STORES) -> None:
         elif scheme == "hf":
             cure = "download it (`hf download --repo-type dataset NAME --local-dir FOLDER`), and give the folder"
         raise UsageError(f"--source {uri}: {what}; {cure}")
-    if place[:1] in ("", "/"):
+    if scheme in BUCKETS and place[:1] in ("", "/"):
         raise UsageError(f"--source {uri}: it names no bucket, as {scheme}://BUCKET/FOLDER does")
 
 
