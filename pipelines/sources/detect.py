@@ -15,7 +15,8 @@ from pipelines.sources.arrow import ArrowFiles
 from pipelines.sources.columns import Columns
 from pipelines.sources.csv import Csv
 from pipelines.sources.format import Format
-from pipelines.sources.images import IMAGE_SUFFIXES, ImageFolder
+from pipelines.sources.image_metadata import metadata_files, unnamed_images
+from pipelines.sources.images import CONVERT, IMAGE_SUFFIXES, ImageFolder
 from pipelines.sources.jsonl import JsonLines
 from pipelines.sources.lance import LanceTable
 from pipelines.sources.limits import DEFAULTS, Limits
@@ -27,6 +28,7 @@ from pipelines.sources.webdataset import WebDataset
 from pipelines.storage.files import Listing, list_files, read_start
 from pipelines.storage.uris import STORES, check_readable
 from vista_core import UsageError
+from vista_core.image_limits import OTHER_SUFFIXES
 
 Kind = Literal["lance", "webdataset", "parquet", "arrow", "jsonl", "csv", "images"]
 
@@ -57,8 +59,9 @@ def open_source(
     `like` is the schema of the table that the records go to. Text formats take types from it. Raises UsageError, which
     says what is there, if nothing can be read.
     """
-    if kind == "lance" or (kind is None and uri.rstrip("/").endswith(".lance")):
-        check_readable(uri, LANCE_STORES)
+    is_lance = kind == "lance" or (kind is None and uri.rstrip("/").endswith(".lance"))
+    check_readable(uri, LANCE_STORES if is_lance else STORES)
+    if is_lance:
         refuse_links_out(uri, limits)
         return Tabular.open(LanceTable.open(uri, limits), columns, uri)
     listing = list_files(uri, limits.link_targets)
@@ -66,11 +69,13 @@ def open_source(
         raise UsageError(f"--source {uri} is a Lance table: read it with --source-kind lance")
     found, chosen = (kind, listing.only(SUFFIXES[kind])) if kind else find_kind(listing)
     if found is None:
+        others = listing.only(OTHER_SUFFIXES).files
+        images = f"; {len(others):,} are images in other formats: {CONVERT}" if others else ""
         raise UsageError(
             f"--source {uri}: no files that this job reads ({', '.join(get_args(Kind))}), only: "
-            f"{name_suffixes(listing)}. Name the files with a glob, such as s3://bucket/catalog/*.parquet, or give "
-            "their kind with --source-kind (JSON lines have an object on each line: `jq -c '.[]'` turns a JSON array "
-            "into JSON lines)"
+            f"{name_suffixes(listing)}{images}. Name the files with a glob, such as s3://bucket/catalog/*.parquet, or "
+            "give their kind with --source-kind (JSON lines have an object on each line: `jq -c '.[]'` turns an array into "
+            "JSON lines)"
         )
     if found == "images":
         return ImageFolder.open(listing, columns, limits)  # with all files, since text files belong to images
@@ -80,6 +85,8 @@ def open_source(
         raise UsageError(f"--source {uri}: {unreadable[0].uri}: {unreadable[0].error}")
     rows = open_format(found, chosen.of(file for file in chosen.files if not file.error), like, columns, limits)
     source = Tabular.open(rows, columns, uri, tuple(notes(listing, chosen, found)))
+    if kind is None and metadata_files(listing).files:
+        source = dataclasses.replace(source, notes=(*source.notes, *unnamed_images(listing, rows, source.layout.image)))
     return dataclasses.replace(source, unreadable=unreadable + listing.unlisted, folders=listing.folders)
 
 
@@ -121,8 +128,10 @@ def open_format(kind: Kind, listing: Listing, like: pa.Schema | None, columns: C
 
 def find_kind(listing: Listing) -> tuple[Kind | None, Listing]:
     """The first kind of which there is a file, and the files of that kind."""
+    metadata = metadata_files(listing)
     for kind, suffixes in SUFFIXES.items():
-        if (chosen := listing.only(suffixes)).files:
+        candidates = metadata if metadata.files and kind != "webdataset" else listing
+        if (chosen := candidates.only(suffixes)).files:
             return kind, chosen
     for item in [file for file in listing.files if not file.error][:FILES_LOOKED_INTO]:
         if found := kind_of(first_bytes(item.uri)):

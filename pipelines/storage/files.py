@@ -24,7 +24,7 @@ from pipelines.storage.errors import (
     unreachable,
 )
 from pipelines.storage.local import Folders, UnreadableError, open_regular, real_folders, refusal
-from pipelines.storage.uris import before_magic, check_readable, file_uri, filesystem, listing_order, printable
+from pipelines.storage.uris import before_magic, file_uri, filesystem, listing_order, printable
 from pipelines.storage.walk import find, is_local
 from vista_core import UsageError
 
@@ -92,7 +92,6 @@ def list_files(uri: str, link_targets: Iterable[str] = ()) -> Listing:
     A link among them must lead to a file below the folder of the source, or below one of `link_targets`. Lance tables
     below a folder are left out: they are no files of another kind, and may be those that the source is embedded into.
     """
-    check_readable(uri)
     try:
         fs, path = filesystem(uri)
         folders = real_folders([own_folder(path), *link_targets]) if is_local(fs) else None
