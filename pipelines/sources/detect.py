@@ -74,8 +74,8 @@ def open_source(
         raise UsageError(
             f"--source {uri}: no files that this job reads ({', '.join(get_args(Kind))}), only: "
             f"{name_suffixes(listing)}{images}. Name the files with a glob, such as s3://bucket/catalog/*.parquet, or "
-            "give their kind with --source-kind (JSON lines have an object on each line: `jq -c '.[]'` turns an array into "
-            "JSON lines)"
+            "give their kind with --source-kind (JSON lines have an object on each line: `jq -c '.[]'` turns an array "
+            "into JSON lines)"
         )
     if found == "images":
         return ImageFolder.open(listing, columns, limits)  # with all files, since text files belong to images
