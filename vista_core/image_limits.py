@@ -38,6 +38,9 @@ SUFFIXES = frozenset(
         ".jpeg",
         ".jpe",
         ".jfif",
+        ".pjpeg",
+        ".pjp",
+        ".mpo",
         ".png",
         ".apng",
         ".webp",
@@ -48,6 +51,14 @@ SUFFIXES = frozenset(
         ".tiff",
         ".avif",
         ".avifs",
+    )
+)
+# The endings of other formats that people have images in
+OTHER_SUFFIXES = frozenset(
+    (
+        *(".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".jpf", ".jpx", ".jxr", ".svg", ".svgz", ".eps"),
+        *(".psd", ".psb", ".xcf", ".ico", ".icns", ".pbm", ".pgm", ".ppm", ".pnm", ".tga", ".dds", ".exr", ".qoi"),
+        *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".wmf", ".emf"),
     )
 )
 

@@ -16,7 +16,8 @@ from pipelines.sources.columns import Columns
 from pipelines.sources.csv import Csv
 from pipelines.sources.delta import open_delta
 from pipelines.sources.format import Format
-from pipelines.sources.images import IMAGE_SUFFIXES, ImageFolder
+from pipelines.sources.image_metadata import metadata_files, unnamed_images
+from pipelines.sources.images import CONVERT, IMAGE_SUFFIXES, ImageFolder
 from pipelines.sources.jsonl import JsonLines
 from pipelines.sources.lance import LanceTable
 from pipelines.sources.limits import DEFAULTS, Limits
@@ -28,7 +29,9 @@ from pipelines.sources.table_formats import refuse_table_files
 from pipelines.sources.tabular import Tabular
 from pipelines.sources.webdataset import WebDataset
 from pipelines.storage.files import Listing, list_files, read_start
+from pipelines.storage.uris import STORES, check_readable
 from vista_core import UsageError
+from vista_core.image_limits import OTHER_SUFFIXES
 
 Kind = Literal["lance", "webdataset", "parquet", "arrow", "jsonl", "csv", "images"]
 
@@ -42,6 +45,7 @@ SUFFIXES: dict[Kind, tuple[str, ...]] = {
     "csv": (".csv", ".tsv", ".csv.gz", ".tsv.gz"),
     "images": tuple(sorted(IMAGE_SUFFIXES)),
 }
+LANCE_STORES = STORES | {"az", "abfss", "oss"}  # that Lance reaches by itself
 FIRST_BYTES = 512  # which hold the magic of every kind; that of tar is at byte 257
 FILES_LOOKED_INTO = 8
 
@@ -58,21 +62,25 @@ def open_source(
     `like` is the schema of the table that the records go to. Text formats take types from it. Raises UsageError, which
     says what is there, if nothing can be read.
     """
-    if kind == "lance" or (kind is None and uri.rstrip("/").endswith(".lance")):
+    is_lance = kind == "lance" or (kind is None and uri.rstrip("/").endswith(".lance"))
+    check_readable(uri, LANCE_STORES if is_lance else STORES)
+    if is_lance:
         refuse_links_out(uri, limits)
         return Tabular.open(LanceTable.open(uri, limits), columns, uri, like)
     if delta := open_delta(uri, limits):
         parquet, partitions, note = delta
         return Tabular.open(parquet, columns, uri, like, partitions).noted(note, folders=parquet.listing.folders)
     listing = list_files(uri, limits.link_targets)
-    if tables := lance_tables(listing):
-        raise UsageError(f"--source {uri} is a LanceDB database: name one of its tables, such as {tables[0]}")
+    if any(file.uri.startswith(f"{listing.root}/_versions/") for file in listing.files):
+        raise UsageError(f"--source {uri} is a Lance table: read it with --source-kind lance")
     found, chosen = (kind, listing.only(SUFFIXES[kind])) if kind else find_kind(listing)
     if found is None:
+        others = listing.only(OTHER_SUFFIXES).files
+        images = f"; {len(others):,} are images in other formats: {CONVERT}" if others else ""
         raise UsageError(
             f"--source {uri}: no files that this job reads ({', '.join(get_args(Kind))}), only: "
-            f"{name_suffixes(listing)}. Name the files with a glob, such as s3://bucket/catalog/*.parquet, or give "
-            "their kind with --source-kind (JSON lines have an object on each line: `jq -c '.[]'` turns a JSON array "
+            f"{name_suffixes(listing)}{images}. Name the files with a glob, such as s3://bucket/catalog/*.parquet, or "
+            "give their kind with --source-kind (JSON lines have an object on each line: `jq -c '.[]'` turns an array "
             "into JSON lines)"
         )
     refuse_table_files(listing, chosen)
@@ -87,6 +95,8 @@ def open_source(
     rows = open_format(found, readable, partitions.of_others(like), columns, limits)
     source = Tabular.open(rows, columns, uri, like, partitions)
     source = source.noted(*notes(listing, chosen, found), folders=listing.folders)
+    if kind is None and metadata_files(listing).files:
+        source = dataclasses.replace(source, notes=(*source.notes, *unnamed_images(listing, rows, source.layout.image)))
     return dataclasses.replace(source, unreadable=unreadable + listing.unlisted)
 
 
@@ -128,8 +138,10 @@ def open_format(kind: Kind, listing: Listing, like: pa.Schema | None, columns: C
 
 def find_kind(listing: Listing) -> tuple[Kind | None, Listing]:
     """The first kind of which there is a file, and the files of that kind."""
+    metadata = metadata_files(listing)
     for kind, suffixes in SUFFIXES.items():
-        if (chosen := listing.only(suffixes)).files:
+        candidates = metadata if metadata.files and kind != "webdataset" else listing
+        if (chosen := candidates.only(suffixes)).files:
             return kind, chosen
     for item in [file for file in listing.files if not file.error][:FILES_LOOKED_INTO]:
         if found := kind_of(first_bytes(item.uri)):
@@ -156,12 +168,6 @@ def kind_of(start: bytes) -> Kind | None:
     if start[257:262] == b"ustar":
         return "webdataset"
     return "jsonl" if start.removeprefix(BOM).lstrip().startswith(b"{") else None
-
-
-def lance_tables(listing: Listing) -> list[str]:
-    """The names of the Lance tables in a folder."""
-    paths = [PurePosixPath(item.uri) for item in listing.files]
-    return sorted({path.parts[-3] for path in paths if len(path.parts) > 2 and path.parts[-2] == "_versions"})
 
 
 def name_suffixes(listing: Listing) -> str:

@@ -138,6 +138,13 @@ def checked(schema: pa.Schema, limits: Limits) -> pa.Schema:
     return schema
 
 
+def sampled(files: Sequence[SourceFile], most: int) -> list[SourceFile]:
+    """At most `most` of the files, evenly spread, with the first and the last of them, in their order."""
+    if len(files) <= most:
+        return list(files)
+    return [files[number * (len(files) - 1) // max(1, most - 1)] for number in range(most)]
+
+
 def first_readable(listing: Listing, kind: str, look: Callable[[SourceFile], Found], otherwise: str = "") -> Found:
     """What `look` finds in the first of FILES_TRIED files that is not damaged.
 
@@ -159,13 +166,6 @@ class Merged(NamedTuple):
 
     schema: pa.Schema  # in plain types; a name is there twice if a file has it twice
     differences: tuple[str, ...]  # lines for the user
-
-
-def sampled(files: Sequence[SourceFile], most: int) -> list[SourceFile]:
-    """At most `most` of the files, evenly spread, with the first and the last of them, in their order."""
-    if len(files) <= most:
-        return list(files)
-    return [files[number * (len(files) - 1) // max(1, most - 1)] for number in range(most)]
 
 
 def merged_readable(

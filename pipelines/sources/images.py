@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -34,10 +35,12 @@ from pipelines.storage.files import Listing, SourceFile, by_name, read_within
 from pipelines.storage.local import Folders, UnreadableError
 from pipelines.storage.uris import printable
 from vista_core import UsageError
-from vista_core.image_limits import SUFFIXES
+from vista_core.image_limits import FORMATS, OTHER_SUFFIXES, SUFFIXES
 
 IMAGE_SUFFIXES = SUFFIXES
+CONVERT = f"convert them; the formats read are {', '.join(FORMATS)}"
 FETCH_THREADS = 16
+NOT_BLANK = re.compile(r"[^\s\u200b-\u200d\u2060\ufeff]")  # anything but white space and zero-width characters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,15 +100,18 @@ class ImageFolder:
         """How many images and texts there are, and which files are not read."""
         images, texts = self.pairs()
         used = {item.uri for item in (*images, *texts.values())}
-        unused = Counter(suffix(item) or "without a suffix" for item in self.listing.files if item.uri not in used)
+        rest = [item for item in self.listing.files if item.uri not in used]
+        others = [item for item in rest if suffix(item) in OTHER_SUFFIXES]
+        unused = [suffix(item) or "without a suffix" for item in rest if suffix(item) not in OTHER_SUFFIXES]
         lines = [
             f"{len(images)} images, {sum(item.size for item in images) / 1e6:,.1f} MB, {len(texts)} with a text file",
             "id: path under the folder, text: the .txt file of the same name",
             *self.listing.not_read,
         ]
+        if others:
+            lines.append(f"NOT READ, images in other formats: {counted(suffix(item) for item in others)} ({CONVERT})")
         if unused:
-            kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(unused.items()))
-            lines.append(f"skipped, neither an image nor the text of one: {kinds}")
+            lines.append(f"skipped, neither an image nor the text of one: {counted(unused)}")
         return lines
 
     def pairs(self) -> tuple[list[SourceFile], dict[str, SourceFile]]:
@@ -168,6 +174,11 @@ class ImageFolder:
         yield pa.Table.from_pylist(rows, schema=read_schema(self.extra)), rejects
 
 
+def counted(kinds: Iterable[str]) -> str:
+    """How many there are of each kind."""
+    return ", ".join(f"{number:,} {kind}" for kind, number in sorted(Counter(kinds).items()))
+
+
 def with_text(image: SourceFile, text: SourceFile | None) -> SourceFile:
     """An image and its text as one file, which changes when either does."""
     return SourceFile(image.uri, image.size + text.size, f"{image.version} {text.version}") if text else image
@@ -217,4 +228,4 @@ def file_text(content: bytes) -> str | None:
     Raises UnicodeDecodeError.
     """
     text = content.decode("utf-8-sig").rstrip("\r\n")
-    return text if text.strip() else None
+    return text if NOT_BLANK.search(text) else None

@@ -21,6 +21,7 @@ from pipelines.storage.errors import (
     credentials_hint,
     lance_store_failed,
     says_not_found,
+    unreachable,
     without_rust_location,
 )
 from pipelines.storage.files import SourceFile
@@ -60,8 +61,9 @@ class LanceTable:
             dataset = lance.dataset(uri, version=PUBLISHED if is_published else None)
             schema = dataset.scanner(blob_handling="all_binary").projected_schema
         except (ValueError, OSError) as error:
-            cause = "no Lance table is there" if says_not_found(error) else without_rust_location(str(error))
-            raise UsageError(f"--source {uri}: cannot be opened: {cause}. {credentials_hint(uri)}") from error
+            missing = f"no Lance table is there. {credentials_hint(uri)}"
+            cause = missing if says_not_found(error) else unreachable(error, uri)
+            raise UsageError(f"--source {uri}: cannot be opened: {cause}") from error
         return cls(uri, limits, dataset.version, is_published, schema)
 
     def files(self) -> dict[str, SourceFile]:

@@ -42,8 +42,9 @@ class Limits:
 
     # WebDataset
     batch_samples: int = 256  # samples in a batch
-    first_samples: int = 256  # samples that decide the columns
-    first_bytes: int = 64 << 20  # where the search for these samples ends
+    first_samples: int = 256  # samples of a shard that decide the columns
+    first_bytes: int = 64 << 20  # of all these shards, where the search for these samples ends
+    first_shards: int = 8  # that are searched
     webdataset_sample_bytes: int = 128 << 20  # the largest sample, which is held in memory
     sample_members: int = 1000  # of a sample
     member_text_bytes: int = 8 << 20  # the largest .json, .txt or .cls: parsed, a JSON takes up to 30 times its bytes

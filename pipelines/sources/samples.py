@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import posixpath
+import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import IO, Any
 
 from pipelines.reasons import (
     IMAGE_TOO_LARGE,
+    IMAGE_UNSUPPORTED,
     JSON_UNPARSABLE,
     OBJECT_UNREADABLE,
     SEVERAL_MEMBERS,
@@ -18,14 +20,18 @@ from pipelines.reasons import (
     TEXT_TOO_LARGE,
     Reject,
 )
-from pipelines.sources.images import IMAGE_SUFFIXES, file_text
+from pipelines.sources.images import CONVERT, IMAGE_SUFFIXES, file_text
 from pipelines.sources.json_types import exceeded, may_exceed
 from pipelines.sources.limits import Limits
 from pipelines.sources.tar import LINKS, Damage, Headers
 from pipelines.storage.errors import READ_ERRORS
+from vista_core.image_limits import OTHER_SUFFIXES
 
 KEY, IMAGE, JSON = "__key__", "image", "json"
 TEXTS = {"txt": ("txt", "text", "caption"), "cls": ("cls",)}  # columns, and the endings of their members, best first
+METADATA = re.compile(
+    r"__[^/]*__/|__meta__\.json$"
+)  # names that `webdataset` and its older writers keep for themselves
 PARSED = 8  # bytes of memory for a byte of JSON, at least
 MEMBERS = (IMAGE, *TEXTS)  # columns that are members, not fields of the JSON member
 
@@ -72,10 +78,19 @@ class Sample:
         """About how many bytes of memory the columns of the sample take."""
         return self.size + PARSED * len(self.contents.get(JSON, b""))
 
+    @property
+    def endings(self) -> set[str]:
+        """The endings of all members."""
+        return {*self.contents, *self.unused}
+
     def unread(self) -> set[str]:
         """Endings of members of which no column is made, at least not in this sample, as it has a better one."""
         used = {endings[0] for endings in self.texts().values()}
         return self.unused | {ending for endings in self.texts().values() for ending in endings} - used
+
+    def unreadable_images(self) -> list[str]:
+        """Endings of members that are images in formats that are not read."""
+        return sorted(ending for ending in self.unused if last_suffix(ending) in OTHER_SUFFIXES)
 
     def texts(self) -> dict[str, list[str]]:
         """For each text column that has a member: the endings of its members, best first."""
@@ -89,6 +104,8 @@ class Sample:
         record: dict[str, Any] = {}
         if images := [content for ending, content in self.contents.items() if is_image(ending)]:
             record[IMAGE] = images
+        elif others := self.unreadable_images():
+            return IMAGE_UNSUPPORTED.reject(f"its image is .{others[0]}: {CONVERT}", stage="read")
         ending = JSON
         try:
             if JSON in self.contents:
@@ -152,10 +169,14 @@ def groups(found: Iterator[Sample], limits: Limits) -> Iterator[list[Sample]]:
 
 
 def key_and_ending(name: str) -> tuple[str, str] | None:
-    """A member's key and ending; None if it belongs to no sample, like `README`, `._a.jpg` and `__meta__.json`."""
-    folder, slash, base = posixpath.normpath(name).lstrip("/").rpartition("/")
+    """A member's key and ending, divided at the first dot of its last part, as `webdataset` does.
+
+    None if it belongs to no sample, like `README`, hidden files, and metadata (`__meta__/a.json`, `__meta__.json`).
+    """
+    path = posixpath.normpath(name).lstrip("/")
+    folder, slash, base = path.rpartition("/")
     stem, _, ending = base.partition(".")
-    if not stem or not ending or (stem.startswith("__") and stem.endswith("__")):
+    if not stem or not ending or METADATA.match(path):
         return None
     return folder + slash + stem, ending.lower()
 
@@ -167,7 +188,12 @@ def is_text(ending: str) -> bool:
 
 def is_image(ending: str) -> bool:
     """True for an ending of images, or one like `left.jpg` that ends with one."""
-    return f".{ending.rpartition('.')[2]}" in IMAGE_SUFFIXES
+    return last_suffix(ending) in IMAGE_SUFFIXES
+
+
+def last_suffix(ending: str) -> str:
+    """The suffix of a name with this ending: what follows the last dot."""
+    return f".{ending.rpartition('.')[2]}"
 
 
 def json_fields(content: bytes, limits: Limits) -> dict[str, Any]:

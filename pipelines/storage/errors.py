@@ -36,6 +36,18 @@ LANCE_READ_BEYOND_END = re.compile(
 )
 LANCE_NOT_FOUND = re.compile(r"not found: ", re.IGNORECASE)
 RUST_LOCATION = re.compile(r", /\S+\.rs:\d+:\d+")
+MARKUP = re.compile(r"<(?:\?xml|!DOCTYPE|html|Error)\b.*?(?:</Error>|</html>|$)", re.IGNORECASE)  # that servers answer
+FOR_PEOPLE = re.compile(r"<(?:Code|Message)>([^<]*)")  # what S3 says in it
+# What is wrong if a store can't be reached, as far as botocore's and Lance's messages tell it.
+CAUSES = {
+    r"WRONG_VERSION_NUMBER|InvalidContentType": "The server speaks plain http: AWS_ENDPOINT_URL must begin with http://",
+    r"CERTIFICATE_VERIFY_FAILED": "If its certificate is to be trusted, name that of its authority in AWS_CA_BUNDLE",
+    r"Could not connect|error sending request": (
+        "Nothing answers there, or AWS_ENDPOINT_URL has http:// instead of https:// or the other way round"
+    ),
+    r"specified endpoint|the region '.*' is wrong|redirect without LOCATION": "The bucket is in another AWS_REGION",
+    r"bucket does not exist|NoSuchBucket": "Check the name of the bucket",
+}
 REFUSED = re.compile(r"ExpiredToken|AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|\b40[13]\b|credential", re.I)
 FULL = re.compile(r"No space left|os error 28|Disk quota exceeded")
 # Ray Data appends advice on its own settings to what a stage raised.
@@ -70,9 +82,16 @@ def said(damage: Exception) -> str:
     return f"{type(damage).__name__}: {text}".removesuffix(": ")
 
 
+def unreachable(error: BaseException, uri: str) -> str:
+    """Why a store can't be read, in one line, and what to check."""
+    text = without_rust_location(str(error)).rstrip(".") or type(error).__name__
+    causes = [cause for pattern, cause in CAUSES.items() if re.search(pattern, text)]
+    return ". ".join([text, *causes[:1], credentials_hint(uri)])
+
+
 def credentials_hint(uri: str) -> str:
     """What to check when a URI can't be reached."""
-    if not uri.startswith("s3://"):
+    if not uri.startswith(("s3://", "s3a://")):
         return "Check the path"
     return (
         "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and, for other servers than AWS, AWS_ENDPOINT_URL"
@@ -80,8 +99,9 @@ def credentials_hint(uri: str) -> str:
 
 
 def without_rust_location(message: str) -> str:
-    """What Lance says on one line, without locations in its own source code."""
-    return RUST_LOCATION.sub("", " ".join(message.split()))
+    """What a library says on one line, without locations in Lance's source code and without XML and HTML."""
+    line = RUST_LOCATION.sub("", " ".join(message.split()))
+    return MARKUP.sub(lambda answer: ": ".join(FOR_PEOPLE.findall(answer[0])), line).strip()
 
 
 def is_missing_dataset(error: BaseException) -> bool:

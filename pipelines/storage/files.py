@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import io
+import os
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
 import fsspec
 from botocore.exceptions import BotoCoreError
 
-from pipelines.storage.errors import READ_ERRORS, SourceChangedError, SourceError, credentials_hint, is_damage
+from pipelines.storage.errors import (
+    READ_ERRORS,
+    SourceChangedError,
+    SourceError,
+    credentials_hint,
+    is_damage,
+    unreachable,
+)
 from pipelines.storage.local import Folders, UnreadableError, open_regular, real_folders, refusal
 from pipelines.storage.uris import before_magic, file_uri, filesystem, listing_order, printable
-from pipelines.storage.walk import find, hidden, is_folder, is_local
+from pipelines.storage.walk import find, is_local
 from vista_core import UsageError
+
+NAMES_COMPARED = 1000  # of a folder, with the name that is missing there
 
 
 @dataclass(frozen=True)
@@ -40,6 +52,7 @@ class Listing:
     unlisted: tuple[SourceFile, ...] = ()  # folders that could not be listed, as files with an error
     left_out: tuple[str, ...] = ()  # links to folders that are not followed, and why
     logs: tuple[str, ...] = ()  # folders that are perhaps the log of a table
+    notes: tuple[str, ...] = ()  # what else is there, but not among the files
 
     def only(self, suffixes: Iterable[str]) -> Listing:
         """The files with one of these suffixes."""
@@ -59,8 +72,9 @@ class Listing:
 
     @property
     def not_read(self) -> list[str]:
-        """Lines for the user: the folders that could not be listed, and the links to folders that are not followed."""
-        return [f"NOT READ: {each}" for each in (*self.left_out, *(f"{it.uri}: {it.error}" for it in self.unlisted))]
+        """Lines for the user: the folders that could not be listed, the links that are not followed, and the notes."""
+        unlisted = (f"{item.uri}: {item.error}" for item in self.unlisted)
+        return [f"NOT READ: {each}" for each in (*self.left_out, *unlisted, *self.notes)]
 
     @property
     def megabytes(self) -> float:
@@ -76,15 +90,16 @@ def by_name(files: Iterable[SourceFile]) -> dict[str, SourceFile]:
 def list_files(uri: str, link_targets: Iterable[str] = ()) -> Listing:
     """The files that `uri` names: a folder, one file, or a glob. Raises UsageError if they can't be listed.
 
-    A link among them must lead to a file below the folder of the source, or below one of `link_targets`.
+    A link among them must lead to a file below the folder of the source, or below one of `link_targets`. Lance tables
+    below a folder are left out: they are no files of another kind, and may be those that the source is embedded into.
     """
     try:
         fs, path = filesystem(uri)
         folders = real_folders([own_folder(path), *link_targets]) if is_local(fs) else None
         found = find(fs, path, folders or ())
     except (OSError, BotoCoreError, ValueError, ImportError) as error:
-        cause = f"{type(error).__name__}: {error}".rstrip(".")
-        raise UsageError(f"--source {uri}: cannot be listed: {cause}. {credentials_hint(uri)}") from error
+        raise UsageError(f"--source {uri}: cannot be listed: {unreachable(error, uri)}") from error
+    found.keep_data(path)
     files = [
         SourceFile(
             file_uri(fs, name),
@@ -93,16 +108,40 @@ def list_files(uri: str, link_targets: Iterable[str] = ()) -> Listing:
             refusal(name, folders) if folders and (info.get("islink") or info["type"] != "file") else "",
         )
         for name, info in found.files.items()
-        if not is_folder(info) and (name == path or not hidden(name, found.root))
     ]
     unlisted = tuple(SourceFile(name, 0, "", error) for name, error in sorted(found.unlisted.items()))
+    if found.tables and not files:
+        table = file_uri(fs, min(found.tables))
+        raise UsageError(f"--source {uri} is a LanceDB database: name one of its tables, such as {table}")
     if not files:
-        cause = f"{unlisted[0].uri}: {unlisted[0].error}" if unlisted else "nothing is there"
-        raise UsageError(f"--source {uri}: {cause}. Check the path; a glob needs quotes in the shell")
+        cause = f"{unlisted[0].uri}: {unlisted[0].error}" if unlisted else why_nothing(fs, path)
+        raise UsageError(". ".join([f"--source {uri}: {cause}", *found.notes, "A glob needs quotes in the shell"]))
     files.sort(key=lambda file: listing_order(printable(file.uri)))
     left_out = tuple(f"{name}: {why}" for name, why in sorted(found.left_out.items()))
     logs = tuple(sorted(file_uri(fs, name) for name in found.logs))
-    return Listing(uri, file_uri(fs, found.root), tuple(files), folders, unlisted, left_out, logs)
+    root = file_uri(fs, found.root)
+    return Listing(uri, root, tuple(files), folders, unlisted, left_out, logs, tuple(found.notes))
+
+
+def why_nothing(fs: Any, path: str) -> str:
+    """What is there instead of a source's files, as far as a disk tells it at once."""
+    missing = Path(path)
+    is_pattern = fsspec.core.has_magic(path) and not missing.exists()
+    missing = Path(before_magic(path)) if is_pattern else missing
+    if not is_local(fs):
+        return "nothing is there; check the path"
+    if is_pattern and missing.exists():
+        found = next(iter(fs.glob(path)), None)
+        only = f"but folders, such as {found}: add /* to the pattern" if found else "that the pattern matches"
+        return f"nothing is there {only}"
+    if missing.exists():
+        return "nothing is there: the folder has no files, hidden ones aside"
+    while not missing.parent.exists():
+        missing = missing.parent
+    near = difflib.get_close_matches(
+        missing.name, islice((each.name for each in os.scandir(missing.parent)), NAMES_COMPARED), 1
+    )
+    return f"nothing is there: {missing.parent} has no {missing.name}" + (f", but {near[0]}" if near else "")
 
 
 def own_folder(path: str) -> str:

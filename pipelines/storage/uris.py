@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import fsspec
 from fsspec.utils import glob_translate
 
 from vista_core import UsageError
 
+SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):/+(?=[^/])", re.I)
+S3, WEB = {"s3", "s3a"}, {"http", "https"}
+BUCKETS = S3 | {"gs", "gcs"}
+STORES = {*BUCKETS}  # in which sources are
+ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT")
 FRAGMENT_NUMBER = re.compile(r"(.*)#(\d+)", re.DOTALL)
 
 HIDDEN = "***"
@@ -35,9 +43,9 @@ def filesystem(uri: str) -> tuple[Any, str]:
 
 
 def absolute(uri: str) -> str:
-    """`uri` as every worker understands it: local paths made absolute, `file://` dropped.
+    """`uri` as every worker understands it: local paths made absolute, without `..`; `file://` dropped.
 
-    Raises UsageError for a URI with credentials.
+    Raises UsageError for a URI with credentials, and for what can't be reached by it.
     """
     if has_credentials(uri):
         raise UsageError(
@@ -45,9 +53,55 @@ def absolute(uri: str) -> str:
             "history and logs. Give them by the environment: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, "
             "or GOOGLE_APPLICATION_CREDENTIALS"
         )
-    if "://" in uri and not uri.startswith("file://"):
-        return uri.rstrip("/")
-    return str(Path(uri.removeprefix("file://")).expanduser().absolute())
+    if uri[:5].lower() == "file:":
+        return absolute_path(local_path(uri))
+    if "://" in uri:
+        scheme, _, rest = uri.partition("://")
+        if scheme.lower() in S3:
+            check_endpoint()
+        return f"{scheme.lower()}://{rest.rstrip('/')}"
+    if (start := SCHEME.match(uri)) and not os.path.lexists(uri):
+        raise UsageError(f"{uri}: a URI has two slashes: {start[1].lower()}://{uri[start.end() :]}")
+    return absolute_path(uri)
+
+
+def local_path(uri: str) -> str:
+    """The path of a `file:` URI, which may be percent-encoded (RFC 8089), or not if somebody typed it."""
+    path = re.sub(r"^file:(//(localhost(?=/))?)?", "", uri, flags=re.I)
+    return path if os.path.lexists(path) else unquote(path, errors="surrogateescape")
+
+
+def absolute_path(path: str) -> str:
+    """A local path made absolute. A `..` leads to the folder above the one that a link before it leads to."""
+    found = Path(re.sub("^//+", "/", path))
+    with contextlib.suppress(RuntimeError):  # there is no such user
+        found = found.expanduser()
+    parts = found.absolute().parts
+    end = len(parts) - parts[::-1].index("..") if ".." in parts else 0
+    return str(Path(*parts[:end]).resolve().joinpath(*parts[end:]) if end else Path(*parts))
+
+
+def check_endpoint() -> None:
+    """Raise UsageError if a variable for S3 servers is no URL, since Lance would crash."""
+    for name in ENDPOINTS:
+        if (url := os.environ.get(name)) and not re.match("https?://.", url, re.I):
+            raise UsageError(f"{name} must be a URL, such as https://{redacted(url)} or http://{redacted(url)}")
+
+
+def check_readable(uri: str, stores: Container[str] = STORES) -> None:
+    """Raise UsageError, with the cure, if a source is neither on a disk nor in one of the `stores`."""
+    scheme, separator, place = uri.partition("://")
+    if not separator:
+        return
+    if scheme not in stores:
+        what, cure = f"sources are read from local paths, s3:// and gs:// only, not from {scheme}://", "copy them there"
+        if scheme in WEB:
+            what, cure = "sources are not read from web servers", "download the files, or copy them to object storage"
+        elif scheme == "hf":
+            cure = "download it (`hf download --repo-type dataset NAME --local-dir FOLDER`), and give the folder"
+        raise UsageError(f"--source {uri}: {what}; {cure}")
+    if scheme in BUCKETS and place[:1] in ("", "/"):
+        raise UsageError(f"--source {uri}: it names no bucket, as {scheme}://BUCKET/FOLDER does")
 
 
 def file_uri(fs: Any, path: str) -> str:
@@ -76,13 +130,18 @@ def before_magic(path: str) -> str:
 
 
 def bucket_or_folder(uri: str) -> str:
-    """The bucket or the local folder of a source, in which its external images may be."""
+    """The bucket or the local folder of a source, in which its external images may be.
+
+    For a file in the root of the file system it is the file: a catalog must not make the job read all other files.
+    """
     fs, path = filesystem(uri)
     if "://" in uri:
         return str(fs.unstrip_protocol(path.partition("/")[0]))
     if fsspec.core.has_magic(path) and not fs.exists(path):
-        return before_magic(path)
-    return path if fs.isdir(path) and not path.endswith(".lance") else path.rpartition("/")[0]
+        folder = before_magic(path)
+    else:
+        folder = path if fs.isdir(path) and not path.endswith(".lance") else path.rpartition("/")[0]
+    return path if folder in ("", "/") else folder
 
 
 def folders_of(name: str) -> Iterator[str]:

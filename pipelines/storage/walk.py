@@ -17,12 +17,25 @@ from fsspec.utils import glob_translate
 from pipelines.storage.local import Folders, leads_out, with_cure
 from pipelines.storage.uris import before_magic
 
-# What Spark and Delta Lake write beside data, and file systems in their root.
+# What programs keep beside data. Names that begin with a dot are hidden, too.
 BOOKKEEPING = re.compile(
-    r"_SUCCESS|_metadata|_common_metadata|_temporary|_spark_metadata|_delta_log|_(committed|started)_.*|lost\+found"
+    r"_SUCCESS|_metadata|_common_metadata|_temporary|_spark_metadata|_(?:committed|started)_.*"  # Spark
+    r"|_delta_log|_delta_index|_change_data|_symlink_format_manifest"  # Delta Lake
+    r"|_impala_insert_staging|_distcp_logs.*|__MACOSX|Icon\r"
+    r"|(?i:thumbs\.db|ehthumbs\.db|desktop\.ini|\$recycle\.bin|system volume information)"  # Windows
+    r"|@eaDir|#recycle|lost\+found|#.*#"  # disk stations, file systems, Emacs
 )
 LOGS = ("_delta_log", ".hoodie", "metadata")  # folders that make the one that they are in a table
 IN_LOG = re.compile(rf"(.*?/({'|'.join(map(re.escape, LOGS))}))/")
+HIDDEN_START, HIDDEN_END = (".", "~$"), "_$folder$"  # of names: of locks of Microsoft Office, of Hadoop's folders in S3
+# The ends of names of files that are being written or downloaded, and of copies that editors keep.
+UNFINISHED = (
+    *("~", "._copying_", ".tmp", ".temp", ".swp", ".swo", ".part", ".partial", ".filepart"),
+    *(".crdownload", ".opdownload", ".download", ".incomplete", ".aria2"),
+)
+TABLE = ".lance"  # ends the names of the folders in which LanceDB has its tables
+IN_A_TABLE = re.compile(r".+?(?:\.lance(?=/)|(?=/_versions/))", re.DOTALL)
+NAMES_SHOWN = 3
 FLAT = {"s3", "s3a", "gs", "gcs"}  # stores that list everything below a prefix at once, page by page
 
 
@@ -35,6 +48,35 @@ class Found:
     unlisted: dict[str, str] = field(default_factory=dict)  # folders that could not be listed, with the cause
     left_out: dict[str, str] = field(default_factory=dict)  # links to folders that must not be followed, with the cause
     logs: set[str] = field(default_factory=set)  # folders that are perhaps the log of a table
+    tables: set[str] = field(default_factory=set)  # the folders of Lance tables below `root`
+    unfinished: set[str] = field(default_factory=set)
+
+    def keep_data(self, path: str) -> None:
+        """Leave out folders, Lance tables below the root, and what programs keep beside data, but not `path` itself."""
+        start = len(self.root.rstrip("/")) + 1
+        self.tables |= {name[:start] + table[0] for name in self.files if (table := IN_A_TABLE.match(name, start))}
+        inside = tuple(f"{table}/" for table in self.tables)
+        data = {
+            name: info
+            for name, info in self.files.items()
+            if not is_folder(info) and not name.startswith(inside) and (name == path or not hidden(name, self.root))
+        }
+        self.unfinished = {name for name in data if name.lower().endswith(UNFINISHED) and name != path}
+        self.files = {name: info for name, info in data.items() if name not in self.unfinished}
+
+    @property
+    def notes(self) -> list[str]:
+        """What is there beside files, in words."""
+        parts = {
+            "Lance table(s), to be named one by one": self.tables,
+            "file(s) that are unfinished, temporary or an editor's copy": self.unfinished,
+        }
+        return [f"{len(names):,} {what}: {some(names)}" for what, names in parts.items() if names]
+
+
+def some(names: set[str]) -> str:
+    """The first of some names."""
+    return ", ".join(sorted(names)[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")
 
 
 def find(fs: Any, path: str, folders: Folders) -> Found:
@@ -85,6 +127,8 @@ def walk(fs: Any, root: str, pattern: str | None, folders: Folders) -> Found:
                 found.logs.add(name)
             if not is_folder(info):
                 found.files[info["name"]] = info
+            elif name != folder and name.endswith(TABLE):
+                found.tables.add(name)
             elif name != folder and not hidden(name, root) and may_lead_to(pattern, name):
                 refusal = leads_out(name, folders) if info.get("islink") else ""
                 if refusal:
@@ -133,7 +177,9 @@ def may_lead_to(pattern: str | None, folder: str) -> bool:
 def hidden(name: str, root: str) -> bool:
     """True for dot files and what others write beside data, but not for `_DSC0001.jpg`, a camera's name."""
     parts = name.removeprefix(root).strip("/").split("/")
-    return any(part.startswith(".") or BOOKKEEPING.fullmatch(part) for part in parts)
+    return any(
+        part.startswith(HIDDEN_START) or part.endswith(HIDDEN_END) or BOOKKEEPING.fullmatch(part) for part in parts
+    )
 
 
 def is_folder(info: dict) -> bool:

@@ -14,6 +14,7 @@ from typing import ClassVar, NamedTuple
 import fsspec
 from fsspec.implementations.memory import MemoryFileSystem
 
+from pipelines.storage.uris import STORES
 from tests.s3 import S3
 
 EVERY_KIND = ("HEAD", "GET", "READ")  # READ is a GET of a part of an object
@@ -134,5 +135,7 @@ def registered() -> Iterator[type[FaultyFileSystem]]:
     FaultyFileSystem.pseudo_dirs[:] = [""]
     FaultyFileSystem.reads.clear()
     FaultyFileSystem.error = None
+    STORES.add("faulty")
     yield FaultyFileSystem
+    STORES.discard("faulty")
     FaultyFileSystem.error = None

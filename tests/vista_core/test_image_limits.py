@@ -13,7 +13,7 @@ from PIL import Image
 from tests.vista_core.test_image import encoded, noise
 from vista_core import RecordError
 from vista_core.image import decode_image
-from vista_core.image_limits import FORMATS, MAX_READS, SUFFIXES
+from vista_core.image_limits import FORMATS, MAX_READS, OTHER_SUFFIXES, SUFFIXES
 
 
 def refused(data: bytes, alpha: str = "drop") -> RecordError:
@@ -38,7 +38,8 @@ def test_an_image_in_an_iptc_file_is_not_opened():
 def test_the_formats_are_told_by_the_content_and_have_all_their_endings():
     Image.init()
     endings = {ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS}
-    assert endings | {".dib"} == SUFFIXES
+    assert endings | {".dib", ".pjpeg", ".pjp", ".mpo"} == SUFFIXES
+    assert not SUFFIXES & OTHER_SUFFIXES
 
 
 def test_a_jpeg_of_several_pictures_has_the_pixels_of_the_first():

@@ -73,6 +73,17 @@ def read(source: Tabular) -> tuple[list[dict], list[tuple]]:
     return records, rejected
 
 
+def misfits(source: Tabular) -> list[tuple[str, str, str]]:
+    """Id and column of each value that does not fit, and why."""
+    return [
+        (batch.table["__key__"][row].as_py(), column, message)
+        for unit in source.units()
+        for batch in source.format.batches(unit, source.layout.used)
+        for row, found in batch.misfits.items()
+        for column, message in found.items()
+    ]
+
+
 def columns(rows: list[dict], *names: str) -> list[tuple]:
     return [tuple(row[name] for name in names) for row in rows]
 

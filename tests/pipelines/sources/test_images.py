@@ -17,6 +17,7 @@ from pipelines.sources.limits import DEFAULTS, Limits
 from pipelines.storage.errors import SourceError
 from pipelines.storage.files import Listing, SourceFile
 from vista_core import UsageError
+from vista_core.image_limits import SUFFIXES
 
 
 def read(source) -> tuple[dict[str, dict], dict[str, tuple[str, str]]]:
@@ -93,6 +94,24 @@ def test_a_text_may_have_a_byte_order_mark_but_must_be_utf8(store):
     assert reasons["latin.jpg"][0] == "text_not_utf8"
 
 
+@pytest.mark.parametrize("text", ["", " \n", "\u00a0\u2003\n", "\u200b \u200b", "\ufeff\ufeff", "\u2060\t"])
+def test_a_blank_text_is_no_text(local, text):
+    local.put("a.jpg", b"1")
+    local.put("a.txt", text.encode())
+    local.put("b.jpg", b"1")
+    local.put("b.txt", f"{text}x{text}".encode())
+    rows, _ = read(folder(local))
+    assert rows["a.jpg"]["text"] is None
+    assert rows["b.jpg"]["text"].strip("\u200b\ufeff\u2060 \u00a0\u2003\t\n") == "x"
+
+
+@pytest.mark.parametrize("suffix", sorted(SUFFIXES))
+def test_every_ending_of_images_is_read(local, suffix):
+    local.put(f"a{suffix}", b"i")
+    local.put(f"b{suffix.upper()}", b"j")
+    assert read(folder(local))[0].keys() == {f"a{suffix}", f"b{suffix.upper()}"}
+
+
 @pytest.mark.parametrize("gone", ["b.jpg", "b.txt"])
 def test_a_file_that_vanishes_after_listing_rejects_its_own_record(store, gone):
     for name in ("a.jpg", "a.txt", "b.jpg", "b.txt", "c.jpg"):
@@ -147,7 +166,8 @@ def test_the_description_says_what_was_found_and_what_is_skipped(local):
         local.put(name, bytes(250_000))
     said = folder(local).describe()
     assert said[0] == "3 images, 0.8 MB, 2 with a text file"
-    assert said[-1].endswith(": 1 .heic, 2 .txt, 1 without a suffix")
+    assert said[-2].startswith("NOT READ, images in other formats: 1 .heic (convert them; the formats read are JPEG")
+    assert said[-1].endswith(": 2 .txt, 1 without a suffix")
     for name in ("c.txt", "d.txt", "e.heic", "README"):
         local.remove(name)
     assert len(folder(local).describe()) == 2
