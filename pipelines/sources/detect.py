@@ -19,10 +19,11 @@ from pipelines.sources.images import IMAGE_SUFFIXES, ImageFolder
 from pipelines.sources.jsonl import JsonLines
 from pipelines.sources.lance import LanceTable
 from pipelines.sources.limits import DEFAULTS, Limits
-from pipelines.sources.lines import BOM, GZIP
+from pipelines.sources.lines import GZIP
 from pipelines.sources.parquet import Parquet
 from pipelines.sources.source import Source
 from pipelines.sources.tabular import Tabular
+from pipelines.sources.text_encoding import BOM
 from pipelines.sources.webdataset import WebDataset
 from pipelines.storage.files import Listing, list_files, read_start
 from vista_core import UsageError

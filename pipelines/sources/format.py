@@ -143,3 +143,10 @@ def first_readable(listing: Listing, kind: str, look: Callable[[SourceFile], Fou
                 raise
             errors.append(f"{file.uri}: {said(error)}")
     raise UsageError(f"--source {listing.uri}: no readable {kind}: {errors[0] if errors else otherwise}")
+
+
+def sampled(files: Sequence[SourceFile], most: int) -> list[SourceFile]:
+    """At most `most` of the files, evenly spread, with the first and the last of them, in their order."""
+    if len(files) <= most:
+        return list(files)
+    return [files[number * (len(files) - 1) // max(1, most - 1)] for number in range(most)]
