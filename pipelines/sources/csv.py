@@ -19,7 +19,7 @@ from pipelines.sources.csv_dialect import Dialect, Header, HeaderError, head_end
 from pipelines.sources.csv_syntax import CsvSyntax, readable
 from pipelines.sources.csv_types import cast, common_type, has_decimal_commas, type_of
 from pipelines.sources.format import FileFormat, units_of
-from pipelines.sources.heads import Size, continued, mean_size, not_utf8, read_head, roles_of, samples
+from pipelines.sources.heads import Reading, Size, continued, mean_size, not_utf8, read_head, roles_of, samples
 from pipelines.sources.limits import Limits
 from pipelines.sources.lines import SHOWN, ByteRange
 from pipelines.sources.text_encoding import named_encoding
@@ -91,7 +91,7 @@ class Csv(FileFormat):
         Columns of the table `like` have its types, or wider ones. Columns that may be ids, texts or paths are strings.
         """
         encoding = named_encoding(columns.encoding)
-        found = samples(listing, "CSV file", partial(sample, limits=limits, encoding=encoding), limits)
+        found = samples(listing, "CSV file", partial(sample, reading=Reading(limits, encoding)), limits)
         strings = {*ID_NAMES, *TEXT_NAMES, *URI_NAMES, *columns.named}
         before = lines.table_types(like, readable)
         types: dict[str, pa.DataType] = {}
@@ -139,7 +139,7 @@ class Csv(FileFormat):
     def file_units(self, file: SourceFile) -> list[FilePart]:
         """The units of one file."""
         try:
-            head = read_head(file, self.limits.header_bytes, head_ends, 1, self.limits, self.encoding)
+            head = read_head(file, self.limits.header_bytes, head_ends, 1, Reading(self.limits, self.encoding))
             header = header_of(head, self.limits, self.escapes)
             if header is None:
                 return []
@@ -200,11 +200,11 @@ def record_starts(file: SourceFile, header: Header, limits: Limits) -> Iterator[
             yield from starts[np.searchsorted(starts, np.arange(first, starts[-1] + 1, size))].tolist()
 
 
-def sample(file: SourceFile, size: int, limits: Limits, encoding: str) -> Sample:
+def sample(file: SourceFile, size: int, reading: Reading) -> Sample:
     """The records of a file's beginning. Raises pa.ArrowInvalid if the header can't be used, or no record be read."""
-    head = read_head(file, size, head_ends, 2, limits, encoding)
+    head = read_head(file, size, head_ends, 2, reading)
     try:
-        header = header_of(head, limits)
+        header = header_of(head, reading.limits)
     except HeaderError as error:
         raise pa.ArrowInvalid(str(error)) from error
     if header is None or len(head.ends) < 2:
@@ -215,8 +215,8 @@ def sample(file: SourceFile, size: int, limits: Limits, encoding: str) -> Sample
     content = head.content[header.end :]
     ends = ends_of(content)
     stop = header.end + (int(ends[-1]) if len(ends) else len(content))
-    blocks = lines.read_blocks(BytesIO(content), header.end, stop, ends_of, limits)
-    batch = next(lines.read_batches(blocks, syntax, limits), None)
+    blocks = lines.read_blocks(BytesIO(content), header.end, stop, ends_of, reading.limits)
+    batch = next(lines.read_batches(blocks, syntax, reading.limits), None)
     if batch is None or len(batch.rejects) == len(batch.rows):
         raise pa.ArrowInvalid("it has no rows" if batch is None else batch.rejects[0].message)
     notes = [f"left out of {file.uri}: {each}" for each in header.left_out] + [not_utf8(file, head)]

@@ -41,6 +41,13 @@ class Head(NamedTuple):
         return not self.is_gzip and self.encoding == UTF8
 
 
+class Reading(NamedTuple):
+    """How files are read."""
+
+    limits: Limits
+    encoding: str  # of files without a byte order mark
+
+
 class Size(NamedTuple):
     """How long the records of a file are."""
 
@@ -49,15 +56,16 @@ class Size(NamedTuple):
     is_gzip: bool
 
 
-def read_head(file: SourceFile, size: int, ends_of: RecordEnds, records: int, limits: Limits, named: str) -> Head:
+def read_head(file: SourceFile, size: int, ends_of: RecordEnds, records: int, reading: Reading) -> Head:
     """The first `size` bytes of a file, or more if its first `records` need them, up to the longest record."""
+    limits = reading.limits
     while True:
         with open_unchanged(file.uri, file.version) as handle:
             start = handle.read(size)
         is_gzip, source = start.startswith(GZIP), io.BytesIO(start)
         unpacked = Decompressed(source, limits).read(size) if is_gzip else start
         is_whole = len(start) == file.size and not (is_gzip and len(unpacked) == size)
-        encoding = encoding_of(unpacked, named)
+        encoding = encoding_of(unpacked, reading.encoding)
         content = decoded(unpacked, encoding)
         density = (source.tell() if is_gzip else len(start)) / max(1, len(content))
         content = without_bom(content) + b"\n" * is_whole

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.sources.lines import SHOWN, misfit
+from pipelines.sources.lines import misfit
 from pipelines.sources.types import is_list, is_text
 
 LONGEST_NUMBER = 400  # digits of an integer; longer ones take quadratic time to parse
@@ -89,7 +89,7 @@ def as_text(value: Any, path: str, problems: list[str]) -> str | None:
     if kind is str:
         if value.isascii() or is_unicode(value):
             return value
-        problems.append(f"{path[:SHOWN]} is not valid UTF-8")
+        problems.append(misfit(path, json.dumps(value), "text in UTF-8"))
         return None
     if value is None or kind is TooLong:
         return None if value is None else str(value)

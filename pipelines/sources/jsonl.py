@@ -14,7 +14,7 @@ import pyarrow as pa
 from pipelines.sources import lines
 from pipelines.sources.columns import ID_NAMES, Batch, Columns
 from pipelines.sources.format import FileFormat, units_of
-from pipelines.sources.heads import Size, continued, mean_size, not_utf8, read_head, roles_of, samples
+from pipelines.sources.heads import Reading, Size, continued, mean_size, not_utf8, read_head, roles_of, samples
 from pipelines.sources.json_syntax import JsonSyntax, readable
 from pipelines.sources.json_types import columns_of, exceeded, may_exceed, mixed, type_of, without_nulls
 from pipelines.sources.json_values import DECODER, fit_for
@@ -60,7 +60,7 @@ class JsonLines(FileFormat):
         read.
         """
         encoding = named_encoding(columns.encoding)
-        look = partial(sample, limits=limits, encoding=encoding)
+        look = partial(sample, reading=Reading(limits, encoding))
         found = samples(listing, "JSON lines file", look, limits)
         records = list(chain.from_iterable(each.records for each in found))
         schema, rare = columns_of(records, limits)
@@ -91,7 +91,7 @@ class JsonLines(FileFormat):
         if not file.size:
             return []
         try:
-            head = read_head(file, FIRST_BYTES, line_ends, 0, self.limits, self.encoding)
+            head = read_head(file, FIRST_BYTES, line_ends, 0, Reading(self.limits, self.encoding))
         except READ_ERRORS as error:
             if not is_damage(error):
                 raise
@@ -174,9 +174,10 @@ def fit(values: list[Any], kind: pa.DataType) -> bool:
     return all(each(value, "", problems) is not None and not problems for value in values)
 
 
-def sample(file: SourceFile, size: int, limits: Limits, encoding: str) -> Sample:
+def sample(file: SourceFile, size: int, reading: Reading) -> Sample:
     """The records of a file's beginning. Raises pa.ArrowInvalid if no line is an object within the limits."""
-    head = read_head(file, size, line_ends, 1, limits, encoding)
+    limits = reading.limits
+    head = read_head(file, size, line_ends, 1, reading)
     records, bounds = [], [0, *head.ends[: limits.batch_rows].tolist()]
     for start, end in pairwise(bounds):
         record = parsed_object(head.content[start:end], limits)

@@ -116,7 +116,7 @@ def expected_of_json(content: bytes) -> list[tuple[int, dict | str]]:
     """What Python's parser makes of each line."""
     found, offset = [], 0
     for line in content.split(b"\n"):
-        stripped = line.strip(b" \t\r").removeprefix(BOM)
+        stripped = (line if found or offset else line.removeprefix(BOM)).strip(b" \t\r").removeprefix(BOM)
         if stripped:
             found.append((offset, expected_of_line(stripped)))
         offset += len(line) + 1

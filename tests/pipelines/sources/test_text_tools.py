@@ -331,8 +331,8 @@ def test_json_lines_of_the_tools(local):
     local.put("0", b"")
     frame.to_json(local.uri("pandas.jsonl"), orient="records", lines=True, date_format="epoch")
     pl.DataFrame(rows).write_ndjson(local.uri("polars.jsonl"))
-    table = pa.table(rows)  # noqa: F841 (DuckDB finds it)
-    duckdb.sql(f"copy table to '{local.uri('duckdb.jsonl')}' (format json)")
+    written = pa.table(rows)  # noqa: F841 (DuckDB finds it)
+    duckdb.sql(f"copy written to '{local.uri('duckdb.jsonl')}' (format json)")
     expected = [[row[at] for row in rows.values()] for at in (0, 1)]
     for tool in ("pandas", "polars", "duckdb"):
         found, rejects, misfits = read(local.uri(f"{tool}.jsonl"))
