@@ -132,8 +132,9 @@ class CsvSyntax:
     ) -> pa.Table:
         """`table` with a row for each record with a wrong number of fields: null, and a reject.
 
-        Fields beyond the last column that are empty are no fault.
+        Fields beyond the last column that are empty are no fault, nor are missing ones of columns without a name.
         """
+        needed = max(at for at, name in enumerate(self.columns, 1) if name)
         rows = np.array([row.number - 1 for row in wrong])
         good = np.setdiff1d(np.arange(len(records)), rows)
         at = np.full(len(records), len(table))
@@ -141,13 +142,13 @@ class CsvSyntax:
         extra: list[dict[str, bytes | None]] = []
         for number, row in zip(rows.tolist(), wrong, strict=True):
             found = self.fields(records[number])
-            if found is None or any(found[len(self.columns) :]) or len(found) < len(self.columns):
+            if found is None or any(found[len(self.columns) :]) or len(found) < needed:
                 message = f"Expected {row.expected_columns} columns, got {row.actual_columns}"
                 rejects.setdefault(number, self.reject(records[number], message))
                 continue
             at[number] = len(table) + len(extra)
             values = dict(zip(self.names, found, strict=False))
-            extra.append({name: values[name].encode() or None for name in table.column_names})
+            extra.append({name: values.get(name, "").encode() or None for name in table.column_names})
         rows_after = pa.Table.from_pylist([*extra, dict.fromkeys(table.column_names)], schema=table.schema)
         at[list(rejects)] = len(table) + len(extra)
         return pa.concat_tables([table, rows_after]).take(pa.array(at))

@@ -20,6 +20,7 @@ from pipelines.sources.json_values import (
     DECODER,
     EXACT,
     Fit,
+    Repeated,
     as_id,
     as_text,
     fit_for,
@@ -61,6 +62,16 @@ class JsonSyntax:
             field.name: as_id if field.name == self.key else as_text for field in self.schema if self.is_text(field)
         }
         return {field.name: texts.get(field.name) or fit_for(field.type) for field in self.schema}
+
+    @cached_property
+    def as_struct(self) -> pa.DataType:
+        """The type of a line's object."""
+        return pa.struct(list(self.schema))
+
+    @cached_property
+    def is_nested(self) -> bool:
+        """True if a column has parts, in which a key may be there twice."""
+        return any(field.type.num_fields for field in self.schema)
 
     def is_text(self, field: pa.Field) -> bool:
         """True if a column holds ids or texts."""
@@ -154,7 +165,7 @@ class JsonSyntax:
             return reject_of(LINE_UNPARSABLE, f"not a JSON object but a {type(value).__name__}", line)
         if excess:
             return reject_of(LINE_UNPARSABLE, excess, line)
-        if repeats(value, pa.struct(list(self.schema))):
+        if (self.is_nested or isinstance(value, Repeated)) and repeats(value, self.as_struct):
             return reject_of(LINE_UNPARSABLE, "a key is specified twice", line)
         if SURROGATE.search(text) and not is_unicode(
             json.dumps(json.loads(text.decode("utf-8", "replace")), ensure_ascii=False)

@@ -144,14 +144,14 @@ def fit_float(kind: pa.DataType) -> Fit:
     largest = 3.4028235e38 if kind == pa.float32() else 65504.0 if kind == pa.float16() else math.inf
     exact = {16: 1 << 11, 32: 1 << 24}.get(kind.bit_width, EXACT)
 
-    def fit(value: Any, path: str, problems: list[str]) -> float | int | None:
+    def fit(value: Any, path: str, problems: list[str]) -> float | None:
         if value is None:
             return None
         found = parsed_text(value)
         if type(found) is float and (abs(found) <= largest or not math.isfinite(found)):
             return found
         if type(found) is int and abs(found) <= largest and (abs(found) <= exact or is_exact(found, exact)):
-            return found
+            return float(found)
         return found if type(found) is float and math.isnan(found) else unfit(value, path, problems, kind)
 
     return fit
