@@ -3,53 +3,35 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import re
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from io import BytesIO, StringIO
-from typing import ClassVar
+from io import BytesIO
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv
 
-from pipelines.reasons import COLUMN_TYPE, LINE_UNPARSABLE, TEXT_NOT_UTF8, Reject
 from pipelines.sources import lines
 from pipelines.sources.columns import Batch, Columns
+from pipelines.sources.csv_dialect import Dialect, Header, HeaderError, head_ends, header_of, record_ends
+from pipelines.sources.csv_syntax import CsvSyntax, readable
+from pipelines.sources.csv_types import cast, common_type, has_decimal_commas, type_of
 from pipelines.sources.format import FileFormat, units_of
+from pipelines.sources.heads import Reading, Size, continued, mean_size, not_utf8, read_head, roles_of, samples
 from pipelines.sources.limits import Limits
-from pipelines.sources.lines import CR, LF, ByteRange, Head, reject_of
+from pipelines.sources.lines import SHOWN, ByteRange
 from pipelines.sources.roles import ID_NAMES, TEXT_NAMES, URI_NAMES
+from pipelines.sources.text_encoding import named_encoding
+from pipelines.sources.types import is_number
 from pipelines.sources.units import FilePart
 from pipelines.storage.errors import READ_ERRORS, is_damage, said
 from pipelines.storage.files import Listing, SourceFile, open_unchanged
-from vista_core import VistaError
 
-QUOTE = ord('"')
-DELIMITERS = (",", ";", "\t", "|")
-LONGEST_HEADER = 64 << 10  # bytes in which the delimiter is looked for
-ONE_BLOCK = (1 << 31) - 1  # bytes, so that pyarrow takes everything for one block
-# Patterns that only numbers match: a leading zero, a plus or an exponent may be part of a code.
-INTEGER = r"^(0|-?[1-9]\d*)$"
-DECIMAL = r"^(0|-?[1-9]\d*|-?(0|[1-9]\d*)\.\d+)$"
-TRUE, FALSE = ("true", "True", "TRUE"), ("false", "False", "FALSE")
+NAMES_SHOWN = 10  # columns in a message
 
-
-class HeaderError(VistaError):
-    """A header that doesn't give each column a unique name, or names too many."""
-
-
-@dataclass(frozen=True)
-class Header:
-    """The first record of a file, which names its columns."""
-
-    columns: tuple[str, ...]
-    delimiter: str
-    end: int  # the byte at which the records start
-    is_gzip: bool
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,58 +39,126 @@ class CsvRange(ByteRange):
     """A range of a CSV file, with what its header says."""
 
     columns: tuple[str, ...]
-    delimiter: str
+    dialect: Dialect
+    header: bytes
+
+
+class Sample(NamedTuple):
+    """The records at the beginning of a file, whose values are strings."""
+
+    header: Header
+    table: pa.Table
+    size: Size
+    notes: tuple[str, ...]  # for the user
+
+
+class Values(NamedTuple):
+    """The values of a column in the sample, without nulls."""
+
+    german: pa.ChunkedArray  # of files with semicolons, in which numbers may have a decimal comma
+    others: pa.ChunkedArray
+    has_commas: bool
+
+    @property
+    def type(self) -> pa.DataType:
+        """The type that holds all of them."""
+        return common_type([pa.float64() if self.has_commas else type_of(self.german), type_of(self.others)])
+
+    def fit(self, kind: pa.DataType) -> bool:
+        """True if all values are of a type. `007` is no number here, as it may be part of a code."""
+        if is_number(kind) and not (is_number(self.type) or pa.types.is_null(self.type)):
+            return False
+        parts = ((self.german, self.has_commas), (self.others, False))
+        return not any(cast(part.combine_chunks(), kind, comma)[1].any() for part, comma in parts)
 
 
 @dataclass(frozen=True)
 class Csv(FileFormat):
-    """The records of CSV files. The columns are those of the first file."""
+    """The records of CSV files. The columns are those of a sample of the files."""
 
-    record_bytes: float  # of a file, in the mean
+    record_bytes: float  # in UTF-8, in the mean
+    density: float = 1.0  # bytes of a compressed file per byte in UTF-8, in the mean
+    roles: frozenset[str] = frozenset()  # columns that are embedded, or are ids
+    commas: frozenset[str] = frozenset()  # columns whose numbers have a decimal comma in files with semicolons
+    encoding: str = ""  # of files without a byte order mark
+    escapes: bool = False  # a backslash escapes a quote, in files of which the beginning doesn't tell
+    notes: tuple[str, ...] = ()  # for the user: what is not read, or changed
     exact: ClassVar[bool] = False
 
     @classmethod
     def open(cls, listing: Listing, like: pa.Schema | None, columns: Columns, limits: Limits) -> Csv:
-        """Look at the beginning of the first readable file.
+        """Look at the beginnings of some files. Raises UsageError if none is readable.
 
-        Columns of the table `like` have its types. Columns that may be ids, texts or paths are strings. Raises
-        UsageError if no file is readable.
+        Columns of the table `like` have its types, or wider ones. Columns that may be ids, texts or paths are strings.
         """
-        names, types, record_bytes = lines.first_sample(listing, "CSV file", partial(sample, limits=limits))
-        asked = columns.named
-        types |= dict.fromkeys((*ID_NAMES, *TEXT_NAMES, *URI_NAMES), pa.string())
-        types |= lines.table_types(like, readable) | dict.fromkeys(filter(None, asked), pa.string())
-        return cls(listing, limits, pa.schema([(name, types[name]) for name in names]), record_bytes)
+        encoding = named_encoding(columns.encoding)
+        found = samples(listing, "CSV file", partial(sample, reading=Reading(limits, encoding)), limits)
+        strings = {*ID_NAMES, *TEXT_NAMES, *URI_NAMES, *columns.named}
+        before = lines.table_types(like, readable)
+        types: dict[str, pa.DataType] = {}
+        commas, notes = set(), []
+        for name in dict.fromkeys(name for each in found for name in each.header.columns if name):
+            values = values_of(found, name)
+            kind = pa.string() if name in strings else values.type
+            kind = pa.string() if name in columns.named else continued(kind, before.get(name), values.fit)
+            types[name] = pa.string() if pa.types.is_null(kind) else kind
+            if values.has_commas and pa.types.is_floating(types[name]):
+                commas.add(name)
+            if not values.fit(types[name]):
+                notes.append(f"column {name[:SHOWN]!r} has values that are not {types[name]}: these become null")
+        if commas:
+            notes.append(f"read as numbers with a decimal comma: {', '.join(sorted(commas)[:NAMES_SHOWN])}")
+        schema = checked_columns(types, limits, notes)
+        notes += list(dict.fromkeys(note for each in found for note in each.notes))[:NAMES_SHOWN]
+        escapes = any(each.header.dialect.escapes for each in found)
+        if escapes:
+            notes.append("a backslash before a quote is read as an escape, as Spark writes it")
+        size, roles = mean_size(each.size for each in found), roles_of(schema, columns, listing.uri)
+        rest = (roles, frozenset(commas), encoding, escapes, tuple(notes))
+        return cls(listing, limits, schema, size.record_bytes, size.density, *rest)
 
     def describe(self) -> str:
-        """How many files there are, and their size."""
-        return self.summary("CSV file")
+        """How many files there are, their size, and what is not read, or changed."""
+        return "; ".join([self.summary("CSV file"), *self.notes])
 
     def units(self) -> list[FilePart]:
-        """A unit for each range of about `range_bytes` (16 MB), or for each compressed file.
+        """A unit for each range of about `range_bytes` (16 MB), or for each file that is compressed or not in UTF-8.
 
         Reads files that are longer than a range, since whether a line break is inside of quotes can only be told by
         reading from the beginning. A file without a usable header is one unit with the error.
         """
-        return units_of(self.listing, self.file_units)
+        units = units_of(self.listing, self.file_units)
+        names = {name for unit in units if isinstance(unit, CsvRange) for name in unit.columns if name}
+        if unread := sorted(names - set(self.schema.names)):
+            more = f" and {len(unread) - NAMES_SHOWN:,} more" if len(unread) > NAMES_SHOWN else ""
+            log.warning(
+                f"NOT READ, columns that only files beyond the sample have: {', '.join(unread[:NAMES_SHOWN])}{more}. "
+                "Give the first file these columns to read them"
+            )
+        return units
 
     def file_units(self, file: SourceFile) -> list[FilePart]:
         """The units of one file."""
         try:
-            header = header_of(lines.read_head(file, self.limits.header_bytes, head_ends, 1, self.limits), self.limits)
+            head = read_head(file, self.limits.header_bytes, head_ends, 1, Reading(self.limits, self.encoding))
+            header = header_of(head, self.limits, self.escapes)
             if header is None:
                 return []
+            factor = 1.0 if head.is_plain else self.density if head.is_gzip else head.density
+            rows = lines.estimated_rows(max(0, file.size - round(header.end * factor)), self.record_bytes * factor)
             whole = CsvRange(
                 uris=(file.uri,),
                 version=file.version,
-                rows=lines.estimated_rows(max(0, file.size - header.end), self.record_bytes),
+                rows=rows,
                 first_row=header.end,
                 stop=lines.UNKNOWN_END,
-                is_gzip=header.is_gzip,
+                is_gzip=head.is_gzip,
+                encoding=head.encoding,
                 columns=header.columns,
-                delimiter=header.delimiter,
+                dialect=header.dialect,
+                header=header.line,
             )
-            if header.is_gzip:
+            if not whole.is_plain:
                 return [whole]
             return [*lines.cut(whole, range_cuts(file, header, self.limits), self.record_bytes)]
         except HeaderError as error:
@@ -122,122 +172,12 @@ class Csv(FileFormat):
     def batches(self, unit: CsvRange, names: Sequence[str]) -> Iterator[Batch]:
         """The columns `names` of the unit's records, as far as the file has them. An empty field is null."""
         types = {name: self.schema.field(name).type for name in unit.columns if name in names}
-        syntax = CsvSyntax(unit.columns, unit.delimiter, types)
-        ends_of = partial(record_ends, delimiter=unit.delimiter)
+        commas = self.commas if unit.dialect.delimiter == ";" else frozenset()
+        syntax = CsvSyntax(unit.columns, unit.dialect, types, self.roles, commas, unit.header, unit.encoding)
+        ends_of = partial(record_ends, dialect=unit.dialect)
         with lines.open_unit(unit, self.limits) as stream:
             blocks = lines.read_blocks(stream, unit.first_row, unit.stop, ends_of, self.limits)
             yield from lines.read_batches(blocks, syntax, self.limits)
-
-
-@dataclass(frozen=True)
-class CsvSyntax:
-    """How records with `columns` are parsed to those of them that have one of `types`."""
-
-    columns: tuple[str, ...]
-    delimiter: str
-    types: dict[str, pa.DataType]
-
-    @property
-    def schema(self) -> pa.Schema:
-        """The columns of `types`. If there are none it is the first column, so that rows are counted."""
-        return pa.schema(list((self.types or {self.columns[0]: pa.binary()}).items()))
-
-    def look(self, content: bytes, starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Which records are blank. All may be parsed, since pyarrow and `record_ends` agree on what a record is."""
-        first = np.frombuffer(content, np.uint8)[starts]
-        return (first == LF) | (first == CR), np.ones(len(starts), bool)
-
-    def parse(self, text: memoryview) -> pa.Table:
-        """A row for each record."""
-        schema = self.schema
-        return pa.csv.read_csv(
-            pa.BufferReader(text),
-            pa.csv.ReadOptions(use_threads=False, block_size=ONE_BLOCK, column_names=list(self.columns)),
-            pa.csv.ParseOptions(delimiter=self.delimiter, newlines_in_values=True),
-            pa.csv.ConvertOptions(
-                column_types=schema,
-                include_columns=schema.names,
-                null_values=[""],
-                strings_can_be_null=True,
-                true_values=TRUE,
-                false_values=FALSE,
-            ),
-        )
-
-    def reject(self, record: bytes, error: str) -> Reject:
-        """The message of pyarrow, with the column's name instead of its number."""
-        try:
-            record.decode()
-        except UnicodeDecodeError as invalid:
-            return reject_of(TEXT_NOT_UTF8, str(invalid), record)
-        if misfit := re.match(r"In CSV column #(\d+): Row #\d+: (?:CSV )?(.*)", error, re.DOTALL):
-            return reject_of(COLUMN_TYPE, f"column {self.columns[int(misfit[1])]!r}: {misfit[2]}", record)
-        count = re.search(r"Expected \d+ columns, got \d+", error)
-        return reject_of(LINE_UNPARSABLE, count[0] if count else error, record)
-
-
-def record_ends(content: bytes, delimiter: str) -> np.ndarray:
-    """The positions after the line breaks outside of quotes in `content`, which begins with a record.
-
-    Follows pyarrow's rules. A quote at the beginning of a field opens; elsewhere outside of quotes it is an ordinary
-    character. Inside of quotes, two quotes stand for one, and a single one closes. So an even number of quotes in a row
-    changes nothing. An odd number toggles if it comes after a delimiter or line break. An odd number elsewhere closes
-    if a quote is open, and else does nothing.
-    """
-    data = np.frombuffer(content, np.uint8)
-    marks = np.flatnonzero((data == LF) | (data == CR) | (data == QUOTE))
-    marks = marks[: len(marks) - content.endswith(b"\r")]  # a line feed may follow it
-    kinds = data[marks]
-    breaks = kinds == LF
-    returns = np.flatnonzero(kinds == CR)  # line breaks, unless a line feed follows
-    breaks[returns] = data[marks[returns] + 1] != LF
-    ends, quotes = marks[breaks] + 1, marks[kinds == QUOTE]
-    if not len(quotes):
-        return ends
-    groups = np.flatnonzero(np.diff(quotes, prepend=-2) > 1)
-    odd = np.diff(groups, append=len(quotes)) & 1
-    quotes = quotes[groups[odd.astype(bool)]]
-    before = data[quotes - 1]
-    flips = (before == ord(delimiter)) | (before == LF) | (before == CR) | (quotes == 0)
-    count = np.cumsum(flips)
-    inside = (count - np.maximum.accumulate(count * ~flips)) & 1
-    return ends[np.append(0, inside)[np.searchsorted(quotes, ends)] == 0]
-
-
-def head_ends(content: bytes) -> np.ndarray:
-    """The positions after the records of a file's beginning, of which the header is the first."""
-    start = len(content) - len(content.lstrip(b" \r\n"))
-    return start + record_ends(content[start:], delimiter_of(content[start:]))
-
-
-def delimiter_of(content: bytes) -> str:
-    """The delimiter that is most frequent in the first record, outside of quotes."""
-    line = re.split(rb"[\r\n]", re.sub(rb'"[^"]*"', b"", content[:LONGEST_HEADER]), maxsplit=1)[0]
-    return max(DELIMITERS, key=lambda delimiter: line.count(delimiter.encode()))
-
-
-def header_of(head: Head, limits: Limits) -> Header | None:
-    """The header of a file; None if the file is blank. Raises HeaderError if it can't be used."""
-    content = head.content.lstrip(b" \r\n")
-    if not content:
-        return None
-    if not len(head.ends):
-        raise HeaderError("a quote in the header is never closed")
-    end, delimiter = int(head.ends[0]), delimiter_of(content)
-    try:
-        text = content[: end - len(head.content) + len(content)].decode()
-        names = [name.strip() for name in next(csv.reader(StringIO(text, newline=""), delimiter=delimiter))]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise HeaderError(f"the header is not CSV in UTF-8: {error}") from error
-    if len(names) > limits.columns:
-        raise HeaderError(f"the header names {len(names):,} columns; at most {limits.columns:,} are read")
-    twice = sorted({repr(name) for name in names if name and names.count(name) > 1})
-    unnamed = [str(number) for number, name in enumerate(names, 1) if not name]
-    if twice or unnamed:
-        said = [f"names {', '.join(twice)} more than once"] * bool(twice)
-        said += [f"has no name for column {', '.join(unnamed)}"] * bool(unnamed)
-        raise HeaderError(f"the header {' and '.join(said)}; give each column a unique name")
-    return Header(tuple(names), delimiter, end, head.is_gzip)
 
 
 def range_cuts(file: SourceFile, header: Header, limits: Limits) -> list[int]:
@@ -252,7 +192,7 @@ def range_cuts(file: SourceFile, header: Header, limits: Limits) -> list[int]:
 def record_starts(file: SourceFile, header: Header, limits: Limits) -> Iterator[int]:
     """The first positions at or after each multiple of `range_bytes` where a record of a file begins."""
     size = limits.range_bytes
-    ends_of = partial(record_ends, delimiter=header.delimiter)
+    ends_of = partial(record_ends, dialect=header.dialect)
     with open_unchanged(file.uri, file.version) as handle:
         handle.seek(header.end)
         for block in lines.read_blocks(handle, header.end, file.size, ends_of, limits):
@@ -261,51 +201,45 @@ def record_starts(file: SourceFile, header: Header, limits: Limits) -> Iterator[
             yield from starts[np.searchsorted(starts, np.arange(first, starts[-1] + 1, size))].tolist()
 
 
-def readable(kind: pa.DataType) -> bool:
-    """True if pyarrow can read CSV fields as this type."""
+def sample(file: SourceFile, size: int, reading: Reading) -> Sample:
+    """The records of a file's beginning. Raises pa.ArrowInvalid if the header can't be used, or no record be read."""
+    head = read_head(file, size, head_ends, 2, reading)
     try:
-        return len(CsvSyntax(("x",), ",", {"x": kind}).parse(memoryview(b'""\n'))) == 1
-    except pa.ArrowNotImplementedError:
-        return False
-
-
-def sample(file: SourceFile, limits: Limits) -> tuple[tuple[str, ...], dict[str, pa.DataType], float]:
-    """A file's columns, their types in its beginning, and a record's mean size in bytes.
-
-    Raises pa.ArrowInvalid if the header can't be used, or no record can be read.
-    """
-    head = lines.read_head(file, limits.sample_bytes, head_ends, 2, limits)
-    try:
-        header = header_of(head, limits)
+        header = header_of(head, reading.limits)
     except HeaderError as error:
         raise pa.ArrowInvalid(str(error)) from error
     if header is None or len(head.ends) < 2:
         raise pa.ArrowInvalid("it has no rows")
-    strings = CsvSyntax(header.columns, header.delimiter, dict.fromkeys(header.columns, pa.string()))
-    stream, stop = BytesIO(head.content[header.end :]), int(head.ends[-1])
-    ends_of = partial(record_ends, delimiter=header.delimiter)
-    blocks = lines.read_blocks(stream, header.end, stop, ends_of, limits)
-    batch = next(lines.read_batches(blocks, strings, limits), None)
+    types = {name: pa.string() for name in header.columns if name}
+    syntax = CsvSyntax(header.columns, header.dialect, types, header=header.line, encoding=head.encoding)
+    ends_of = partial(record_ends, dialect=header.dialect)
+    content = head.content[header.end :]
+    ends = ends_of(content)
+    stop = header.end + (int(ends[-1]) if len(ends) else len(content))
+    blocks = lines.read_blocks(BytesIO(content), header.end, stop, ends_of, reading.limits)
+    batch = next(lines.read_batches(blocks, syntax, reading.limits), None)
     if batch is None or len(batch.rejects) == len(batch.rows):
         raise pa.ArrowInvalid("it has no rows" if batch is None else batch.rejects[0].message)
-    types = {name: type_of(batch.table[name].drop_null()) for name in header.columns}
-    return header.columns, types, (stop - header.end) * head.density / (len(head.ends) - 1)
+    notes = [f"left out of {file.uri}: {each}" for each in header.left_out] + [not_utf8(file, head)]
+    record_bytes = (stop - header.end) / max(1, len(ends))
+    return Sample(header, batch.table, Size(record_bytes, head.density, head.is_gzip), tuple(filter(None, notes)))
 
 
-def type_of(values: pa.ChunkedArray) -> pa.DataType:
-    """int64, float64 or bool if all of the strings are such values, else string; null if there are none."""
-    if not len(values):
-        return pa.null()
-    if matches(values, INTEGER):
-        try:
-            return values.cast(pa.int64()).type
-        except pa.ArrowInvalid:
-            return pa.string()
-    if matches(values, DECIMAL):
-        return pa.float64()
-    return pa.bool_() if matches(values, rf"^({'|'.join(TRUE + FALSE)})$") else pa.string()
+def values_of(found: list[Sample], name: str) -> Values:
+    """The values of a column in a sample of the files."""
+    parts: dict[bool, list[pa.Array]] = {True: [], False: []}
+    for each in found:
+        if name in each.table.column_names:
+            parts[each.header.dialect.delimiter == ";"] += each.table[name].drop_null().chunks
+    german, others = (pa.chunked_array(parts[key], pa.string()) for key in (True, False))
+    has_commas = has_decimal_commas(german) and (not len(others) or is_number(type_of(others)))
+    return Values(german, others, has_commas)
 
 
-def matches(values: pa.ChunkedArray, pattern: str) -> bool:
-    """True if all values match."""
-    return bool(pc.all(pc.match_substring_regex(values, pattern)).as_py())
+def checked_columns(types: dict[str, pa.DataType], limits: Limits, notes: list[str]) -> pa.Schema:
+    """The columns of the files up to the limit of columns; beyond it, those of the first files are read."""
+    if len(types) > limits.columns:
+        notes.append(
+            f"NOT READ, beyond the limit of {limits.columns:,} columns: {len(types) - limits.columns:,} of them"
+        )
+    return pa.schema(list(types.items())[: limits.columns])

@@ -21,12 +21,13 @@ from pipelines.sources.images import CONVERT, IMAGE_SUFFIXES, ImageFolder
 from pipelines.sources.jsonl import JsonLines
 from pipelines.sources.lance import LanceTable
 from pipelines.sources.limits import DEFAULTS, Limits
-from pipelines.sources.lines import BOM, GZIP
+from pipelines.sources.lines import GZIP
 from pipelines.sources.parquet import Parquet
 from pipelines.sources.partitions import NO_PARTITIONS, hive_partitions
 from pipelines.sources.source import Source
 from pipelines.sources.table_formats import refuse_table_files
 from pipelines.sources.tabular import Tabular
+from pipelines.sources.text_encoding import BOM
 from pipelines.sources.webdataset import WebDataset
 from pipelines.storage.files import Listing, list_files, read_start
 from pipelines.storage.uris import STORES, check_readable

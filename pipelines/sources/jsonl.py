@@ -3,84 +3,116 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
-from typing import ClassVar
+from itertools import chain, pairwise
+from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.json
 
-from pipelines.reasons import COLUMN_TYPE, LINE_UNPARSABLE, TEXT_NOT_UTF8, Reject
 from pipelines.sources import lines
 from pipelines.sources.columns import Batch, Columns
 from pipelines.sources.format import FileFormat, units_of
-from pipelines.sources.json_types import columns_of, exceeded, may_exceed
-from pipelines.sources.limits import DEFAULTS, Limits
-from pipelines.sources.lines import ByteRange, Stream, line_ends, reject_of
+from pipelines.sources.heads import Reading, Size, continued, mean_size, not_utf8, read_head, roles_of, samples
+from pipelines.sources.json_syntax import JsonSyntax, readable
+from pipelines.sources.json_types import columns_of, exceeded, may_exceed, mixed, type_of, without_nulls
+from pipelines.sources.json_values import DECODER, fit_for
+from pipelines.sources.limits import Limits
+from pipelines.sources.lines import ByteRange, line_ends
+from pipelines.sources.roles import ID_NAMES
+from pipelines.sources.text_encoding import BOM, Stream, named_encoding
+from pipelines.sources.types import is_text
 from pipelines.sources.units import FilePart
-from pipelines.storage.errors import said
-from pipelines.storage.files import Listing, SourceFile, open_unchanged
+from pipelines.storage.errors import READ_ERRORS, is_damage, said
+from pipelines.storage.files import Listing, SourceFile
 
-SHORTEST_FIELD = 5  # bytes: `"":1,`
-BLANKS = b" \t\r\n"  # of JSON
-ONE_BLOCK = pa.json.ReadOptions(use_threads=False, block_size=(1 << 31) - 1)
+FIRST_BYTES = 1 << 10  # which tell how a file is compressed and encoded
+
+Record = dict[str, Any]
+
+
+class Sample(NamedTuple):
+    """The records at the beginning of a file."""
+
+    records: list[Record]
+    size: Size
+    note: str  # for the user
 
 
 @dataclass(frozen=True)
 class JsonLines(FileFormat):
-    """The lines of JSON lines files. The columns are those of the first file's beginning and of the table."""
+    """The lines of JSON lines files. The columns are those of a sample of the files, and of the table."""
 
-    record_bytes: float  # of a file, in the mean
-    rare: tuple[str, ...] = ()  # keys beyond the limit of columns, which are not read
+    record_bytes: float  # in UTF-8, in the mean
+    density: float = 1.0  # bytes of a compressed file per byte in UTF-8, in the mean
+    roles: frozenset[str] = frozenset()  # columns that are embedded, or are ids
+    key: str | None = None  # the id column
+    encoding: str = ""  # of files without a byte order mark
+    notes: tuple[str, ...] = ()  # for the user: what is not read, or changed
     exact: ClassVar[bool] = False
 
     @classmethod
     def open(cls, listing: Listing, like: pa.Schema | None, columns: Columns, limits: Limits) -> JsonLines:
-        """Look at the beginning of the first readable file. Raises UsageError if there is none.
+        """Look at the beginnings of some files. Raises UsageError if none is readable.
 
-        Columns of the table `like` have its types. They are columns even if the sample doesn't have them, since a key
-        may be rare. If the sample has more keys than the limit of columns, the most frequent ones are read.
+        Columns of the table `like` have its types, or wider ones. They are columns even if the sample doesn't have
+        them, since a key may be rare. If there are more keys than the limit of columns, the most frequent ones are
+        read.
         """
-        found, rare, record_bytes = lines.first_sample(listing, "JSON lines file", partial(sample, limits=limits))
-        types = {field.name: field.type for field in found} | lines.table_types(like, readable)
-        named = columns.named  # of which the sample may have no value
-        types |= {name: pa.string() for name in named if name in types and pa.types.is_null(types[name])}
-        rare = tuple(name for name in rare if name not in types)
-        return cls(listing, limits, pa.schema(list(types.items())), record_bytes, rare)
+        encoding = named_encoding(columns.encoding)
+        look = partial(sample, reading=Reading(limits, encoding))
+        found = samples(listing, "JSON lines file", look, limits)
+        records = list(chain.from_iterable(each.records for each in found))
+        schema, rare = columns_of(records, limits)
+        schema, notes = settled(schema, records, like, columns)
+        notes += [each.note for each in found if each.note][:1]
+        size = mean_size(each.size for each in found)
+        roles = roles_of(schema, columns, listing.uri)
+        rare = tuple(name for name in rare if name not in schema.names)
+        if rare:
+            names = ", ".join(repr(name[: lines.SHOWN]) for name in rare[:3])
+            notes.append(
+                f"NOT READ, beyond the limit of {limits.columns:,} columns: {len(rare):,} of the rarer "
+                f"keys: {names}{', ...' if len(rare) > 3 else ''}"
+            )
+        key = id_name(schema, columns)
+        return cls(listing, limits, schema, size.record_bytes, size.density, roles, key, encoding, tuple(notes))
 
     def describe(self) -> str:
-        """How many files there are, their size, and which keys are not read."""
-        said = self.summary("JSON lines file")
-        if self.rare:
-            shown = ", ".join(repr(name[: lines.SHOWN]) for name in self.rare[:3])
-            said += (
-                f"; NOT READ, beyond the limit of {self.limits.columns:,} columns: {len(self.rare):,} of the rarer "
-                f"keys: {shown}{', ...' if len(self.rare) > 3 else ''}"
-            )
-        return said
+        """How many files there are, their size, and what is not read, or changed."""
+        return "; ".join([self.summary("JSON lines file"), *self.notes])
 
     def units(self) -> list[FilePart]:
-        """A unit for each range of `range_bytes` (16 MB), or for each compressed file."""
+        """A unit for each range of `range_bytes` (16 MB), or for each file that is compressed or not in UTF-8."""
         return units_of(self.listing, self.file_units)
 
-    def file_units(self, file: SourceFile) -> list[ByteRange]:
+    def file_units(self, file: SourceFile) -> list[FilePart]:
         """The units of one file."""
         if not file.size:
             return []
-        with open_unchanged(file.uri, file.version) as handle:
-            is_gzip = handle.read(len(lines.GZIP)) == lines.GZIP
-        rows = lines.estimated_rows(file.size, self.record_bytes)
-        whole = ByteRange(uris=(file.uri,), version=file.version, rows=rows, stop=lines.UNKNOWN_END, is_gzip=is_gzip)
+        try:
+            head = read_head(file, FIRST_BYTES, line_ends, 0, Reading(self.limits, self.encoding))
+        except READ_ERRORS as error:
+            if not is_damage(error):
+                raise
+            return [FilePart(uris=(file.uri,), version=file.version, rows=1, error=said(error))]
+        record_bytes = self.record_bytes * (1.0 if head.is_plain else self.density if head.is_gzip else head.density)
+        whole = ByteRange(
+            uris=(file.uri,),
+            version=file.version,
+            rows=lines.estimated_rows(file.size, record_bytes),
+            stop=lines.UNKNOWN_END,
+            is_gzip=head.is_gzip,
+            encoding=head.encoding,
+        )
         cuts = [*range(0, file.size, self.limits.range_bytes), file.size]
-        return [whole] if is_gzip else lines.cut(whole, cuts, self.record_bytes)
+        return [*lines.cut(whole, cuts, self.record_bytes)] if whole.is_plain else [whole]
 
     def batches(self, unit: ByteRange, names: Sequence[str]) -> Iterator[Batch]:
         """The columns `names` of the lines that begin in the unit's range. A key that a line lacks is null."""
-        syntax = JsonSyntax(pa.schema([self.schema.field(name) for name in names]), self.limits)
+        schema = pa.schema([self.schema.field(name) for name in names])
+        syntax = JsonSyntax(schema, self.limits, self.roles, self.key, unit.encoding)
         start, stop = unit.first_row, unit.stop
         with lines.open_unit(unit, self.limits) as stream:
             if start:
@@ -89,67 +121,6 @@ class JsonLines(FileFormat):
                 stream.seek(start)
             blocks = lines.read_blocks(stream, start, stop, line_ends, self.limits)
             yield from lines.read_batches(blocks, syntax, self.limits)
-
-
-@dataclass(frozen=True)
-class JsonSyntax:
-    """How lines are parsed to the columns of `schema`."""
-
-    schema: pa.Schema
-    limits: Limits = DEFAULTS
-
-    def look(self, content: bytes, starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Which lines are blank, and which begin and end with a brace and so may be parsed.
-
-        pyarrow ignores line ends: it reads `{"a":1}{"a":2}` as two rows and the lines `{"a":` and `1}` as one, and
-        crashes at `null`. If all lines begin and end with a brace and there are as many rows as lines, each line is
-        one row.
-        """
-        data = np.frombuffer(content, np.uint8)
-        parsable = (data[starts] == ord("{")) & (data[ends - 2] == ord("}"))
-        blank = np.zeros(len(starts), bool)
-        for at in np.flatnonzero(~parsable):
-            line = content[starts[at] : ends[at]].strip(BLANKS)
-            blank[at], parsable[at] = not line, line.startswith(b"{") and line.endswith(b"}")
-        for at in np.flatnonzero(parsable & (ends - starts > SHORTEST_FIELD * self.limits.columns)):
-            parsable[at] = not self.excess(content[starts[at] : ends[at]])
-        return blank, parsable
-
-    def excess(self, line: bytes) -> str:
-        """Which limit a long line exceeds, or "". Its keys would be ignored, as no column is made of them."""
-        if len(line) > self.limits.parsed_bytes or line.count(b":") <= self.limits.columns:
-            return ""
-        try:
-            return exceeded(json.loads(line), self.limits)
-        except (ValueError, RecursionError) as invalid:
-            return said(invalid)
-
-    def parse(self, text: memoryview) -> pa.Table:
-        """A row for each object."""
-        options = pa.json.ParseOptions(explicit_schema=self.schema, unexpected_field_behavior="ignore")
-        table = pa.json.read_json(pa.BufferReader(text), ONE_BLOCK, options)
-        table.validate(full=True)  # pyarrow accepts strings that are not UTF-8
-        return table
-
-    def reject(self, record: bytes, error: str) -> Reject:
-        """Python's parser says what is wrong with most lines. If it accepts one, a value doesn't fit its column."""
-        error = re.sub(r"^JSON parse error: | in row \d+$", "", error)
-        if len(record) > self.limits.parsed_bytes:
-            return reject_of(LINE_UNPARSABLE, error or "it does not begin and end with a brace", record)
-        try:
-            value = json.loads(record.strip(BLANKS).decode())
-        except UnicodeDecodeError as invalid:
-            return reject_of(TEXT_NOT_UTF8, str(invalid), record)
-        except RecursionError:
-            return reject_of(LINE_UNPARSABLE, "nested too deeply", record)
-        except ValueError as invalid:
-            return reject_of(LINE_UNPARSABLE, str(invalid), record)
-        if not isinstance(value, dict):
-            return reject_of(LINE_UNPARSABLE, f"not a JSON object but a {type(value).__name__}", record)
-        if not error:
-            return reject_of(LINE_UNPARSABLE, exceeded(value, self.limits), record)
-        is_invalid = "specified twice" in error or "surrogate" in error
-        return reject_of(LINE_UNPARSABLE if is_invalid else COLUMN_TYPE, error, record)
 
 
 def next_line(stream: Stream, position: int, stop: int, read_bytes: int) -> int:
@@ -161,20 +132,53 @@ def next_line(stream: Stream, position: int, stop: int, read_bytes: int) -> int:
     return stop
 
 
-def readable(kind: pa.DataType) -> bool:
-    """True if pyarrow can read JSON values as this type."""
-    try:
-        return len(JsonSyntax(pa.schema([("", kind)])).parse(memoryview(b"{}"))) == 1
-    except pa.ArrowNotImplementedError:
-        return False
+def settled(
+    schema: pa.Schema, records: list[Record], like: pa.Schema | None, columns: Columns
+) -> tuple[pa.Schema, list[str]]:
+    """The columns of the sample and of the table `like`, and lines for the user on types that change values."""
+    types, notes = {field.name: field.type for field in schema}, []
+    if (key := id_name(schema, columns)) is not None:
+        types[key] = id_type(types[key], [record.get(key) for record in records])
+    before = lines.table_types(like, readable)
+    for name, kind in types.items():
+        values = [record[name] for record in records if record.get(name) is not None]
+        as_text = pa.types.is_null(kind) if name == key else name in columns.named and not kind.num_fields
+        found = pa.string() if as_text else kind
+        types[name] = without_nulls(continued(found, before.get(name), partial(fit, values)))
+        if name == key or not values:
+            continue
+        if is_text(types[name]) and (kinds := mixed(values)):
+            notes.append(f"column {name[: lines.SHOWN]!r} has {kinds}: all are read as strings, in their JSON text")
+        elif not fit(values, types[name]):
+            notes.append(f"column {name[: lines.SHOWN]!r} has values that are not {types[name]}: these become null")
+    return pa.schema(list((types | {name: kind for name, kind in before.items() if name not in types}).items())), notes
 
 
-def sample(file: SourceFile, limits: Limits) -> tuple[pa.Schema, tuple[str, ...], float]:
-    """The columns of a file's beginning, rarer keys beyond the limit of columns, and a line's mean size in bytes.
+def id_name(schema: pa.Schema, columns: Columns) -> str | None:
+    """The column that is the id, if the schema has one."""
+    return columns.id or next((name for name in ID_NAMES if name in schema.names), None)
 
-    Raises pa.ArrowInvalid if no line is an object within the limits.
-    """
-    head = lines.read_head(file, limits.sample_bytes, line_ends, 1, limits)
+
+def id_type(kind: pa.DataType, values: list[Any]) -> pa.DataType:
+    """The type in which ids are read: integers, also if some are written as 3.0, or strings."""
+    if kind != pa.float64():
+        return kind
+    whole = [int(value) if type(value) is float and value.is_integer() else value for value in values]
+    found = type_of(whole)
+    return pa.string() if found == pa.float64() else found
+
+
+def fit(values: list[Any], kind: pa.DataType) -> bool:
+    """True if all values fit a type."""
+    problems: list[str] = []
+    each = fit_for(kind)
+    return all(each(value, "", problems) is not None and not problems for value in values)
+
+
+def sample(file: SourceFile, size: int, reading: Reading) -> Sample:
+    """The records of a file's beginning. Raises pa.ArrowInvalid if no line is an object within the limits."""
+    limits = reading.limits
+    head = read_head(file, size, line_ends, 1, reading)
     records, bounds = [], [0, *head.ends[: limits.batch_rows].tolist()]
     for start, end in pairwise(bounds):
         record = parsed_object(head.content[start:end], limits)
@@ -185,15 +189,15 @@ def sample(file: SourceFile, limits: Limits) -> tuple[pa.Schema, tuple[str, ...]
             f"no line of its beginning is a JSON object of at most {limits.columns:,} keys, nested at most "
             f"{limits.depth} deep (`jq -c '.[]'` turns a JSON array into JSON lines)"
         )
-    return *columns_of(records, limits), bounds[-1] * head.density / (len(bounds) - 1)
+    return Sample(records, Size(bounds[-1] / (len(bounds) - 1), head.density, head.is_gzip), not_utf8(file, head))
 
 
-def parsed_object(line: bytes, limits: Limits) -> dict | None:
+def parsed_object(line: bytes, limits: Limits) -> Record | None:
     """The object on a line, or None if there is no valid one within the limits."""
     if len(line) > limits.parsed_bytes:
         return None
     try:
-        value = json.loads(line.decode())
+        value = DECODER.decode(line.removeprefix(BOM).decode().strip())
         json.dumps(value, ensure_ascii=False).encode()  # fails for half a surrogate pair, which is no character
     except (ValueError, RecursionError):
         return None

@@ -6,6 +6,7 @@ import dataclasses
 import gzip
 import io
 import itertools
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,38 +19,39 @@ import pyarrow as pa
 from pipelines.reasons import Reason, Reject
 from pipelines.records import RESERVED
 from pipelines.sources.columns import Batch
-from pipelines.sources.format import first_readable
 from pipelines.sources.limits import Limits
+from pipelines.sources.text_encoding import BOM, UTF8, Stream, opened
+from pipelines.sources.types import plain
 from pipelines.sources.units import FilePart
 from pipelines.storage.errors import READ_ERRORS
-from pipelines.storage.files import Listing, SourceFile, open_unchanged
+from pipelines.storage.files import open_unchanged
 from pipelines.storage.uris import redacted_text
 
 PARTS = 8  # into which records are divided that can't be parsed together
+MENDED = 512  # records, at most, that are looked at one by one
 SHOWN = 80  # characters of a record in a message
 
 LF, CR = 10, 13
-GZIP, BOM = b"\x1f\x8b", b"\xef\xbb\xbf"
-UNKNOWN_END = sys.maxsize  # of a compressed file, which is read to its end
+LINE_END = re.compile(rb"\r\n?|\n")
+GZIP = b"\x1f\x8b"
+UNKNOWN_END = sys.maxsize  # of a file that is compressed or in another encoding, which is read to its end
 
 RecordEnds = Callable[[bytes], np.ndarray]  # from text that begins with a record to the positions after each record
-Found = TypeVar("Found")
 RangeT = TypeVar("RangeT", bound="ByteRange")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ByteRange(FilePart):
-    """The records that begin in the bytes from `first_row` to before `stop` of a file, decompressed if it is gzip."""
+    """The records that begin in the bytes from `first_row` to before `stop` of a file, decompressed and in UTF-8."""
 
     stop: int
     is_gzip: bool
+    encoding: str = UTF8
 
-
-class Stream(Protocol):
-    """What bytes are read from."""
-
-    def read(self, size: int, /) -> bytes:
-        """At most `size` bytes, none at the end."""
+    @property
+    def is_plain(self) -> bool:
+        """True if the file's own bytes are read, so that it can be cut into ranges."""
+        return not self.is_gzip and self.encoding == UTF8
 
 
 class Syntax(Protocol):
@@ -63,19 +65,24 @@ class Syntax(Protocol):
         """For each record: is it blank, and may it be given to `parse`?"""
 
     def parse(self, text: memoryview) -> pa.Table:
-        """A row for each record that is not blank. Raises pa.ArrowInvalid if any of them is invalid."""
+        """A row for each record that is not blank. Raises pa.ArrowInvalid if a record is invalid or doesn't fit."""
+
+    def mend(self, records: list[bytes]) -> Mended:
+        """A row for each record, with what can be read of it. Raises pa.ArrowInvalid if they must be read apart.
+
+        Columns that are embedded may have another type than in `schema`, as any value can be an id or a text.
+        """
 
     def reject(self, record: bytes, error: str) -> Reject:
-        """Why a record can't be read. `error` is the message of `parse`, or empty if it was not parsed."""
+        """Why a record can't be read. `error` says why, if it is known."""
 
 
-class Head(NamedTuple):
-    """The beginning of a file."""
+class Mended(NamedTuple):
+    """Records of which some can't be read, or have values that don't fit their columns."""
 
-    content: bytes  # decompressed
-    ends: np.ndarray  # of the whole records in it
-    is_gzip: bool
-    density: float  # bytes of the file per byte of content
+    table: pa.Table
+    rejects: dict[int, Reject]
+    misfits: dict[int, dict[str, str]]
 
 
 class Block(NamedTuple):
@@ -154,30 +161,16 @@ class Decompressed:
 def open_unit(unit: ByteRange, limits: Limits) -> Iterator[Any]:
     """The stream of a unit, positioned at its start."""
     with open_unchanged(unit.uri, unit.version) as handle:
-        if not unit.is_gzip:
+        if unit.is_plain:
             handle.seek(unit.first_row)
             yield handle
         else:
-            # gzip reads 8 kB at a time, each of which would be a request to the store.
-            stream = Decompressed(io.BufferedReader(handle, limits.read_bytes), limits)  # type: ignore[type-var]
+            stream: Any = handle
+            if unit.is_gzip:  # it reads 8 kB at a time, each of which would be a request to the store
+                stream = Decompressed(io.BufferedReader(handle, limits.read_bytes), limits)  # type: ignore[type-var]
+            stream = opened(stream, unit.encoding)
             stream.read(unit.first_row)
             yield stream
-
-
-def read_head(file: SourceFile, size: int, ends_of: RecordEnds, records: int, limits: Limits) -> Head:
-    """The first `size` bytes of a file, or more if its first `records` need them, up to the longest record."""
-    while True:
-        with open_unchanged(file.uri, file.version) as handle:
-            start = handle.read(size)
-        is_gzip, source = start.startswith(GZIP), io.BytesIO(start)
-        content = Decompressed(source, limits).read(size) if is_gzip else start
-        density = source.tell() / max(1, len(content)) if is_gzip else 1.0
-        is_whole = len(start) == file.size and not (is_gzip and len(content) == size)
-        content = without_bom(content) + b"\n" * is_whole
-        ends = ends_of(content)
-        if len(ends) >= records or is_whole or size > limits.record_bytes:
-            return Head(content, ends, is_gzip, density)
-        size = min(8 * size, limits.record_bytes + 1)
 
 
 def without_bom(content: bytes) -> bytes:
@@ -215,8 +208,9 @@ def read_blocks(stream: Stream, start: int, stop: int, ends_of: RecordEnds, limi
         rest += chunk or b"\n"
         ends, problem = ends_of(rest), ""
         if not len(ends) and (not chunk or len(rest) > limits.record_bytes):
-            ends, problem = line_ends(rest)[:1], "a quote is opened and never closed"
-            if not len(ends):
+            line, problem = LINE_END.search(rest), "a quote is opened and never closed"
+            ends = np.array([line.end()] if line else [], np.int64)
+            if line is None:
                 raise pa.ArrowInvalid(f"the line at byte {at} is longer than {limits.record_bytes / 1e6:,.0f} MB")
         if len(ends):
             ends = ends[: 1 + np.searchsorted(ends[:-1], stop - at)]
@@ -233,43 +227,66 @@ def read_batches(blocks: Iterator[Block], syntax: Syntax, limits: Limits) -> Ite
         records = Records(block.content, starts[kept], block.ends[kept], parsable[kept], block.problem)
         for first in range(0, len(kept), limits.batch_rows):
             last = min(first + limits.batch_rows, len(kept))
-            table, rejects = parsed(records, first, last, syntax)
-            yield Batch(table, (block.start + records.starts[first:last]).tolist(), rejects)
+            table, rejects, misfits = parsed(records, first, last, syntax)
+            yield Batch(table, (block.start + records.starts[first:last]).tolist(), rejects, misfits)
 
 
-def parsed(records: Records, first: int, last: int, syntax: Syntax) -> tuple[pa.Table, dict[int, Reject]]:
-    """The rows of some records, and why some of them are null."""
+def parsed(records: Records, first: int, last: int, syntax: Syntax) -> Mended:
+    """The rows of some records, why some of them are null, and which of their values don't fit."""
     parts = list(parse_or_divide(records, first, last, syntax))
-    rejects = {at - first: part for at, part in parts if isinstance(part, Reject)}
-    table = pa.concat_tables([syntax.schema.empty_table(), *(part for _, part in parts if isinstance(part, pa.Table))])
+    rejects = {at - first + row: reject for at, part in parts for row, reject in part.rejects.items()}
+    misfits = {at - first + row: misfit for at, part in parts for row, misfit in part.misfits.items()}
+    tables = [part.table for _, part in parts]
+    mended = {table.schema: table.schema for table in tables if table.schema != syntax.schema}
+    schema = next(iter(mended), syntax.schema)
+    table = pa.concat_tables([table if table.schema == schema else table.cast(schema) for table in tables])
     if rejects:
         bad = np.isin(np.arange(last - first), list(rejects))
-        table = table.take(pa.array(np.cumsum(~bad) - 1, mask=bad))
-    return table, rejects
+        table = table.take(pa.array(np.arange(last - first), mask=bad))
+        misfits = {row: misfit for row, misfit in misfits.items() if row not in rejects}
+    return Mended(table, rejects, misfits)
 
 
-def parse_or_divide(records: Records, first: int, last: int, syntax: Syntax) -> Iterator[tuple[int, pa.Table | Reject]]:
-    """Tables of the records that can be parsed and rejects of the others, each with the number of its first record.
+def parse_or_divide(records: Records, first: int, last: int, syntax: Syntax) -> Iterator[tuple[int, Mended]]:
+    """The rows of records, in parts that were parsed together, each with the number of its first record.
 
-    Records that can't be parsed together are divided until single records are left. If all are bad, that takes a call
-    of pyarrow for each: 6,000 records a second. With one bad record in a hundred it is 60,000.
+    Records that can't be parsed together are divided until few are left, and these are mended. If that fails, single
+    records are rejected, which takes two calls of pyarrow for each: some 5,000 records a second.
     """
     error = records.problem
     if not error and records.parsable[first:last].all():
         try:
             table = syntax.parse(records.text(first, last))
             if len(table) == last - first:
-                yield first, table
+                yield first, Mended(table, {}, {})
                 return
             error = f"{len(table)} records instead of {last - first}"
         except pa.ArrowInvalid as invalid:
             error = str(invalid)
+    if not records.problem and last - first <= MENDED:
+        try:
+            yield first, syntax.mend([bytes(records.text(at, at + 1)) for at in range(first, last)])
+            return
+        except pa.ArrowInvalid as invalid:
+            error = error or str(invalid)
     if last - first == 1:
-        yield first, syntax.reject(bytes(records.text(first, last)), error)
+        reject = syntax.reject(bytes(records.text(first, last)), error)
+        yield first, Mended(nulls(syntax.schema, 1), {0: reject}, {})
         return
     step = -(-(last - first) // PARTS)
     for start in range(first, last, step):
         yield from parse_or_divide(records, start, min(start + step, last), syntax)
+
+
+def nulls(schema: pa.Schema, rows: int) -> pa.Table:
+    """Rows without values."""
+    return pa.table([pa.nulls(rows, field.type) for field in schema], schema=schema)
+
+
+def misfit(column: str, value: str, kind: pa.DataType | str) -> str:
+    """The message of a value, given by its text, that doesn't fit its column."""
+    text = redacted_text(value[: 4 * SHOWN])[:SHOWN].encode("utf-8", "replace").decode()
+    return f"{column[:SHOWN]} is {text}, which can't be read as {kind}"
 
 
 def reject_of(reason: Reason, why: str, record: bytes) -> Reject:
@@ -278,14 +295,10 @@ def reject_of(reason: Reason, why: str, record: bytes) -> Reject:
     return reason.reject(f"{why[:300]}: {redacted_text(shown)[:SHOWN]}")
 
 
-def first_sample(listing: Listing, kind: str, sample: Callable[[SourceFile], Found]) -> Found:
-    """What `sample` finds in the first file that is neither empty nor damaged. Raises UsageError if there is none."""
-    return first_readable(listing.of(file for file in listing.files if file.size), kind, sample, "all are empty")
-
-
 def table_types(like: pa.Schema | None, readable: Callable[[pa.DataType], bool]) -> dict[str, pa.DataType]:
     """The types of the table's columns that come from the source, as far as its format can be read with them."""
-    return {field.name: field.type for field in like or () if field.name not in RESERVED and readable(field.type)}
+    types = {field.name: plain(field.type) for field in like or () if field.name not in RESERVED}
+    return {name: kind for name, kind in types.items() if readable(kind)}
 
 
 def estimated_rows(size: int, record_bytes: float) -> int:

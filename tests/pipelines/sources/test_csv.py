@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 
 import pyarrow as pa
 import pytest
@@ -56,10 +57,10 @@ CSV_PIECES = st.sampled_from(
 
 
 def expected_of_csv(text: str) -> list[list[str | None] | None]:
-    """What Python's parser makes of each record; None if it doesn't have two fields."""
+    """What Python's parser makes of each record; None if it doesn't have two fields, and perhaps empty ones."""
     rows = [row for row in csv.reader(io.StringIO(text + "\nlast;last", newline=""), delimiter=";") if row]
     assume(rows[-1] == ["last", "last"])  # else a quote is never closed
-    return [[field or None for field in row] if len(row) == 2 else None for row in rows[:-1]]
+    return [[f or None for f in row[:2]] if len(row) > 1 and not any(row[2:]) else None for row in rows[:-1]]
 
 
 @settings(max_examples=300)
@@ -82,7 +83,7 @@ def test_each_record_is_read_once_wherever_the_file_is_cut(tmp_path_factory, tex
     for offset, found in whole:  # the record begins there
         if isinstance(found, dict):
             record = next(csv.reader(io.StringIO(content[offset:].decode(), newline=""), delimiter=";"))
-            assert record == [found["k"] or "", found["v"] or ""]
+            assert record[:2] == [found["k"] or "", found["v"] or ""]
 
 
 def test_a_csv_is_cut_at_the_first_record_after_each_multiple_of_the_size(local):
@@ -120,8 +121,9 @@ def test_a_quote_that_is_never_closed_rejects_its_own_line(local):
     [
         (b"b,x,1,more", "line_unparsable", "Expected 3 columns, got 4: b,x,1,more"),
         (b"b", "line_unparsable", "Expected 3 columns, got 1: b"),
-        (b"b,x,many", "column_type", "column 'n': conversion error to int64: invalid value 'many': b,x,many"),
         (b"b,caf\xe9,1", "text_not_utf8", "can't decode byte 0xe9"),
+        (b"b,caf\xe9,1", "text_not_utf8", "name it, such as with --encoding windows-1252"),
+        (BOM + b"id,text,n", "line_unparsable", "it repeats the header"),
     ],
 )
 def test_a_rejected_record_says_why(local, record, reason, message):
@@ -154,23 +156,22 @@ def test_a_rejected_record_says_why(local, record, reason, message):
         (["true", "1"], pa.string()),
         (["2024-01-01"], pa.string()),
         (["nan"], pa.string()),
-        (["", ""], pa.null()),
+        (["", ""], pa.string()),
     ],
 )
 def test_a_column_has_a_type_that_fits_all_of_its_values(local, values, expected):
     local.put("a.csv", b"k,v\n" + b"".join(f'"k",{value}\n'.encode() for value in values))
     kind = open_csv(local.root)
     assert kind.schema.field("v").type == expected
-    if expected != pa.null():
-        assert [type(found) for _, found in outcomes(kind)] == [dict] * len(values)
+    assert [type(found) for _, found in outcomes(kind)] == [dict] * len(values)
 
 
 def test_columns_of_ids_texts_and_paths_are_strings(local):
     local.put("a.csv", b"id,title,image,nr,n\n1,1984,7,1,1\n")
     local.put("b.csv", b"id,title,image,nr,n\n001,01984,07,01,1\n")
     rows, _ = read(tabular(open_csv(local.root)))
-    assert columns(rows, "id", "text", "image_uri", "nr") == [("1", "1984", "7", 1), ("001", "01984", "07", 1)]
-    rows, _ = read(tabular(open_csv(local.root, None, Columns(id="nr", text="n")), Columns(id="nr", text="n")))
+    assert columns(rows, "id", "text", "image_uri", "nr") == [("1", "1984", "7", "1"), ("001", "01984", "07", "01")]
+    rows, _ = read(tabular(open_csv(local.root, None, Columns(id="nr", text=("n",))), Columns(id="nr", text=("n",))))
     assert columns(rows, "id", "text") == [("1", "1"), ("01", "1")]
 
 
@@ -210,19 +211,18 @@ def test_files_may_have_other_columns_in_another_order(local):
     assert reasons == {}
     assert columns(rows, "id", "text", "n") == [("a", "x", 1), ("b", None, 2), (None, None, None), (None, None, None)]
     kind = open_csv(local.root)
-    assert [batch.table.column_names for batch in batches(kind)][:2] == [["id", "title", "n"], ["n", "id"]]
+    assert [batch.table.column_names for batch in batches(kind)][:2] == [["id", "title", "n"], ["n", "id", "more"]]
 
 
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        (b"id,title,id,n,n", "the header names 'id', 'n' more than once"),
-        (b",title,", "the header has no name for column 1, 3; give each column a unique name"),
-        (b"id,caf\xe9", "the header is not CSV in UTF-8"),
+        (b" ,,", "the header names no column"),
+        (b"id,caf\xe9", "the header is not in UTF-8: .* name it, such as with --encoding windows-1252"),
         (b'id,"title', "a quote in the header is never closed"),
     ],
 )
-def test_a_header_that_does_not_name_each_column_is_reported(local, header, message):
+def test_a_header_that_cannot_be_used_is_reported(local, header, message):
     local.put("b.csv", header + b"\n1,x,2,3,4\n")
     with pytest.raises(UsageError, match=r"b\.csv: " + message):
         open_csv(local.root)
@@ -231,4 +231,4 @@ def test_a_header_that_does_not_name_each_column_is_reported(local, header, mess
     assert columns(rows, "id") == [("a",)]
     [(row, (reason, said))] = reasons.items()
     assert (row, reason) == (0, "object_unreadable")
-    assert message in said
+    assert re.search(message, said)

@@ -324,7 +324,7 @@ def test_json_of_a_sample_beyond_the_limits_costs_its_sample(local, content, mes
     [
         (json.dumps({f"k{n}": n for n in range(5000)}), "it has 5,003 keys; the limit is 1,000"),
         ("9" * 100_000, ""),
-        ("1e999999", "Number too big"),
+        ("1e999999", ""),
         ("NaN", ""),
         (r'"\ud800"', "surrogate"),
     ],

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipelines.sources.jsonl import JsonLines, JsonSyntax
+from pipelines.sources.json_syntax import JsonSyntax
+from pipelines.sources.jsonl import JsonLines
 from pipelines.sources.limits import DEFAULTS
 from pipelines.sources.lines import line_ends, read_batches, read_blocks
 from pipelines.storage.files import list_files
@@ -114,8 +115,8 @@ JSON_LINES = st.sampled_from(
 def expected_of_json(content: bytes) -> list[tuple[int, dict | str]]:
     """What Python's parser makes of each line."""
     found, offset = [], 0
-    for number, line in enumerate(content.split(b"\n")):
-        stripped = (line.removeprefix(BOM) if number == 0 else line).strip(b" \t\r")
+    for line in content.split(b"\n"):
+        stripped = (line if found or offset else line.removeprefix(BOM)).strip(b" \t\r").removeprefix(BOM)
         if stripped:
             found.append((offset, expected_of_line(stripped)))
         offset += len(line) + 1
@@ -135,8 +136,10 @@ def expected_of_line(line: bytes) -> dict | str:
     key, number = values.get("id"), values.get("n")
     if isinstance(key, str) and not key.isprintable() and "\ud800" in key:
         return "line_unparsable"
-    fits = isinstance(key, str | None) and (number is None or (type(number) is int and abs(number) < 1 << 63))
-    return {"id": key, "n": number} if fits else "column_type"
+    key = str(key) if type(key) is int else key
+    whole = int(number) if type(number) is float and number.is_integer() else number
+    fits = type(whole) is int and abs(whole) < 1 << 63
+    return {"id": key, "n": whole if fits else None}
 
 
 @settings(max_examples=200)
@@ -153,7 +156,7 @@ def test_each_line_is_read_once_wherever_the_file_is_cut(tmp_path_factory, parts
     path = tmp_path_factory.mktemp("lines") / "a.jsonl"
     path.write_bytes(start + b"\n".join(parts) + (end if parts else b""))
     schema = pa.schema([("id", pa.string()), ("n", pa.int64())])
-    kind = JsonLines(list_files(str(path)), cut_every(size), schema, 10.0)
+    kind = JsonLines(list_files(str(path)), cut_every(size), schema, 10.0, roles=frozenset(["id"]), key="id")
     assert [unit.first_row for unit in units(kind)] == list(range(0, path.stat().st_size, size))
     assert outcomes(kind) == expected_of_json(path.read_bytes())
 
@@ -170,9 +173,8 @@ def test_each_line_is_read_once_wherever_the_file_is_cut(tmp_path_factory, parts
         (b'{"id":"x"} {"id":"y"}', "line_unparsable", "Extra data"),
         (b'{"id":"\\ud800"}', "line_unparsable", "surrogate"),
         (b"[" * 100_000, "line_unparsable", "nested too deeply"),
-        (b'{"n":"many","id":"' + b"x" * 500 + b'"}', "column_type", 'from number to string: {"n":"many","id":"xxx'),
-        (b'{"n":1.5}', "column_type", "couldn't parse:1.5: {"),
-        (b'{"n":' + b"1" * 4000 + b"}", "column_type", "couldn't parse:1111"),
+        (b'{"id":["x"],"n":1}', "column_type", 'id is ["x"], which can\'t be read as text: {"id":["x"]'),
+        (b'{"id":"' + b"x" * 500 + b'","text":{}}', "column_type", "text is {}, which can't be read as text: {"),
         (b'{"id":"caf\xe9"}', "text_not_utf8", "can't decode byte 0xe9"),
     ],
 )
@@ -185,7 +187,7 @@ def test_a_rejected_line_says_why(local, line, reason, message):
     [(row, said)] = reasons.items()
     assert (row, said[0]) == (len(good), reason)
     assert message in said[1]
-    assert len(said[1]) <= 382
+    assert len(said[1]) <= 382 + 100
     assert line[:80].decode(errors="replace") in said[1]
     assert len(line) < 100 or line[:100].decode(errors="replace") not in said[1]
 
@@ -208,7 +210,7 @@ class Counting(JsonSyntax):
         return super().parse(text)
 
 
-@pytest.mark.parametrize(("bad", "most"), [(4096, 1.2 * 4096), (1, 50)])
+@pytest.mark.parametrize(("bad", "most"), [(4096, 10), (1, 10)])
 def test_bad_records_take_few_calls_of_the_parser(bad, most):
     good = {"text": "x", "n": 1}
     content = jsonl(*([good] * (4096 - bad)), *({"text": "x", "n": "many"} for _ in range(bad)))
@@ -216,8 +218,9 @@ def test_bad_records_take_few_calls_of_the_parser(bad, most):
     Counting.calls = 0
     found = list(read_batches(blocks, Counting(pa.schema([("text", pa.string()), ("n", pa.int64())])), DEFAULTS))
     assert sum(len(batch.rows) for batch in found) == 4096
-    assert sum(len(batch.rejects) for batch in found) == bad
-    assert bad < Counting.calls < most
+    assert sum(len(batch.misfits) for batch in found) == bad
+    assert not any(batch.rejects for batch in found)
+    assert Counting.calls < most
 
 
 # Types
@@ -229,23 +232,25 @@ def test_bad_records_take_few_calls_of_the_parser(bad, most):
         ([1, 2, None], pa.int64()),
         ([1, 2.5], pa.float64()),
         ([1, 2**63], pa.uint64()),
-        ([-1, 2**63], pa.float64()),
-        ([2**64], pa.float64()),
+        ([-1, 2**63], pa.string()),
+        ([2**64], pa.string()),
+        ([2**64, 0.5], pa.float64()),
         ([True, False], pa.bool_()),
-        ([True, 1, 2], pa.int64()),
+        ([True, 1, 2], pa.string()),
         (["2024-01-01", "00123"], pa.string()),
         (["a", "b", 1], pa.string()),
-        ([1, 2, "a"], pa.int64()),
+        ([1, 2, "a"], pa.string()),
         ([None, None], pa.null()),
         ([["a"], [], None], pa.list_(pa.string())),
         ([[1], [2.5], [None]], pa.list_(pa.float64())),
         ([{"a": 1}, {"b": "x", "a": None}], pa.struct([("a", pa.int64()), ("b", pa.string())])),
         ([[{"a": [1]}], [{"a": None}]], pa.list_(pa.struct([("a", pa.list_(pa.int64()))]))),
-        ([{"a": 1}, {"a": "x"}, {"a": 2}], pa.struct([("a", pa.int64())])),
-        ([[]], pa.list_(pa.null())),
+        ([{"a": 1}, {"a": "x"}, {"a": 2}], pa.struct([("a", pa.string())])),
+        ([[]], pa.list_(pa.string())),
+        ([[1], "x", {}, [2]], pa.list_(pa.int64())),
     ],
 )
-def test_a_column_has_the_type_of_most_of_its_values(local, values, expected):
+def test_a_column_has_a_type_that_holds_its_values(local, values, expected):
     passed_over = b'no JSON\n"v"\n{"\\ud800":1}\n' + b'{"v":' * 100_000 + b"\n"
     local.put("a.jsonl", passed_over + jsonl(*({"v": value} for value in values)))
     kind = open_json(local.root)
