@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from pipelines.sources import lines
 from pipelines.sources.columns import Batch, Columns
-from pipelines.sources.csv_dialect import Dialect, Header, HeaderError, head_ends, header_of, record_ends
+from pipelines.sources.csv_dialect import UNNAMED, Dialect, Header, HeaderError, head_ends, header_of, record_ends
 from pipelines.sources.csv_syntax import CsvSyntax, readable
 from pipelines.sources.csv_types import cast, common_type, has_decimal_commas, type_of
 from pipelines.sources.format import FileFormat, units_of
@@ -97,7 +97,7 @@ class Csv(FileFormat):
         before = lines.table_types(like, readable)
         types: dict[str, pa.DataType] = {}
         commas, notes = set(), []
-        for name in dict.fromkeys(name for each in found for name in each.header.columns if name):
+        for name in dict.fromkeys(name for each in found for name in each.header.columns if name not in UNNAMED):
             values = values_of(found, name)
             kind = pa.string() if name in strings else values.type
             kind = pa.string() if name in columns.named else continued(kind, before.get(name), values.fit)
@@ -128,7 +128,7 @@ class Csv(FileFormat):
         reading from the beginning. A file without a usable header is one unit with the error.
         """
         units = units_of(self.listing, self.file_units)
-        names = {name for unit in units if isinstance(unit, CsvRange) for name in unit.columns if name}
+        names = {name for unit in units if isinstance(unit, CsvRange) for name in unit.columns if name not in UNNAMED}
         if unread := sorted(names - set(self.schema.names)):
             more = f" and {len(unread) - NAMES_SHOWN:,} more" if len(unread) > NAMES_SHOWN else ""
             log.warning(
@@ -210,7 +210,7 @@ def sample(file: SourceFile, size: int, reading: Reading) -> Sample:
         raise pa.ArrowInvalid(str(error)) from error
     if header is None or len(head.ends) < 2:
         raise pa.ArrowInvalid("it has no rows")
-    types = {name: pa.string() for name in header.columns if name}
+    types = {name: pa.string() for name in header.columns if name not in UNNAMED}
     syntax = CsvSyntax(header.columns, header.dialect, types, header=header.line, encoding=head.encoding)
     ends_of = partial(record_ends, dialect=header.dialect)
     content = head.content[header.end :]

@@ -28,6 +28,11 @@ FIELD = r'(?:"({})*"([^{delimiter}\r\n]*)|([^{delimiter}\r\n]*))({delimiter}|\r\
 DOUBLED, ESCAPED = r'[^"]|""', r'[^"\\]|\\.|""'  # what is between quotes, in either dialect
 
 
+EMPTY = "\0"  # in place of the name of a last column in which no record has a value, as each ends with a delimiter
+
+UNNAMED = ("", EMPTY)
+
+
 class HeaderError(VistaError):
     """A header that doesn't name columns, or too many."""
 
@@ -44,7 +49,7 @@ class Dialect:
 class Header:
     """The first record of a file, which names its columns."""
 
-    columns: tuple[str, ...]  # "" for one that is not read, as it has no name of its own
+    columns: tuple[str, ...]  # "" for one that is not read, as it has no name of its own; EMPTY for an empty last one
     dialect: Dialect
     line: bytes  # without its line end
     end: int  # the byte at which the records start
@@ -151,13 +156,13 @@ def header_of(head: Head, limits: Limits, escapes: bool = False) -> Header | Non
         raise HeaderError("the header names no column")
     first = [*fields(head.content[end : head.ends[1]], Dialect(delimiter))] if len(head.ends) > 1 else []
     if len(first) == len(names) + 1 and first[-1][3] == b"":
-        names.append("")  # each record ends with a delimiter
+        names.append(EMPTY)
     known = uses_escapes(head.content[end : head.ends[-1]], delimiter, len(names))
     columns = [name if name not in names[:at] else "" for at, name in enumerate(names)]
     twice = [
         f"{name!r}, which is there {number} times" for name, number in Counter(names).items() if name and number > 1
     ]
-    unnamed = [str(at) for at, name in enumerate(names, 1) if not name]
+    unnamed = [str(at) for at, name in enumerate(names, 1) if name in UNNAMED]
     left_out = [f"all but the first of {each}" for each in twice]
     left_out += [f"column {', '.join(unnamed)}, without a name"] if unnamed else []
     line = head.content[start:end].rstrip(b"\r\n")

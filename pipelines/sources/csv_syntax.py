@@ -12,14 +12,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 
 from pipelines.reasons import LINE_UNPARSABLE, TEXT_NOT_UTF8, Reject
-from pipelines.sources.csv_dialect import Dialect, doubling
+from pipelines.sources.csv_dialect import EMPTY, UNNAMED, Dialect, doubling
 from pipelines.sources.csv_types import FALSE, TRUE, cast, is_beyond, with_points
 from pipelines.sources.lines import CR, LF, Mended, misfit, reject_of
 from pipelines.sources.text_encoding import BOM, UTF8, not_text
 
+CODE = r"^\s*[-+]?0[0-9xX]"  # what is written like a number but is none, since its zeros count
 ONE_BLOCK = (1 << 31) - 1  # bytes, so that pyarrow takes everything for one block
 
 
@@ -51,6 +53,15 @@ class CsvSyntax:
         commas = {name for name in self.commas if name in self.types and pa.types.is_floating(self.types[name])}
         return pa.schema([field.with_type(pa.string()) if field.name in commas else field for field in self.schema])
 
+    @property
+    def ends_empty(self) -> bool:
+        """True if records end with a delimiter, so that they seem to have a column more."""
+        return self.columns[-1:] == (EMPTY,)
+
+    def with_empty(self, schema: pa.Schema) -> pa.Schema:
+        """`schema` with the column that has to be empty, if there is one."""
+        return schema.append(pa.field(EMPTY, pa.binary())) if self.ends_empty else schema
+
     def look(self, content: bytes, starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Which records are blank, and which may be parsed: all but those that begin with a byte order mark, or that
         repeat the header, where files were put together."""
@@ -65,8 +76,16 @@ class CsvSyntax:
         return (first == LF) | (first == CR), parsable
 
     def parse(self, text: memoryview) -> pa.Table:
-        """A row for each record. Raises pa.ArrowInvalid as well if a number may have been rounded."""
-        table = self.read(text, self.as_read)
+        """A row for each record. Raises pa.ArrowInvalid as well if a number is not what the text says."""
+        table = self.read(text, self.with_empty(self.as_read))
+        if self.ends_empty:
+            if table[EMPTY].null_count < len(table):
+                raise pa.ArrowInvalid("a record has a value behind its last column")
+            table = table.drop_columns([EMPTY])
+        integers = pa.schema([(field.name, pa.string()) for field in self.schema if pa.types.is_integer(field.type)])
+        look = integers and may_have_codes(text, self.dialect.delimiter)
+        if look and any(pc.any(pc.match_substring_regex(each, CODE)).as_py() for each in self.read(text, integers)):
+            raise pa.ArrowInvalid("a number with a leading zero is a code")
         if self.as_read != self.schema:
             for at, field in enumerate(self.schema):
                 if self.as_read.field(at).type != field.type:
@@ -110,11 +129,14 @@ class CsvSyntax:
             return "skip"
 
         strings = pa.schema([(field.name, pa.binary()) for field in self.schema])
-        table = self.read(b"".join(records), strings, invalid)
+        table = self.read(b"".join(records), self.with_empty(strings), invalid)
         if len(table) + len(wrong) != len(records):
             raise pa.ArrowInvalid(f"{len(table) + len(wrong)} records instead of {len(records)}")
         if wrong:
             table = self.with_invalid(table, records, wrong, rejects)
+        for row in np.flatnonzero(table[EMPTY].is_valid()).tolist() if self.ends_empty else ():
+            message = f"Expected {len(self.columns) - 1} columns, got {len(self.columns)}"
+            rejects.setdefault(row, self.reject(records[row], message))
         misfits: dict[int, dict[str, str]] = {}
         columns = []
         for field in self.schema:
@@ -134,7 +156,7 @@ class CsvSyntax:
 
         Fields beyond the last column that are empty are no fault, nor are missing ones of columns without a name.
         """
-        needed = max(at for at, name in enumerate(self.columns, 1) if name)
+        needed = max(at for at, name in enumerate(self.columns, 1) if name not in UNNAMED)
         rows = np.array([row.number - 1 for row in wrong])
         good = np.setdiff1d(np.arange(len(records)), rows)
         at = np.full(len(records), len(table))
@@ -190,6 +212,14 @@ class CsvSyntax:
             return reject_of(TEXT_NOT_UTF8, not_text(invalid, self.encoding), record)
         count = re.search(r"Expected \d+ columns, got \d+", error)
         return reject_of(LINE_UNPARSABLE, count[0] if count else error, record)
+
+
+def may_have_codes(text: memoryview, delimiter: str) -> bool:
+    """True if a field begins with a zero and another digit, as 007 does, which pyarrow reads as 7."""
+    data = np.frombuffer(text, np.uint8)
+    zeros = np.flatnonzero((data[:-1] == ord("0")) & (data[1:] >= ord("0")) & (data[1:] <= ord("x")))
+    before = data[zeros[zeros > 0] - 1]
+    return bool((len(zeros) and zeros[0] == 0) or np.isin(before, list(f'{delimiter}\n\r" \t'.encode())).any())
 
 
 def readable(kind: pa.DataType) -> bool:

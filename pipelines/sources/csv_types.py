@@ -18,8 +18,8 @@ COMMA_DECIMAL = r"^(0|-?[1-9]\d*|-?(0|[1-9]\d*),\d+)$"
 SURELY_DECIMAL = r"(^-?0,\d)|(,(\d{1,2}|\d{4,})$)"
 TRUE, FALSE = ("true", "True", "TRUE"), ("false", "False", "FALSE")
 BOOLEAN = rf"^({'|'.join(TRUE + FALSE)})$"
-# What pyarrow reads as a number, and whole numbers that are written as 20.0.
-READ_AS_INTEGER = r"^-?(\d+|0[xX][0-9a-fA-F]+)$"
+# What pyarrow reads as a number, but no integers with a leading zero, and whole numbers that are written as 20.0.
+READ_AS_INTEGER = r"^-?(0|[1-9]\d*)$"
 READ_AS_FLOAT = r"^[-+]?((\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|(?i:nan|inf|infinity))$"
 INFINITE = r"(?i)inf"
 WHOLE = r"^(-?\d+)\.0+$"

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pipelines.sources.columns import Columns
 from pipelines.sources.csv import Csv
+from pipelines.sources.detect import open_source
 from pipelines.sources.limits import DEFAULTS, Limits
 from pipelines.storage.files import list_files
 from tests.pipelines.sources.text_files import (
@@ -66,6 +67,7 @@ def expected_of_csv(text: str) -> list[list[str | None] | None]:
 @settings(max_examples=300)
 @given(st.lists(CSV_PIECES, max_size=30).map("".join), st.integers(1, 60), st.sampled_from([b"", BOM]))
 @example('5" x;"y\nz"\na;b\n', 3, b"")
+@example(";;\n;;a", 1, b"")
 @example('"a;"";\n";b\nc;d', 1, BOM)
 def test_each_record_is_read_once_wherever_the_file_is_cut(tmp_path_factory, text, size, start):
     expected = expected_of_csv(text)
@@ -232,3 +234,13 @@ def test_a_header_that_cannot_be_used_is_reported(local, header, message):
     [(row, (reason, said))] = reasons.items()
     assert (row, reason) == (0, "object_unreadable")
     assert re.search(message, said)
+
+
+@pytest.mark.parametrize("code", ["007", "0x1F", '"007"', " 007"])
+def test_a_code_in_a_column_of_numbers_is_no_number(local, code):
+    rows = "".join(f"k{n},x 09:30,{n}\n" for n in range(9000))
+    local.put("a.csv", f"id,title,n\n{rows}last,x,{code}\n".encode())
+    source = open_source(local.root, Columns(), limits=Limits(sample_bytes=10_000))
+    records = [row for unit in source.units() for batch, _ in source.read(unit) for row in batch.to_pylist()]
+    assert [row["n"] for row in records] == [*range(9000), None]
+    assert [each["column"] for each in records[-1]["_misfits"]] == ["n"]
