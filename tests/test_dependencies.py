@@ -17,6 +17,7 @@ PRODUCT = ("vista_core", "pipelines", "jobs")
 # the extras whose dependencies each folder may import, besides those of the product
 EXTRAS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(PRODUCT, ()),
+    "pipelines": ("delta",),  # imported only for a table of Delta Lake
     "benchmarks": ("bench", "dev"),
     "tools": ("dev",),
     "tests": ("dev",),

@@ -55,12 +55,16 @@ def open_catalog(config: EmbedConfig, existing: lance.LanceDataset | None) -> Ca
         config.id_column, text, config.image_column, images, strict=config.strict_columns, encoding=config.encoding
     )
     source = open_source(config.source, asked, like, config.source_kind, limits_of(config))
-    columns = {"cells": False} | before.columns if before is not None else {}
-    wanted = {role: asked.roles[role] or columns.get(role, taken) for role, taken in source.roles.items()}
+    columns = before.columns if before is not None else {}
+    wanted = {role: asked.roles.get(role) or columns.get(role, taken) for role, taken in source.roles.items()}
+    if before is not None and "cells" not in columns:
+        wanted.pop("cells", None)  # the table has a row for each cell, whatever is in it
+    elif "cells" in columns and wanted:
+        wanted["cells"] = True
     if wanted != source.roles:
         source = reopen(config, source, asked.with_roles(wanted), like, columns)
     for role, column in wanted.items():
-        if source.roles[role] != column:
+        if source.roles.get(role) != column:
             raise UsageError(
                 f"{config.table} was filled without a column for {role!r}, and {source.roles[role]!r} would now be "
                 f"taken for it: say so with --{role}-column {named(source.roles[role])}, or choose another --table"

@@ -32,7 +32,7 @@ from pipelines.tables.origin import vista_column
 from pipelines.tables.vector_column import VectorColumn, since
 from vista_core import EncoderSettings, UsageError, display_name
 
-READING = 1  # another number reads every file again: for when records are made of files in another way
+READING = 2  # another number reads every file again: for when records are made of files in another way
 
 
 @dataclass(frozen=True)
@@ -172,6 +172,7 @@ def reading_digest(job: Job, table: pa.Schema) -> str:
     """Stands for everything, beside a file's content, that makes rows of it."""
     config, name = job.config, job.column.name
     options = [config.source_kind, config.image_root, config.allow_prefix, config.max_image_mb, config.keep_stale]
+    options += [config.strict_columns, config.encoding]
     columns = [(field.name, str(field.type)) for field in table]
     made_by = [READING, job.column.identity.to_json(), since(table, name), job.catalog.reading, options, columns]
     return xxhash.xxh3_128_hexdigest(json.dumps(made_by).encode())

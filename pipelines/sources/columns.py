@@ -53,7 +53,7 @@ class Columns:
         """The same with the columns of `roles`."""
         text = roles["text"]
         texts = (text,) if isinstance(text, str) else tuple(text or ())
-        return dataclasses.replace(self, id=roles["id"], text=texts, image=roles["image"], cells=roles["cells"])
+        return dataclasses.replace(self, id=roles["id"], text=texts, image=roles["image"], cells="cells" in roles)
 
 
 class Batch(NamedTuple):
@@ -198,9 +198,9 @@ class Layout:
 
 
 def roles_as_stored(roles: Roles, cells: bool | None) -> dict[str, Any]:
-    """Roles as JSON has them: a single text column as a string."""
+    """Roles as JSON has them: a single text column as a string, and `cells` only if they are lists."""
     text = [*roles.text] if len(roles.text) > 1 else next(iter(roles.text), None)
-    return {"id": roles.id, "text": text, "image": roles.image, "cells": cells}
+    return {"id": roles.id, "text": text, "image": roles.image} | ({"cells": True} if cells else {})
 
 
 def has_several_in_a_cell(schema: pa.Schema, image: str | None, look: Look) -> bool:

@@ -11,6 +11,7 @@ from pipelines.records import (
     STAGE,
     STATS,
     STATS_TYPE,
+    Misfits,
     embeddable,
     replace_column,
     with_rejects,
@@ -51,6 +52,7 @@ def test_batch_statistics_travel_as_a_row_and_come_back_whole():
         unchanged_rows=[0, 2],
         unchanged_files=[0, 0],
         ended=["a.parquet"],
+        misfits=[Misfits("price", 2, "'n/a' is no int64")],
         warnings=["the disk is slow"],
     )
     table = pa.concat_tables([records("a"), stats.row(records("a").schema)])

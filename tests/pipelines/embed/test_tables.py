@@ -25,7 +25,7 @@ def config(tmp_path) -> EmbedConfig:
     columns = {"id": ["1"], "title": ["a"], "photo": [b"\xff\xd8\xff"], "sha": [b"1" * 32], "note": ["b"]}
     pq.write_table(pa.table(columns), tmp_path / "a.parquet")
     return EmbedConfig(
-        str(tmp_path / "a.parquet"), str(tmp_path / "db"), "t", text_column="title", image_column="photo"
+        str(tmp_path / "a.parquet"), str(tmp_path / "db"), "t", text_column=("title",), image_column="photo"
     )
 
 
@@ -58,7 +58,7 @@ def test_the_next_run_makes_an_empty_table_anew_with_its_own_columns_and_options
         lance.write_dataset(
             pa.Table.from_pylist([{"object": "old", "run": "run-1"}], side.schema), side.uri, mode="append"
         )
-    other = dataclasses.replace(config, text_column="note", images="first")
+    other = dataclasses.replace(config, text_column=("note",), images="first")
     second = begun(other)
     assert {"title", "sha", "note"} & set(second.schema.names) == {"title", "sha"}
     assert second.schema.metadata != first.schema.metadata
@@ -86,7 +86,7 @@ def test_an_empty_table_that_somebody_else_made_is_refused(config):
 
 
 def test_of_two_first_runs_the_later_one_continues_what_the_first_one_wrote_or_is_refused(config):
-    other = dataclasses.replace(config, text_column="note")
+    other = dataclasses.replace(config, text_column=("note",))
     same, different = job_of(config, None), job_of(other, None)  # both found no table when they started
     row(begun(config), id="1", _object="a", _run="run-1")
     with hold(lance.dataset(config.table_uri), NO_RUNS) as (table, _):
@@ -99,7 +99,7 @@ def test_of_two_first_runs_the_later_one_continues_what_the_first_one_wrote_or_i
 def test_a_run_that_was_taken_over_cannot_make_the_table_anew_nor_write_to_the_new_one(config):
     begun(config)
     table, lease = take(lance.dataset(config.table_uri), NO_RUNS)
-    job = job_of(dataclasses.replace(config, text_column="note"), None)
+    job = job_of(dataclasses.replace(config, text_column=("note",)), None)
     with hold(lance.dataset(config.table_uri), NO_RUNS, by_force=True) as (latest, _):
         with pytest.raises(VistaError, match="changed the table"):
             settle_table(job, None, table)

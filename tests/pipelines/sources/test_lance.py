@@ -158,7 +158,7 @@ def test_a_table_of_this_job_can_be_its_source(local):
     row = {"id": "a", "text": "x", "image": b"1", "image_uri": "a.jpg", "vector": [0.5] * DIMENSION, "price": 1.5}
     uri = new_table(local, pa.Table.from_pylist([row], schema=schema))
     source = open_table(uri)
-    assert source.roles == {"id": "id", "text": "text", "image": "image", "cells": False}
+    assert source.roles == {"id": "id", "text": "text", "image": "image"}
     assert source.extra == extra
     assert set(source.layout.left_out) == set(schema.names) - {"id", "text", "image", "price"}
     rows, _ = read(source)
