@@ -172,7 +172,8 @@ def same_columns(records: pa.Table, stored: pa.Table, column: VectorColumn) -> n
     same = pc.fill_null(pc.equal(records[OBJECT], stored[OBJECT]), False).to_numpy().astype(bool)
     for name in stored.column_names:
         if name in records.column_names and name not in NOT_COMPARED:
-            same &= ~unequal(records[name].cast(stored[name].type), stored[name])
+            # Records have the type of the table or, before it is widened, as in a forecast, a wider one.
+            same &= ~unequal(records[name], stored[name].cast(records[name].type))
     return same
 
 

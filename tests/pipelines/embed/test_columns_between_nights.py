@@ -57,6 +57,7 @@ def test_the_same_values_continue_a_table_in_other_types_and_wider_ones_widen_it
         price=pa.array(["1", "on request"]),
         added=pa.nulls(2),
     )
+    assert "nothing to embed" in str(embed(dataclasses.replace(config, plan=True))), "the table is not widened yet"
     summary = embed(config)
     assert (summary.counts.written, summary.counts.rewritten) == (0, 2), "no vector depends on it"
     assert "column price: 1 values don't fit and are null, such as 'on request' is no int64" in str(summary)
