@@ -176,8 +176,8 @@ class Layout:
         values |= {name: columns.get(name, nulls) for name in self.extra.names}
         misfits = {at: {**found} for at, found in of_owners(batch.misfits, owners)}
         records = self.fitted(values, misfits)
-        passed_through = {*self.extra.names}
-        unfit = {at: found for at, found in misfits.items() if self.strict or not found.keys() <= passed_through}
+        embedded = {ID, TEXT, IMAGE, IMAGE_URI, self.id, *self.text, self.image} - {*self.extra.names}
+        unfit = {at: found for at, found in misfits.items() if self.strict or not embedded.isdisjoint(found)}
         rejects = {at: unfit_record(found) for at, found in unfit.items()} | bad_images | bad_texts | bad_ids
         rejects |= of_owners(batch.rejects, owners)
         return with_misfits(records, {at: misfits[at] for at in misfits.keys() - unfit.keys()}), rejects

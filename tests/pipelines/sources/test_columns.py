@@ -235,3 +235,12 @@ def test_a_string_that_passes_through_and_is_not_utf8_is_null(column):
     assert rows[0][column] in ("ok", ["ok"], {"s": "ok"})
     _, rejects = read(layout_of(table, strict=True), table)
     assert {at: reject.reason for at, reject in rejects.items()} == {1: "text_not_utf8"}
+
+
+def test_a_misfit_in_a_column_that_no_record_has_is_counted_and_one_in_the_text_rejects():
+    table = pa.table({"id": ["a", "b"], "text": ["x", None]})
+    found = {0: {"cls": "'?' is no int64"}, 1: {"text": "it is a list"}}
+    records, rejects = layout_of(table).records(Batch(table, range(2), {}, found), "o")
+    assert misfits(records.to_pylist()) == {0: found[0]}
+    assert [*rejects] == [1]
+    assert rejects[1].reason == "column_type"
