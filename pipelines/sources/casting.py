@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from decimal import Decimal
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 
 from pipelines.reasons import COLUMN_TYPE, ID_INVALID, TEXT_NOT_UTF8, Reject
 from pipelines.records import replace_column
-from pipelines.sources.types import as_plain, is_bytes, is_text
+from pipelines.sources.beginnings import Column, beginnings
+from pipelines.sources.types import as_plain, is_bytes, is_text, plain
 
 CAST_ERRORS = (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError)
 NOT_UTF8 = "it is not valid UTF-8"
@@ -21,14 +22,18 @@ SHOWN = 80  # characters of a value in a message
 EXACT = 1 << 53  # up to here a double holds every whole number
 # What is not blank: anything but white space, that of Unicode included, and zero-width characters.
 VISIBLE = r"[^\s\p{Z}\x0B\x1C-\x1F\x{85}\x{200B}-\x{200D}\x{2060}\x{FEFF}]"
-
-Column: TypeAlias = pa.Array | pa.ChunkedArray
+# Bytes with which only characters begin that are not blank: printable ASCII, and the leads of Latin, Greek, Cyrillic,
+# Arabic, Indic and Chinese. 0xC2, 0xE1, 0xE2, 0xE3 and 0xEF are also leads of white space.
+BEGINS_VISIBLE = np.zeros(256, bool)
+BEGINS_VISIBLE[[*range(0x21, 0x7F), *range(0xC3, 0xE1), *range(0xE4, 0xEF), *range(0xF0, 0xF5)]] = True
 
 
 def plain_column(column: Column) -> pa.ChunkedArray:
     """A column in its plain type."""
     if isinstance(column, pa.Array):
         return pa.chunked_array([as_plain(column)])
+    if column.num_chunks and column.type == plain(column.type):
+        return column
     if not column.num_chunks:
         return pa.chunked_array([as_plain(pa.nulls(0, column.type))])
     return pa.chunked_array([as_plain(chunk) for chunk in column.chunks])
@@ -42,6 +47,8 @@ def cast(column: Column, kind: pa.DataType) -> tuple[pa.ChunkedArray, dict[int, 
     column = plain_column(column)
     if column.type == kind:
         return column, {}
+    if pa.types.is_null(column.type):
+        return pa.chunked_array([pa.nulls(len(column), kind)]), {}
     if pa.types.is_floating(column.type) and not pa.types.is_floating(kind):
         column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)  # pandas writes NaN for null
     try:
@@ -82,7 +89,8 @@ def ids(column: Column) -> tuple[pa.ChunkedArray, dict[int, Reject]]:
     column = plain_column(column)
     kind = column.type
     if is_text(kind):
-        return pc.if_else(pc.equal(column, ""), pa.scalar(None, kind), column), {}
+        empty = pc.equal(column, "")
+        return pc.if_else(empty, pa.scalar(None, kind), column) if pc.any(empty).as_py() else column, {}
     if pa.types.is_integer(kind) or pa.types.is_null(kind):
         return column.cast(pa.string()), {}
     if pa.types.is_floating(kind):
@@ -137,16 +145,21 @@ def joined(before: pa.ChunkedArray, part: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def without_blank(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Null in place of texts of which nothing can be seen: all such records would get the same vector."""
+    if BEGINS_VISIBLE[beginnings(column) & 0xFF].all():
+        return column
     return pc.if_else(pc.match_substring_regex(column, VISIBLE), column, pa.scalar(None, column.type))
 
 
-def without_invalid_text(records: pa.Table) -> tuple[pa.Table, dict[int, dict[str, str]]]:
+def without_invalid_text(records: pa.Table, valid: Container[str] = ()) -> tuple[pa.Table, dict[int, dict[str, str]]]:
     """Replaces strings that are not UTF-8, also nested ones, by null; by row and column what was replaced.
 
-    Parquet and Lance don't check what they write, so readers of the table would fail.
+    Parquet and Lance don't check what they write, so readers of the table would fail. The columns `valid` are known to
+    be valid.
     """
     invalid: dict[int, dict[str, str]] = {}
     for name in records.schema.names:
+        if name in valid:
+            continue
         column = records[name]
         bad = invalid_rows(column)
         if not bad:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -15,6 +16,7 @@ import pyarrow.compute as pc
 
 from pipelines.reasons import COLUMN_TYPE, TEXT_NOT_UTF8, Reject
 from pipelines.records import ID, IMAGE, IMAGE_URI, MISFITS, OBJECT, RESERVED, ROW, TEXT, read_schema, replace_column
+from pipelines.sources.beginnings import one_array
 from pipelines.sources.casting import NOT_UTF8, cast, ids, numbered, plain_column, texts, without_invalid_text
 from pipelines.sources.image_cells import has_several, image_parts, split_cells
 from pipelines.sources.roles import Look, Roles, element, find_roles, no_rows
@@ -60,7 +62,7 @@ class Batch(NamedTuple):
     """Some rows of a file, in the columns that the file has."""
 
     table: pa.Table
-    rows: Sequence[int]  # the position of each row in the file: its number or, in text files, the byte it starts at
+    rows: Sequence[int] | np.ndarray  # where each row is in the file: its number or, in text files, its first byte
     rejects: Mapping[int, Reject]  # rows of `table` that could not be read, and are null in it
     misfits: Mapping[int, Mapping[str, str]] = {}  # by row and column, why a value, now null, doesn't fit its column
 
@@ -112,6 +114,11 @@ class Layout:
         wanted = {self.id, *self.text, self.image, *self.extra.names}
         return [name for name in self.schema.names if name in wanted]
 
+    @cached_property
+    def record_schema(self) -> pa.Schema:
+        """The schema of records."""
+        return read_schema(self.extra)
+
     @property
     def image_type(self) -> pa.DataType | None:
         """The type of one image: bytes, a struct that has them, or the string of a path or URI."""
@@ -154,7 +161,7 @@ class Layout:
         return batch._replace(table=batch.table.set_column(at, self.image, split_cells(batch.table.column(at))))
 
     def records(self, batch: Batch, file: str) -> tuple[pa.Table, dict[int, Reject]]:
-        """`batch` as records with the schema `records.read_schema`.
+        """`batch` as records with the schema `record_schema`.
 
         A value that passes through and doesn't fit its column is null, and named in MISFITS; with `strict` its row is
         rejected.
@@ -175,23 +182,25 @@ class Layout:
         values |= {ROW: pa.array(rows), MISFITS: nulls}
         values |= {name: columns.get(name, nulls) for name in self.extra.names}
         misfits = {at: {**found} for at, found in of_owners(batch.misfits, owners)}
-        records = self.fitted(values, misfits)
+        records = self.fitted(values, misfits, {OBJECT, ROW, MISFITS} if bad_texts else {TEXT, OBJECT, ROW, MISFITS})
         embedded = {ID, TEXT, IMAGE, IMAGE_URI, self.id, *self.text, self.image} - {*self.extra.names}
         unfit = {at: found for at, found in misfits.items() if self.strict or not embedded.isdisjoint(found)}
         rejects = {at: unfit_record(found) for at, found in unfit.items()} | bad_images | bad_texts | bad_ids
         rejects |= of_owners(batch.rejects, owners)
         return with_misfits(records, {at: misfits[at] for at in misfits.keys() - unfit.keys()}), rejects
 
-    def fitted(self, values: Mapping[str, Any], misfits: dict[int, dict[str, str]]) -> pa.Table:
-        """The columns of records in their types. Values that don't fit are null, and are added to `misfits`."""
-        schema = read_schema(self.extra)
+    def fitted(self, values: Mapping[str, Any], misfits: dict[int, dict[str, str]], valid: Container[str]) -> pa.Table:
+        """The columns of records in their types, of which `valid` are known to be valid text.
+
+        Values that don't fit are null, and are added to `misfits`.
+        """
         columns = []
-        for field in schema:
+        for field in self.record_schema:
             column, unfit = cast(values[field.name], field.type)
             columns.append(column)
             for row, message in unfit.items():
                 misfits.setdefault(row, {})[field.name] = message
-        records, invalid = without_invalid_text(pa.table(columns, schema=schema))
+        records, invalid = without_invalid_text(pa.table(columns, schema=self.record_schema), valid)
         for row, names in invalid.items():
             misfits[row] = names | misfits.get(row, {})
         return records
@@ -259,7 +268,7 @@ def each_image(lists: pa.ChunkedArray, images: Images) -> tuple[np.ndarray, np.n
     """Lists of images, flattened: for each image its row, its number in the list, and the image (null for no image)."""
     if not is_list(lists.type):  # this file has one image in each record, although the first file has lists
         return np.arange(len(lists)), np.zeros(len(lists), np.int64), lists
-    array = lists.combine_chunks()
+    array = one_array(lists)
     lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False).astype(np.int64)
     counts = np.maximum(lengths, 1) if images == "each" else np.ones(len(lengths), np.int64)
     owners = np.repeat(np.arange(len(lengths)), counts)

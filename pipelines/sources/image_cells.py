@@ -18,11 +18,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.reasons import IMAGE_BASE64_INVALID, IMAGE_TOO_LARGE, Reject
+from pipelines.sources.beginnings import Column, beginnings, one_array
 from pipelines.sources.limits import DEFAULTS
 from pipelines.sources.types import is_bytes, is_text
 from vista_core.image_limits import SUFFIXES
 
-Column: TypeAlias = "pa.ChunkedArray | pa.Array"
 Parts: TypeAlias = "tuple[Column, Column, dict[int, Reject]]"  # image bytes, paths or URIs, and rejects by row
 
 # What feeds write where there is no image, in lower case: pandas, Excel, SQL, Python, JSON.
@@ -35,6 +35,8 @@ SHOWN = 40  # characters of an image's text in a message
 # base64 that it is no path: paths have dots, and `/9j/` could be a folder.
 HEADS = ("iVB", "R0l", "Ukl", "Qk0", "Qk1", "Qk2", "Qk3", "SUk", "TU0", "AAA", "/9j", "_9j", "DAT", "Dat")
 QUOTED_HEADS = tuple(f"b{quote}{head[0]}" for quote in "'\"" for head in HEADS)  # what Python writes for bytes
+HEAD_NUMBERS = np.array(sorted(int.from_bytes(head.encode(), "little") for head in (*HEADS, *QUOTED_HEADS)), np.uint64)
+DATA_NUMBER = int.from_bytes(b"data:", "little")
 BASE64 = rb"[A-Za-z0-9+/_=\s-]"
 IN_BASE64 = re.compile(
     rb"(?:b['\"])?(?:"
@@ -61,6 +63,8 @@ PRINTED_STRING = re.compile(PRINTED, re.DOTALL)
 
 def image_parts(column: Column, most_bytes: int = DEFAULTS.image_bytes) -> Parts:
     """The image bytes of a column of single images, their paths or URIs, and the rejects of cells that are broken."""
+    if column.null_count == len(column) and is_text(column.type):
+        return pa.nulls(len(column)), column, {}
     if is_text(column.type):
         return of_texts(column, most_bytes)
     if is_bytes(column.type):
@@ -97,7 +101,7 @@ def of_bytes(column: Column, most_bytes: int) -> Parts:
 
 def of_structs(column: Column, most_bytes: int) -> Parts:
     """Of Hugging Face's structs of bytes and path; where there are bytes, they are the image."""
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    array = one_array(column)
     nulls = pa.nulls(len(array))
     fields = dict(zip((field.name for field in array.type), array.flatten(), strict=True))
     images, uris, rejects = image_parts(fields.get("bytes", nulls), most_bytes)
@@ -131,11 +135,13 @@ def without_no_image(texts: Column) -> Column:
 
 def rows_in_text(column: Column) -> np.ndarray:
     """The rows that may have an image in base64 or as a `data:` URI, found by how they begin."""
-    cells = as_bytes(column)
-    heads = pa.array([head.encode() for head in (*HEADS, *QUOTED_HEADS)], cells.type)
-    begins = pc.is_in(pc.binary_slice(cells, 0, 3), value_set=heads)
-    found = pc.or_(begins, pc.fill_null(pc.starts_with(cells, "data:"), False))
-    return np.flatnonzero(found.to_numpy(zero_copy_only=False))
+    numbers = beginnings(column)
+    heads = numbers & 0xFFFFFF
+    found = HEAD_NUMBERS.take(HEAD_NUMBERS.searchsorted(heads), mode="clip") == heads
+    found |= numbers & 0xFFFFFFFFFF == DATA_NUMBER
+    if column.null_count:
+        found &= column.is_valid().to_numpy(zero_copy_only=False)
+    return np.flatnonzero(found)
 
 
 def as_bytes(column: Column) -> Column:

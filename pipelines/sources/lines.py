@@ -228,7 +228,7 @@ def read_batches(blocks: Iterator[Block], syntax: Syntax, limits: Limits) -> Ite
         for first in range(0, len(kept), limits.batch_rows):
             last = min(first + limits.batch_rows, len(kept))
             table, rejects, misfits = parsed(records, first, last, syntax)
-            yield Batch(table, (block.start + records.starts[first:last]).tolist(), rejects, misfits)
+            yield Batch(table, block.start + records.starts[first:last], rejects, misfits)
 
 
 def parsed(records: Records, first: int, last: int, syntax: Syntax) -> Mended:

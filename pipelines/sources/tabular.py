@@ -144,7 +144,7 @@ class Tabular:
                 break
             yield records
             if len(batch.rows):
-                done, row = done + len(batch.rows), batch.rows[-1] + 1
+                done, row = done + len(batch.rows), int(batch.rows[-1]) + 1
         missing = range(row, unit.first_row + unit.rows) if self.exact and done < unit.rows else range(0)
         message = message or ("rows are missing" if missing else "")
         if len(missing) > self.format.limits.unreadable_rows:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable
-from functools import reduce
+from functools import lru_cache, reduce
 
 import numpy as np
 import pyarrow as pa
@@ -24,9 +24,11 @@ SPELLINGS = {
 VIEWS = (pa.string_view(), pa.binary_view())
 EXTENSIONS = {"arrow.uuid": pa.string(), "arrow.bool8": pa.bool_()}
 UNITS = ("s", "ms", "us", "ns")
+KNOWN_TYPES = 1024  # of which it is remembered how they are read, since each batch has the same ones
 DIGITS = {8: 3, 16: 5, 32: 10, 64: 20}  # decimal digits of the largest integer of so many bits
 
 
+@lru_cache(KNOWN_TYPES)
 def plain(kind: pa.DataType) -> pa.DataType:
     """The type in which a column is read, at any depth. A map is a list of key and value, as Arrow stores it."""
     if isinstance(kind, pa.BaseExtensionType):
