@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
+import pyarrow as pa
 import pytest
 
 from pipelines.sample_catalog import write_catalog
@@ -17,6 +20,15 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 hypothesis.settings.register_profile("vista", deadline=None)  # a busy machine would exceed any deadline
 hypothesis.settings.load_profile("vista")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def return_memory() -> Iterator[None]:
+    """After each file, give back what allocators keep of the gigabytes that a few tests use."""
+    yield
+    pa.default_memory_pool().release_unused()
+    if sys.platform == "linux":
+        getattr(ctypes.CDLL(None), "malloc_trim", lambda _: 0)(0)  # of glibc; musl has none
 
 
 @pytest.fixture(scope="session")

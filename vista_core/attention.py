@@ -11,9 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vista_core.batching import plan_groups
+from vista_core.linear import product_dtype
 
-# Largest number of keys for which a CPU in bfloat16 computes the full score matrix. Compared with torch's flash kernel,
-# that is 2.2 to 2.4 times as fast at 32 to 512 tokens, and as fast at 2048, where the matrix takes much memory.
+# Largest number of keys for which a CPU that multiplies bfloat16 computes the full score matrix. Compared with torch's
+# flash kernel, that is 2.2 to 2.4 times as fast at 32 to 512 tokens, and as fast at 2048, where the matrix takes much
+# memory. On other CPUs the flash kernel is faster, since it multiplies in float32.
 FULL_SCORES_UP_TO = 1024
 
 
@@ -22,7 +24,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 
     Takes q [B, H, T, D], k and v [B, H, S, D], and mask bool [B, 1, 1, S], False for padding; returns [B, T, H*D].
     """
-    full = q.device.type == "cpu" and q.dtype == torch.bfloat16 and k.shape[2] <= FULL_SCORES_UP_TO
+    is_bfloat16 = q.device.type == "cpu" and q.dtype == product_dtype(q.dtype) == torch.bfloat16
+    full = is_bfloat16 and k.shape[2] <= FULL_SCORES_UP_TO
     attended = _full_scores(q, k, v, mask) if full else F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return attended.transpose(1, 2).flatten(2)
 
