@@ -47,18 +47,24 @@ def ray_cluster(s3: S3) -> Iterator[str]:
     """One Ray instance for all tests; its workers find the S3 server. Yields the address for submitting jobs."""
     import ray
 
-    context = ray.init(
-        address="local",  # even if another Ray runs on this machine
-        num_cpus=int(os.environ.get("VISTA_CPUS", "2")),  # tests with two drivers at once need four
-        include_dashboard=True,
-        dashboard_host="127.0.0.1",
-        dashboard_port=free_ports(1)[0],
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        runtime_env={"env_vars": {"PYTHONPATH": str(REPOSITORY)}},
-        # Keep idle workers: by default Ray ends them after a second, and a new one takes seconds for its imports.
-        _system_config={"idle_worker_killing_time_threshold_ms": 3_600_000, "num_workers_soft_limit": 16},
-    )
+    from pipelines.cluster.session import variables
+
+    with variables({"PYTHONPATH": str(REPOSITORY)}):
+        context = ray.init(
+            address="local",  # even if another Ray runs on this machine
+            num_cpus=int(os.environ.get("VISTA_CPUS", "2")),  # tests with two drivers at once need four
+            include_dashboard=True,
+            dashboard_host="127.0.0.1",
+            dashboard_port=free_ports(1)[0],
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _system_config={
+                # Keep idle workers: by default Ray ends them after a second, and a new one takes seconds to import.
+                "idle_worker_killing_time_threshold_ms": 3_600_000,
+                "num_workers_soft_limit": 16,
+                "worker_niceness": 0,  # by default 15, with which they wait for whatever else runs on this machine
+            },
+        )
     yield f"http://{context.dashboard_url}"
     ray.shutdown()
 

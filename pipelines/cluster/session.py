@@ -72,13 +72,30 @@ def join_or_start() -> None:
     rest of it: with two CPUs on two cores, no two images would ever be decoded at the same time.
     """
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    options["runtime_env"] = worker_environment()
+    environment = worker_environment()
     try:
-        with closed_to_others():
+        # Workers inherit the environment. With a runtime environment Ray could use none of the workers that it starts
+        # in advance, and would start Python twice for each other one.
+        with closed_to_others(), variables(environment.get("env_vars", {})):
             # The dashboard always uses some CPU.
             ray.init(num_cpus=cores() + 2, include_dashboard=False, _temp_dir=ray_folder(), **options)
     except ValueError:  # raised if a Ray runs already, whose CPUs can't be set
-        ray.init(**options)
+        ray.init(runtime_env=environment, **options)
+
+
+@contextmanager
+def variables(values: dict[str, str]) -> Iterator[None]:
+    """Processes that are started in this context have these environment variables."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @contextmanager

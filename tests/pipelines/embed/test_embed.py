@@ -132,34 +132,27 @@ def test_a_second_run_writes_nothing_and_keeps_the_reject(embedded, catalog):
     assert [run["status"] for run in runs(db)] == ["done", "done", "done"]
 
 
-def test_only_new_and_changed_records_are_written(tmp_path):
-    source = write_texts(tmp_path / "a.parquet", {"a": "one", "b": "two", "c": "three"})
-    embed(EmbedConfig(source, str(tmp_path), "t"))
-    first = rows(tmp_path)
-    write_texts(tmp_path / "a.parquet", {"a": "one", "b": "TWO, changed", "d": "four"})
-    summary = embed(EmbedConfig(source, str(tmp_path), "t"))
-    second = rows(tmp_path)
-    assert (summary.counts.written, summary.counts.unchanged) == (2, 1)
-    assert second["b"]["text"] == "TWO, changed"
-    assert second["b"]["vector"] != first["b"]["vector"]
-    assert second["a"] == first["a"]
-    assert set(second) == {"a", "b", "c", "d"}  # rows that vanished from the source stay
-
-
-def test_a_price_change_costs_no_encoding(tmp_path):
-    table_of = {"id": ["a", "b", "c"], "text": ["one", "two", "three"], "price": [1, 2, 3]}
-    pq.write_table(pa.table(table_of), tmp_path / "a.parquet")
+def test_only_new_and_changed_records_are_embedded_and_a_price_change_costs_no_encoding(tmp_path):
+    night = {"id": ["a", "b", "c", "d"], "text": ["one", "two", "three", "four"], "price": [1, 2, 3, 4]}
+    pq.write_table(pa.table(night), tmp_path / "a.parquet")
     config = EmbedConfig(str(tmp_path / "a.parquet"), str(tmp_path), "t")
     embed(config)
     first = rows(tmp_path)
-    pq.write_table(pa.table(table_of | {"price": [1, 20, 3], "text": ["one", "two", "THREE"]}), tmp_path / "a.parquet")
+    texts = ["one", "two", "THREE, changed", "many words " * 500]
+    pq.write_table(
+        pa.table({"id": ["a", "b", "c", "e"], "text": texts, "price": [1, 20, 3, 5]}), tmp_path / "a.parquet"
+    )
     counts = embed(config).counts
-    assert (counts.read, counts.written, counts.rewritten, counts.unchanged) == (3, 1, 1, 1)
+    assert (counts.read, counts.written, counts.rewritten, counts.unchanged) == (4, 2, 1, 1)
     second = rows(tmp_path)
     assert second["a"] == first["a"]
     assert second["b"] == first["b"] | {"price": 20, "_run": second["b"]["_run"]}
+    assert second["c"]["text"] == "THREE, changed"
+    assert second["c"]["vector"] != first["c"]["vector"]
+    assert set(second) == {"a", "b", "c", "d", "e"}  # rows that vanished from the source stay
+    assert {key for key, row in second.items() if row["truncated"]} == {"e"}, "texts that are too long are marked"
     assert runs(tmp_path)[-1]["rewritten"] == 1
-    assert embed(config).counts.skipped == 3
+    assert embed(config).counts.skipped == 5, "the row that vanished is still counted to its file"
 
 
 def test_a_record_with_a_broken_image_leaves_the_table_until_the_image_is_repaired(tmp_path):
@@ -205,9 +198,18 @@ def test_records_without_an_id_are_identified_by_their_content(tmp_path):
     assert embed(config).counts.written == 0
 
 
-def test_too_many_rejects_stop_the_run_and_the_published_version_stays(tmp_path):
-    source = write_texts(tmp_path / "a.parquet", {"a": "one"})
-    embed(EmbedConfig(source, str(tmp_path), "t"))
+def loses_a_record(batch, **options):
+    """A decode stage that drops a record without a trace."""
+    return decode(batch, **options).filter(pa.compute.not_equal(batch["id"].fill_null(""), "a"))
+
+
+def test_runs_that_lost_a_record_or_rejected_too_many_are_not_published(tmp_path):
+    source = write_texts(tmp_path / "a.parquet", {"a": "one", "b": "two"})
+    with pytest.raises(GateError, match="read 2 != written 1"):
+        embed(EmbedConfig(source, str(tmp_path), "t"), Setup(stages=Stages(decode=loses_a_record)))
+    assert published(open_dataset(f"{tmp_path}/t.lance")) is None
+    counts = embed(EmbedConfig(source, str(tmp_path), "t")).counts
+    assert (counts.written, counts.unchanged) == (1, 1), "the file was not recorded as read"
     before = published(table(tmp_path))
     images = [draw("star", "red", "blue"), b"no image", b"none either"]
     texts = pa.nulls(3, pa.string())
@@ -218,20 +220,6 @@ def test_too_many_rejects_stop_the_run_and_the_published_version_stays(tmp_path)
     assert runs(tmp_path)[-1]["status"] == "failed"
     assert "image_undecodable" in runs(tmp_path)[-1]["error"]
     assert len(rejects(tmp_path)) == 2  # the rejects of a failed run are kept, to show why it failed
-
-
-def loses_a_record(batch, **options):
-    """A decode stage that drops a record without a trace."""
-    return decode(batch, **options).filter(pa.compute.not_equal(batch["id"].fill_null(""), "a"))
-
-
-def test_a_run_that_lost_a_record_is_not_published(tmp_path):
-    source = write_texts(tmp_path / "a.parquet", {"a": "one", "b": "two"})
-    with pytest.raises(GateError, match="read 2 != written 1"):
-        embed(EmbedConfig(source, str(tmp_path), "t"), Setup(stages=Stages(decode=loses_a_record)))
-    assert published(open_dataset(f"{tmp_path}/t.lance")) is None
-    counts = embed(EmbedConfig(source, str(tmp_path), "t")).counts
-    assert (counts.written, counts.unchanged) == (1, 1), "the file was not recorded as read"
 
 
 def test_another_encoder_is_refused_and_the_message_names_the_difference(tmp_path):
@@ -252,28 +240,20 @@ def test_a_table_that_vista_did_not_create_is_refused(tmp_path):
         embed(EmbedConfig(source, str(tmp_path), "t"))
 
 
-def test_store_images_stores_the_original_image_bytes(tmp_path, catalog):
-    embed(EmbedConfig(str(catalog), str(tmp_path), "t", store_images=True))
-    stored = {key: row["image"] for key, row in rows(tmp_path).items()}
-    expected = {row["id"]: row["image"] for row in records()}
-    assert stored == {key: expected[key] for key in stored}
-
-
-def test_long_texts_are_truncated_and_marked(tmp_path):
-    source = write_texts(tmp_path / "a.parquet", {"short": "a word", "long": "many words " * 500})
-    embed(EmbedConfig(source, str(tmp_path), "t"))
-    assert {key: row["truncated"] for key, row in rows(tmp_path).items()} == {"short": False, "long": True}
-
-
-def test_s3_and_a_folder_of_images_give_the_same_vectors_as_local_parquet(s3, catalog, embedded, tmp_path):
+def test_s3_with_stored_images_and_a_folder_of_images_give_the_same_vectors_as_local_parquet(
+    s3, catalog, embedded, tmp_path
+):
     db, _ = embedded
     expected = rows(db)
     s3.put("e2e/catalog.parquet", catalog.read_bytes())
-    embed(EmbedConfig(s3.url("e2e/*.parquet"), s3.url("e2e-db"), "t"))
+    embed(EmbedConfig(s3.url("e2e/*.parquet"), s3.url("e2e-db"), "t", store_images=True))
     found = rows(s3.url("e2e-db"))
     assert found.keys() == expected.keys()
     for key, row in found.items():
         assert np.dot(row["vector"], expected[key]["vector"]) > 0.999
+    assert {key: row["image"] for key, row in found.items()} == {
+        row["id"]: row["image"] for row in records() if row["id"] in found
+    }, "the images are stored byte for byte"
 
     for row in records():
         if row["image"] is not None and row["id"] in expected:
@@ -358,7 +338,8 @@ class DiesOnce(EncodeActor):
         return super().__call__(batch)
 
 
-def test_a_killed_encoder_costs_no_restart(tmp_path):
+def test_a_large_unit_is_committed_in_parts_and_a_killed_encoder_costs_no_restart(tmp_path):
+    """A unit can be hours of work for a slow encoder, and a crash must not lose all of it."""
     marker = tmp_path / "died"
 
     class Marked(DiesOnce):
@@ -366,15 +347,19 @@ def test_a_killed_encoder_costs_no_restart(tmp_path):
             os.environ["VISTA_TEST_MARKER"] = str(marker)
             super().__init__(*arguments)
 
-    texts = {f"id{number}": f"text {number}" for number in range(500)}
-    config = EmbedConfig(write_texts(tmp_path / "a.parquet", texts), str(tmp_path), "t", commit_seconds=0)
+    texts = {f"id{number}": f"text {number}" for number in range(1000)}
+    source = write_texts(tmp_path / "a.parquet", texts, row_group_size=1000)
+    config = EmbedConfig(source, str(tmp_path), "t", commit_seconds=0)
     summary = embed(config, Setup(stages=Stages(encoder=Marked)))
     assert marker.exists()
-    assert (summary.counts.read, summary.counts.written) == (500, 500)
+    assert (summary.counts.read, summary.counts.written) == (1000, 1000)
     assert {key: row["text"] for key, row in rows(tmp_path).items()} == texts
+    sizes = {entry["metadata"]["total_rows"] for entry in table(tmp_path).versions()}
+    assert len(sizes) > 5
+    assert len(table(tmp_path).get_fragments()) == 1, "small fragments are merged at the end of the run"
 
 
-def test_decoding_starts_only_when_the_encoder_is_loaded(tmp_path):
+def test_decoding_starts_when_the_encoder_is_loaded_and_its_warnings_reach_the_log_of_the_driver(tmp_path, caplog):
     """Loading weights can take long, and decoded pixels would fill the object store meanwhile."""
     decoded = tmp_path / "decoded"
 
@@ -386,38 +371,18 @@ def test_decoding_starts_only_when_the_encoder_is_loaded(tmp_path):
                 assert not decoded.exists()
                 time.sleep(0.05)
 
+    @reports_warnings
     def watched(batch, **options):
         decoded.touch()
+        logging.getLogger("pipelines.stages.decode").warning("the disk of this worker is slow")
         return decode(batch, **options)
 
     config = EmbedConfig(write_texts(tmp_path / "a.parquet", {"a": "a red star"}), str(tmp_path), "t")
-    summary = embed(config, Setup(stages=Stages(watched, Slow)))
+    counts = embed(config, Setup(stages=Stages(watched, Slow))).counts
     assert decoded.exists()
-    assert summary.counts.written == 1
-
-
-@reports_warnings
-def complains(batch, **options):
-    """A decode stage that logs a warning."""
-    logging.getLogger("pipelines.stages.decode").warning("the disk of this worker is slow")
-    return decode(batch, **options)
-
-
-def test_warnings_of_workers_reach_the_log_of_the_driver(tmp_path, caplog):
-    config = EmbedConfig(write_texts(tmp_path / "a.parquet", {"a": "a red star"}), str(tmp_path), "t")
-    counts = embed(config, Setup(stages=Stages(decode=complains))).counts
     assert (counts.read, counts.written) == (1, 1), "a warning is no record"
     [warning] = [record for record in caplog.records if "the disk of this worker is slow" in record.message]
     assert (warning.name, warning.levelname) == ("pipelines.stages.decode", "WARNING")
-
-
-def test_a_large_unit_is_committed_in_parts(tmp_path):
-    """A unit can be hours of work for a slow encoder, and a crash must not lose all of it."""
-    source = write_texts(tmp_path / "a.parquet", {f"id{n}": f"text {n}" for n in range(1000)}, row_group_size=1000)
-    embed(EmbedConfig(source, str(tmp_path), "t", commit_seconds=0))
-    sizes = {entry["metadata"]["total_rows"] for entry in table(tmp_path).versions()}
-    assert len(sizes) > 5
-    assert len(table(tmp_path).get_fragments()) == 1, "small fragments are merged at the end of the run"
 
 
 def test_a_catalog_without_records_is_an_error_that_names_the_file(tmp_path):
@@ -449,30 +414,26 @@ def test_an_image_given_by_path_is_fetched_and_a_missing_one_is_retried_in_the_n
     assert (summary.counts.written, summary.counts.unchanged, rejects(tmp_path)) == (1, 3, [])
 
 
-def test_relative_images_of_a_source_with_a_name_are_found(tmp_path):
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "a.png").write_bytes(draw("star", "red", "blue"))
-    (tmp_path / "in" / "a.jsonl").write_text(json.dumps({"id": "a", "image": "a.png"}))
-    summary = embed(EmbedConfig(str(tmp_path / "in" / "a.jsonl"), str(tmp_path), "t", source_name="shop"))
-    assert (summary.counts.written, summary.counts.rejected) == (1, 0)
-    [row] = rows(tmp_path).values()
-    assert (row["modality"], row["_object"]) == ("image", f"shop#{tmp_path}/in/a.jsonl")
-
-
-def test_images_outside_the_source_folder_are_read_only_if_allowed(tmp_path):
+def test_images_are_relative_to_the_file_and_outside_its_folder_read_only_if_allowed(tmp_path):
     outside = tmp_path / "outside.png"
     outside.write_bytes(draw("star", "red", "blue"))
     (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "inside.png").write_bytes(draw("star", "red", "blue"))
     lines = [{"id": "a", "image": str(outside)}, {"id": "b", "image": "../outside.png"}, {"id": "c", "text": "x"}]
+    lines.append({"id": "d", "image": "inside.png"})
     (tmp_path / "in" / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    config = EmbedConfig(str(tmp_path / "in"), str(tmp_path), "t", max_reject_rate=1)
+    config = EmbedConfig(str(tmp_path / "in"), str(tmp_path), "t", source_name="shop", max_reject_rate=1)
     embed(config)
+    assert {key: (row["modality"], row["_object"]) for key, row in rows(tmp_path).items()} == {
+        "c": ("text", f"shop#{tmp_path}/in/a.jsonl"),
+        "d": ("image", f"shop#{tmp_path}/in/a.jsonl"),
+    }
     assert {reject["id"]: reject["reason"] for reject in rejects(tmp_path)} == {
         "a": "uri_not_allowed",
         "b": "uri_invalid",
     }
     embed(dataclasses.replace(config, allow_prefix=(str(tmp_path),)))
-    assert rows(tmp_path).keys() == {"a", "c"}
+    assert rows(tmp_path).keys() == {"a", "c", "d"}
 
 
 def test_limit_and_sample_embed_a_part_of_the_source(tmp_path):
