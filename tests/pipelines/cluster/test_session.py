@@ -2,14 +2,25 @@
 
 import operator
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import ray
 
 from pipelines.cluster.resources import share_out
-from pipelines.cluster.session import cluster_now, cores, on_a_worker, quiet_stderr, start_ray, worker_environment
+from pipelines.cluster.session import (
+    cluster_now,
+    cores,
+    on_a_worker,
+    quiet_stderr,
+    start_ray,
+    variables,
+    worker_environment,
+)
 
 ROOT = Path(__file__).resolve().parents[3]
+SAY = "import os; print(os.environ['VISTA_TEST_SET'], os.environ['VISTA_TEST_UNSET'])"
 
 
 def test_workers_get_this_repository_before_other_paths(monkeypatch):
@@ -23,6 +34,15 @@ def test_workers_get_this_repository_before_other_paths(monkeypatch):
 def test_a_submitted_job_has_its_own_environment(monkeypatch):
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     assert worker_environment() == {}
+
+
+def test_variables_are_there_for_what_is_started_meanwhile_and_then_as_before(monkeypatch):
+    monkeypatch.setenv("VISTA_TEST_SET", "before")
+    monkeypatch.delenv("VISTA_TEST_UNSET", raising=False)
+    with variables({"VISTA_TEST_SET": "now", "VISTA_TEST_UNSET": "too"}):
+        said = subprocess.run([sys.executable, "-c", SAY], capture_output=True, text=True, check=True).stdout
+    assert said.split() == ["now", "too"]
+    assert (os.environ["VISTA_TEST_SET"], os.environ.get("VISTA_TEST_UNSET")) == ("before", None)
 
 
 def test_native_code_is_quiet_and_standard_error_is_back_afterwards(capfd):

@@ -2,8 +2,9 @@
 
     python -m tests.pipelines.embed.alone OPTIONS OF jobs/embed_corpus.py
 
-When the first rows arrived it prints a line for each port that this process and those below it listen on, and what
-becomes of a client that has no token, and sends SIGTERM to its process group, as `timeout` does.
+When the first rows arrived it prints a line for each port that this process and those below it listen on, the runtime
+environment of its workers, and what becomes of a client that has no token, and sends SIGTERM to its process group, as
+`timeout` does.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class StopsTheGroup:
                 for connection in process.net_connections():
                     if connection.status == psutil.CONN_LISTEN:
                         print("listens:", connection.laddr.ip, process.name(), flush=True)
+            print("runtime environment:", ray.get_runtime_context().runtime_env, flush=True)
             without = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH_")}
             address = ray.get_runtime_context().gcs_address
             subprocess.run([sys.executable, "-c", CLIENT, address], env=without, check=False)

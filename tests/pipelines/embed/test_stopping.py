@@ -93,3 +93,4 @@ def test_a_run_with_its_own_ray_is_closed_to_others_and_stopped_as_a_group_witho
     assert len(listening) > 5, job.stdout
     assert all(re.fullmatch(r"(::ffff:)?127\.0\.0\.1", address) for address, _ in listening), listening
     assert "without the token: AuthenticationError" in job.stdout
+    assert "runtime environment: {}" in job.stdout, "the workers that Ray started in advance are of no use"
