@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
@@ -23,7 +24,7 @@ T = TypeVar("T")
 
 @contextmanager
 def captured_warnings() -> Iterator[list[str]]:
-    """Collect what this process logs meanwhile at WARNING and above, as `LEVEL LOGGER: MESSAGE`."""
+    """Collect what this thread logs meanwhile at WARNING and above, as `LEVEL LOGGER: MESSAGE`."""
     capture = Capture()
     for name in LOGGERS:
         logging.getLogger(name).addHandler(capture)
@@ -35,15 +36,17 @@ def captured_warnings() -> Iterator[list[str]]:
 
 
 class Capture(logging.Handler):
-    """Keeps log messages in a list."""
+    """Keeps the log messages of the thread that made it in a list."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
+        self.thread = threading.get_ident()  # an encode actor has several, each with a batch of its own
         self.lines: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         """Called by `logging` for each message."""
-        self.lines.append(f"{record.levelname} {record.name}: {self.format(record)}")
+        if record.thread == self.thread:
+            self.lines.append(f"{record.levelname} {record.name}: {self.format(record)}")
 
 
 def reporting(function: Callable[P, T]) -> Callable[P, tuple[T, list[str]]]:

@@ -16,9 +16,15 @@ from pipelines.stages.report import reports_warnings
 from pipelines.storage.weights import local_file
 from vista_core import EncoderIdentity, EncoderSettings, VistaError
 
+CALLS = 2  # of an actor at the same time
+
 
 class EncodeActor:
-    """Loads the model once; each call turns a batch of decoded records into one with vectors."""
+    """Loads the model once; each call turns a batch of decoded records into one with vectors.
+
+    Two calls run at the same time. So a GPU has the next batch while the last one's vectors are copied out. On a CPU, a
+    core that is interrupted doesn't hold up the others, as it does where all cores share each matrix product.
+    """
 
     def __init__(self, settings: EncoderSettings, identity: EncoderIdentity, actors_per_node: int) -> None:
         """On a CPU the actors of a node share its cores. Raises VistaError if the weights here are others."""
@@ -26,7 +32,7 @@ class EncodeActor:
             import torch
 
             # Ray sets OMP_NUM_THREADS to what the actor reserves, which is less than what it may use.
-            threads = max(1, cores() // actors_per_node)
+            threads = -(-cores() // (actors_per_node * CALLS))
             os.environ["OMP_NUM_THREADS"] = str(threads)
             torch.set_num_threads(threads)
         with captured_warnings() as self.warnings:  # of loading; they follow the first batch
@@ -37,8 +43,8 @@ class EncodeActor:
     @reports_warnings
     def __call__(self, records: pa.Table) -> pa.Table:
         """`records` with their vectors, float16 [D]; other rows pass through with zeros."""
-        log_again(self.warnings)
-        self.warnings.clear()
+        warnings, self.warnings = self.warnings, []
+        log_again(warnings)
         dimension, size = self.encoder.dimension, self.encoder.preprocessor.image_size
         rows = np.flatnonzero(embeddable(records))
         vectors = np.zeros((len(records), dimension), np.float16)
