@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: env demo test chaos fuzz lint bench bench-sources bench-scale clean
+.PHONY: env demo test chaos fuzz lint bench bench-gpu bench-sources bench-scale clean
 .DEFAULT_GOAL := env
 
 env: .venv/.ready
@@ -42,6 +42,10 @@ bench: env
 	$(BIN)/python -m benchmarks.decoding --output .bench/decoding.json
 	$(BIN)/python -m benchmarks.job --output .bench/job.json
 	$(BIN)/python -m benchmarks.plot .bench docs/bench.png
+
+bench-gpu: env
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
+	$(BIN)/python -m benchmarks.gpu .bench
 
 bench-sources: env
 	$(BIN)/python -m benchmarks.sources

@@ -3,7 +3,8 @@
 The batched encoder is compared with two baselines:
 
 * one by one: one item a call in float32, with a plain last text layer that computes the states of all tokens;
-* plain padding: the same fast model in batches of 32 in the given order, each padded to its longest text.
+* plain padding: batches in the given order, each padded to its longest text: of 32 items with the same fast model on a
+  CPU, of 1,024 with torch's own operators on a GPU.
 
 Decoding and tokenizing are not measured. All sides are measured in turn, together with the rate of a matrix product on
 this machine, so that other load on the machine slows all of them; ratios are taken within each turn. The last column
@@ -12,8 +13,10 @@ is the smallest cosine between the vectors of the batched encoder and those enco
 
 from __future__ import annotations
 
+import copy
 import json
 import platform
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -24,20 +27,21 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import tyro
+from torch.profiler import ProfilerActivity, profile
 
 from vista_core import MODELS, ModelConfig, display_name
 from vista_core.batching import TokenBudget
 from vista_core.checkpoint import load_model, open_checkpoint
 from vista_core.device import DTYPES, resolve_device, resolve_dtype
-from vista_core.encoder import encode_tensors
-from vista_core.linear import pack_for_cpu
+from vista_core.encoder import encode_tensors, prepare_for_inference, to_host
 from vista_core.model import VistaModel
 from vista_core.synthetic import synthetic_checkpoint
 from vista_core.text import TextLayer
 
 Inputs = tuple[list[np.ndarray], list[np.ndarray | None]]
 SHORT = 32  # tokens
-PLAIN_BATCH = 32
+PLAIN_BATCH = {"cpu": 32, "cuda": 1024}
+MOST_MIXED = 256  # texts of mixed length that are encoded one by one
 # ratio to one by one that each workload should reach, for benchmarks.plot
 GOALS = {"text short": 8.0, "text mixed": 12.0, "image": 6.0, "pair": 6.0}
 
@@ -51,8 +55,8 @@ class Options:
     """a .pth or .safetensors file (default: synthetic weights)"""
     device: str = "auto"
     dtype: str = "auto"
-    batch: int = 32
-    """items with an image in each call; calls with texts only have four times as many"""
+    batch: int | None = None
+    """items with an image in each call; four times as many in calls with texts only; default: 32, or 4,096 on a GPU"""
     single: int = 4
     """items with an image that are encoded one by one in each repetition"""
     repetitions: int = 5
@@ -72,6 +76,7 @@ class Result:
     matmul_tflops: list[float]
     tflop_per_item: float  # that the batched encoder computes
     cosine_min: float
+    busy: float | None  # share of the time of a call in which the GPU computes
 
     def __str__(self) -> str:
         """One line of the table."""
@@ -81,7 +86,7 @@ class Result:
         share = np.median(np.multiply(self.batched, self.tflop_per_item) / self.matmul_tflops)
         return (
             f"{self.workload:<12}{rates}   {single:<20}{padded:<20}{achieved:>8.2f} TFLOP/s {share:>5.0%}"
-            f"{self.cosine_min:>10.5f}"
+            f"{self.cosine_min:>10.5f}{'' if self.busy is None else f'{self.busy:>6.0%}'}"
         )
 
 
@@ -91,25 +96,27 @@ def spread(one: list[float], other: list[float]) -> str:
     return f"{ratios.min():.2f} / {np.median(ratios):.2f} / {ratios.max():.2f}"
 
 
-def workloads(options: Options) -> dict[str, tuple[Inputs, int]]:
+def workloads(options: Options, device: torch.device) -> dict[str, tuple[Inputs, int]]:
     """Inputs of each workload by name, and how many of them are encoded one by one.
 
     Tokens and pixels are random, which takes as long as real ones.
     """
     config, draw = MODELS[options.model], np.random.default_rng(0)
-    size, texts, images = config.vision.image_size, 4 * options.batch, options.batch
+    images = options.batch or {"cpu": 32, "cuda": 4096}[device.type]
+    size, texts = config.vision.image_size, 4 * images
     lengths = np.clip(draw.lognormal(3.4, 0.8, texts), 4, min(340, config.max_tokens()[0])).astype(int)
 
     def ids(each: np.ndarray) -> list[np.ndarray]:
         return [draw.integers(4, config.text.vocab_size, length, dtype=np.int32) for length in each]
 
     def photos() -> list[np.ndarray | None]:
-        smooth = draw.integers(0, 256, (images, 8, 8, 3), dtype=np.uint8)  # smooth areas, as in natural images
-        return list(np.repeat(np.repeat(smooth, size // 8, 1), size // 8, 2))
+        smooth = draw.integers(0, 256, (min(images, 256), 8, 8, 3), dtype=np.uint8)  # smooth areas, as in nature
+        different = np.repeat(np.repeat(smooth, size // 8, 1), size // 8, 2)
+        return [different[index % len(different)] for index in range(images)]
 
     return {
         "text short": ((ids(np.full(texts, SHORT)), [None] * texts), 4 * options.single),
-        "text mixed": ((ids(lengths), [None] * texts), texts),  # all of them, since lengths differ
+        "text mixed": ((ids(lengths), [None] * texts), min(texts, MOST_MIXED)),  # many, since lengths differ
         "image": ((ids(np.full(images, 2)), photos()), options.single),
         "pair": ((ids(np.full(images, SHORT)), photos()), options.single),
     }
@@ -154,34 +161,50 @@ def one_by_one(model: VistaModel, inputs: Inputs) -> torch.Tensor:
     return torch.cat([encode_tensors(model, [ids], [pixels]) for ids, pixels in zip(*inputs, strict=True)])
 
 
-def padded_plainly(inputs: Inputs) -> list[Inputs]:
+def padded_plainly(inputs: Inputs, batch: int) -> list[Inputs]:
     """Batches in the given order, in which each text is repeated up to the longest: padding costs as much as text."""
-    batches = [(inputs[0][at : at + PLAIN_BATCH], inputs[1][at : at + PLAIN_BATCH]) for at in plain_starts(inputs)]
+    starts = range(0, len(inputs[0]), batch)
+    batches = [(inputs[0][at : at + batch], inputs[1][at : at + batch]) for at in starts]
     return [([np.resize(ids, max(map(len, texts))) for ids in texts], pixels) for texts, pixels in batches]
 
 
-def plain_starts(inputs: Inputs) -> range:
-    return range(0, len(inputs[0]), PLAIN_BATCH)
+@dataclass(frozen=True)
+class Models:
+    """The same weights three times."""
+
+    single: VistaModel  # float32, all states in the last layer: for one by one
+    padded: VistaModel  # for plain padding
+    fast: VistaModel  # as an Encoder has it
+
+    @property
+    def device(self) -> torch.device:
+        """The device of all three."""
+        return self.fast.device
 
 
-def measure(name: str, models: tuple[VistaModel, VistaModel], work: tuple[Inputs, int], repetitions: int) -> Result:
+def measure(name: str, models: Models, work: tuple[Inputs, int], repetitions: int) -> Result:
     """Measure all sides in turn on one workload, after one call of each to warm up."""
-    (plain, fast), (inputs, single), device = models, work, models[0].device
-    some, count, padded = take(inputs, single), len(inputs[0]), padded_plainly(inputs)
+    (inputs, single), device, fast = work, models.device, models.fast
+    some, count = take(inputs, single), len(inputs[0])
+    padded = padded_plainly(inputs, PLAIN_BATCH[device.type])
     unlimited = TokenBudget(10**9)
 
     def encode_padded() -> None:
         for batch in padded:
-            encode_tensors(fast, *batch, unlimited)
+            encode_tensors(models.padded, *batch, unlimited)
 
-    cosines = F.cosine_similarity(one_by_one(plain, some), encode_tensors(fast, *inputs)[: len(some[0])])
+    def encode() -> np.ndarray:
+        return to_host(encode_tensors(fast, *inputs))
+
+    exact = one_by_one(models.single, some).cpu()
+    cosines = F.cosine_similarity(exact, torch.from_numpy(encode()[: len(some[0])]))
     encode_padded()
     multiply = matrix_product(device, fast.dtype)
     turns = [
         (
-            len(some[0]) / seconds(lambda: one_by_one(plain, some), device),
+            len(some[0]) / seconds(lambda: one_by_one(models.single, some), device),
             count / seconds(encode_padded, device),
-            count / seconds(lambda: encode_tensors(fast, *inputs), device),
+            count / seconds(encode, device),
             multiply(),
         )
         for _ in range(repetitions)
@@ -189,8 +212,15 @@ def measure(name: str, models: tuple[VistaModel, VistaModel], work: tuple[Inputs
     single_rates, padded_rates, rates, products = (list(side) for side in zip(*turns, strict=True))
     config = fast.config
     per_item = np.mean([tflop(config, len(ids), image is not None) for ids, image in zip(*inputs, strict=True)])
-    lowest = float(cosines.min())
-    return Result(name, single_rates, padded_rates, rates, products, float(per_item), lowest)
+    lowest, busy = float(cosines.min()), busy_share(encode) if device.type == "cuda" else None
+    return Result(name, single_rates, padded_rates, rates, products, float(per_item), lowest, busy)
+
+
+def busy_share(call: Callable[[], object]) -> float:
+    """Share of a call's duration in which the GPU runs kernels or copies."""
+    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+        duration = seconds(call, torch.device("cuda"))
+    return sum(event.self_device_time_total for event in profiled.key_averages()) / 1e6 / duration
 
 
 def matrix_product(device: torch.device, dtype: torch.dtype) -> Callable[[], float]:
@@ -211,49 +241,61 @@ def matrix_product(device: torch.device, dtype: torch.dtype) -> Callable[[], flo
 def machine(device: torch.device) -> str:
     """The name of the GPU, or of the CPU with its number of threads."""
     if device.type == "cuda":
-        return str(torch.cuda.get_device_name(device))
+        return f"{torch.cuda.get_device_name(device)} ({clocks()})"
     name = torch.cpu.get_capabilities().get("cpu_name") or platform.processor()
     return f"{name}, {torch.get_num_threads()} threads"
 
 
-def load(options: Options) -> tuple[VistaModel, VistaModel]:
-    """The plain float32 model and the fast one."""
+def clocks() -> str:
+    """The GPU's clocks and power limit as found, by nvidia-smi."""
+    query = ["nvidia-smi", "--query-gpu=clocks.max.sm,clocks.max.mem,power.limit", "--format=csv,noheader"]
+    shown = subprocess.run(query, capture_output=True, text=True).stdout.strip()
+    return f"at most {shown}" if shown else "clocks unknown"
+
+
+def load(options: Options) -> Models:
+    """All three models."""
     config, device = MODELS[options.model], resolve_device(options.device)
     checkpoint = open_checkpoint(options.weights) if options.weights else synthetic_checkpoint(config)
-    plain = computing_all(load_model(config, checkpoint).requires_grad_(False).to(device))
+    single = load_model(config, checkpoint).requires_grad_(False)
     dtype = DTYPES[resolve_dtype(options.dtype, device.type, config)]
-    fast = load_model(config, checkpoint, dtype).requires_grad_(False).to(device)
-    if device.type == "cpu":
-        pack_for_cpu(fast)
-    return plain, fast
+    fast = copy.deepcopy(single).to(device, dtype)
+    padded = copy.deepcopy(fast) if device.type == "cuda" else fast
+    prepare_for_inference(fast)
+    return Models(computing_all(single.to(device)), padded, fast)
+
+
+def report(options: Options) -> dict[str, object]:
+    """Measure, print a table, and return the figures."""
+    models = load(options)
+    device, dtype = models.device, str(models.fast.dtype).removeprefix("torch.")
+    weights = str(options.weights or "synthetic weights")
+    print(f"{display_name(options.model)}, {weights}, {dtype} on {machine(device)}, torch {torch.__version__}")
+    single = matrix_product(device, torch.float32)()
+    print(f"matrix product: float32 {single:.3f} TFLOP/s, {dtype} {matrix_product(device, models.fast.dtype)():.3f}\n")
+    header = f"{'':<12}{'one by one':>11}{'batched':>13}   {'ratio min/med/max':<20}{'to plain padding':<20}"
+    print(f"{header}{'achieved':>16} {'share':>5}{'cosine':>10}{'  busy' if device.type == 'cuda' else ''}")
+    results = []
+    for name, work in workloads(options, device).items():
+        results.append(measure(name, models, work, options.repetitions))
+        print(results[-1], flush=True)
+    return {
+        "model": options.model,
+        "weights": weights,
+        "dtype": dtype,
+        "machine": machine(device),
+        "torch": torch.__version__,
+        "matmul_float32_tflops": single,
+        "goals": GOALS,
+        "results": [asdict(result) for result in results],
+    }
 
 
 def main(options: Options) -> None:
     """Measure, print a table, and write the results as JSON."""
-    models = load(options)
-    device, dtype = models[1].device, str(models[1].dtype).removeprefix("torch.")
-    weights = str(options.weights or "synthetic weights")
-    print(f"{display_name(options.model)}, {weights}, {dtype} on {machine(device)}, torch {torch.__version__}")
-    single = matrix_product(device, torch.float32)()
-    print(f"matrix product: float32 {single:.3f} TFLOP/s, {dtype} {matrix_product(device, models[1].dtype)():.3f}\n")
-    header = f"{'':<12}{'one by one':>11}{'batched':>13}   {'ratio min/med/max':<20}{'to plain padding':<20}"
-    print(f"{header}{'achieved':>16} {'share':>5}{'cosine':>10}")
-    results = []
-    for name, work in workloads(options).items():
-        results.append(measure(name, models, work, options.repetitions))
-        print(results[-1], flush=True)
+    figures = report(options)
     if options.output:
-        report = {
-            "model": options.model,
-            "weights": weights,
-            "dtype": dtype,
-            "machine": machine(device),
-            "torch": torch.__version__,
-            "matmul_float32_tflops": single,
-            "goals": GOALS,
-            "results": [asdict(result) for result in results],
-        }
-        options.output.write_text(json.dumps(report, indent=1) + "\n")
+        options.output.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -14,18 +14,20 @@ def plan_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
     longer than the budget gets a batch of its own. Tokens are spread evenly over the batches, so that the last one is
     not a small remainder; this takes at most about one batch more than the minimum.
     """
-    batches: list[list[int]] = []
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    total = sum(lengths)
+    order = np.argsort(lengths, kind="stable")
+    ascending = np.asarray(lengths, dtype=np.int64)[order]
+    ends = np.cumsum(ascending)  # tokens up to and with each sequence
+    total = int(ends[-1]) if len(ends) else 0
     share = total / max(1, -(-total // token_budget))
-    tokens = 0  # of the open batch
-    for index in order:
-        length = lengths[index]
-        if not batches or tokens + length > token_budget or tokens + length / 2 > share:
-            batches.append([])
-            tokens = 0
-        batches[-1].append(index)
-        tokens += length
+    middles = ends - ascending / 2
+    batches: list[list[int]] = []
+    start = before = 0
+    while start < len(order):
+        fitting = np.searchsorted(ends, before + token_budget, side="right")
+        even = np.searchsorted(middles, before + share, side="right")
+        stop = max(start + 1, min(int(fitting), int(even)))
+        batches.append(order[start:stop].tolist())
+        start, before = stop, int(ends[stop - 1])
     return batches
 
 

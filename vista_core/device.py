@@ -1,6 +1,7 @@
 """The device that the model runs on, and its precision."""
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any, Literal, cast
 
 import torch
@@ -48,6 +49,21 @@ def resolve_dtype(
         return "bfloat16" if config.bf16 and not _old_gpu() else "float16"
     capabilities = torch.cpu.get_capabilities() if cpu_capabilities is None else cpu_capabilities
     return "bfloat16" if config.bf16 and _fast_bf16_cpu(capabilities) else "float32"
+
+
+def can_fuse(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> bool:
+    """True if `vista_core.kernels` can run a model: on a GPU since Ampere, in half precision, if Triton is installed.
+
+    The kernels take heads whose width is a power of two.
+    """
+    widths = {tower.width // tower.heads for tower in (config.text, config.vision)}
+    return (
+        device.type == "cuda"
+        and dtype in (torch.float16, torch.bfloat16)
+        and torch.cuda.get_device_capability(device) >= (8, 0)
+        and find_spec("triton") is not None
+        and all(width >= 16 and width & (width - 1) == 0 for width in widths)
+    )
 
 
 def _old_gpu() -> bool:

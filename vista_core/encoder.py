@@ -10,7 +10,7 @@ from vista_core.attention import on_device
 from vista_core.batching import TokenBudget, plan_batches
 from vista_core.checkpoint import Checkpoint, check_keys, load_model, open_checkpoint, weights_digest
 from vista_core.config import EncoderSettings, ModelConfig
-from vista_core.device import DTYPES, resolve_device, resolve_dtype
+from vista_core.device import DTYPES, can_fuse, resolve_device, resolve_dtype
 from vista_core.errors import RecordError
 from vista_core.hub import resolve_config, text_folder, weights_path
 from vista_core.identity import EncoderIdentity
@@ -19,7 +19,6 @@ from vista_core.linear import pack_for_cpu
 from vista_core.model import VistaModel
 from vista_core.preprocessor import Preprocessor, Record
 from vista_core.tokenizer import read_tokenizer, tokenizer_digest
-from vista_core.vision import normalise
 
 Item = tuple[np.ndarray, np.ndarray | None]  # token ids, pixels
 TOKEN_BUDGETS = {"cpu": 2048, "cuda": 65536}  # tokens in a batch; larger batches are no faster
@@ -48,8 +47,7 @@ class Encoder:
         checkpoint = open_checkpoint(weights_path(settings))
         identity = _identity(settings, config, checkpoint)
         model = load_model(config, checkpoint, DTYPES[identity.dtype]).requires_grad_(False).to(device)
-        if device.type == "cpu":
-            pack_for_cpu(model)
+        prepare_for_inference(model)
         budget = TokenBudget(settings.inference_tokens or TOKEN_BUDGETS[device.type])
         return Encoder(model, preprocessor, identity, budget)
 
@@ -81,7 +79,7 @@ class Encoder:
 
         For each record, `input_ids` has an int array [L], and `pixels` a uint8 array [S, S, 3] or None.
         """
-        return encode_tensors(self.model, input_ids, pixels, self.budget).cpu().numpy()
+        return to_host(encode_tensors(self.model, input_ids, pixels, self.budget))
 
     def _pixels(self, record: Record, index: int) -> np.ndarray | None:
         if not record.text and record.image is None:
@@ -90,6 +88,23 @@ class Encoder:
             return None if record.image is None else self.preprocessor.open_image(record.image)
         except RecordError as error:
             raise RecordError(error.reason, error.message, index) from error
+
+
+def prepare_for_inference(model: VistaModel) -> None:
+    """Give a model the fastest form for its device and precision; it can't be trained, moved or converted then."""
+    if model.device.type == "cpu":
+        pack_for_cpu(model)
+    elif can_fuse(model.config, model.device, model.dtype):
+        from vista_core.gpu import fuse_for_gpu  # it imports Triton, which torch brings only where there are GPUs
+
+        fuse_for_gpu(model)
+
+
+def to_host(vectors: torch.Tensor) -> np.ndarray:
+    """A tensor as an array. From a GPU it is copied into pinned memory, twelve times as fast as into other memory."""
+    if vectors.device.type != "cuda":
+        return vectors.numpy()
+    return torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=True).copy_(vectors).numpy()
 
 
 @torch.inference_mode()
@@ -139,7 +154,7 @@ def _encode_while_memory_lasts(
 def _forward(model: VistaModel, items: list[Item]) -> torch.Tensor:
     texts, images = [ids for ids, _ in items], [image for _, image in items if image is not None]
     packed, lengths = on_device(np.concatenate(texts), model.device), np.array([len(ids) for ids in texts])
-    return model(packed, lengths, normalise(_stacked(images, model.device)) if images else None)
+    return model(packed, lengths, _stacked(images, model.device) if images else None)
 
 
 def _stacked(images: list[np.ndarray], device: torch.device) -> torch.Tensor:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vista_core.attention import Packing, on_device
+from vista_core.attention import on_device
 from vista_core.batching import positions_within
 from vista_core.config import ModelConfig
 from vista_core.linear import Linear
@@ -32,25 +32,25 @@ class VistaModel(nn.Module):
     @property
     def device(self) -> torch.device:
         """The device of the parameters."""
-        return self.vision.cls_token.device
+        return self.text.embeddings.norm.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
         """The precision of the parameters."""
-        return self.vision.cls_token.dtype
+        return self.text.embeddings.norm.weight.dtype
 
-    def forward(self, input_ids: Tensor, lengths: np.ndarray, pixel_values: Tensor | None = None) -> Tensor:
+    def forward(self, input_ids: Tensor, lengths: np.ndarray, images: Tensor | None = None) -> Tensor:
         """One batch to float32 vectors of norm 1, [B, dimension]: CLS pooling, then L2 normalisation.
 
         `input_ids` int [T] are the concatenated ids of B texts, and `lengths` int [B] the lengths of these; ascending
-        lengths are fastest. `pixel_values` [B, 3, S, S] are normalised images, or None for texts without images.
+        lengths are fastest. `images` are pixels, uint8 [B, S, S, 3], or normalised, [B, 3, S, S]; None for texts alone.
         """
-        if pixel_values is None:
+        if images is None:
             embedded = self._embed_texts(input_ids, lengths)
         else:
-            embedded = self._embed_pairs(input_ids, lengths, pixel_values)
+            embedded = self._embed_pairs(input_ids, lengths, images)
             lengths = lengths + self.config.vision.tokens
-        cls = self.text(embedded, Packing(lengths, input_ids.device))  # CLS pooling: the text tower returns only CLS
+        cls = self.text(embedded, lengths)  # CLS pooling: the text tower returns only CLS
         return F.normalize(cls.float(), dim=-1)
 
     def _embed_texts(self, input_ids: Tensor, lengths: np.ndarray) -> Tensor:
@@ -58,7 +58,7 @@ class VistaModel(nn.Module):
         positions = positions_within(lengths) + self.config.text.position_offset
         return self.text.embeddings.words(input_ids, on_device(positions, input_ids.device))
 
-    def _embed_pairs(self, input_ids: Tensor, lengths: np.ndarray, pixel_values: Tensor) -> Tensor:
+    def _embed_pairs(self, input_ids: Tensor, lengths: np.ndarray, images: Tensor) -> Tensor:
         """[CLS] [image 1..N] [text ... SEP] of each pair as embeddings [T + B*N, W].
 
         Positions start at 0 for both families. Image tokens have positions 1 to N, the text continues after them.
@@ -67,7 +67,7 @@ class VistaModel(nn.Module):
         in_text = positions_within(lengths)
         positions = on_device(in_text + image_tokens * (in_text > 0), input_ids.device)
         words = self.text.embeddings.words(input_ids, positions)
-        patches = self.vision(pixel_values.to(self.dtype))[:, 1:]  # without the vision tower's own CLS
+        patches = self.vision(images)[:, 1:]  # without the vision tower's own CLS
         image = self.text.embeddings.image(self.visual_proj(patches)).flatten(0, 1)  # [B*N, W]
         starts = np.cumsum(lengths) - lengths
         image_rows = len(in_text) + np.arange(count * image_tokens)  # in the concatenation of words and image tokens

@@ -3,6 +3,7 @@
 Shapes: B concatenated sequences of T tokens in all, H heads of width D, width W = H*D, N image tokens.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -93,8 +94,9 @@ class TextTower(nn.Module):
         body = [TextLayer(config) for _ in range(config.layers - 1)]
         self.layers = nn.ModuleList([*body, LastTextLayer(config)])
 
-    def forward(self, x: Tensor, packing: Packing) -> Tensor:
-        """Embeddings of concatenated sequences [T, W] to the CLS state of each, [B, W]."""
+    def forward(self, x: Tensor, lengths: np.ndarray) -> Tensor:
+        """Embeddings [T, W] of concatenated sequences, and their lengths [B], to the CLS state of each, [B, W]."""
+        packing = Packing(lengths, x.device)
         for layer in self.layers:
             x = layer(x, packing)
         return x

@@ -119,7 +119,7 @@ class VisionBlock(nn.Module):
 
 
 class VisionTower(nn.Module):
-    """Patch embedding and transformer blocks: normalised pixels to one token for each patch."""
+    """Patch embedding and transformer blocks: images to one token for each patch."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -131,8 +131,9 @@ class VisionTower(nn.Module):
         self.rope = RotaryEmbedding(config.grid, config.width // config.heads)
         self.blocks = nn.ModuleList(VisionBlock(config) for _ in range(config.layers))
 
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """Normalised pixels [B, 3, S, S] to tokens [B, T, W], CLS first."""
+    def forward(self, images: Tensor) -> Tensor:
+        """Pixels uint8 [B, S, S, 3], or normalised [B, 3, S, S], to tokens [B, T, W], CLS first."""
+        pixel_values = (normalise(images) if images.dtype == torch.uint8 else images).to(self.cls_token.dtype)
         # a convolution with its stride equal to its kernel size is a matrix product over patches
         patches = F.linear(patchify(pixel_values, self.patch_size), self.patch_weight.flatten(1), self.patch_bias)
         x = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1) + self.pos_embed
