@@ -1,8 +1,8 @@
 """Both towers for inference on a GPU in half precision: the functions of `vision` and `text`, with fused
 
 Matrix products are cuBLAS's; what lies between them is fused into the kernels of `vista_core.kernels`. Unlike compiled
-modules, these take any number and length of sequences without being compiled again. On an H200 they do 1.6 times the
-image-text pairs that torch's own operators do, and 1.9 times with m3; see docs/performance.md.
+modules, these take any number and length of sequences without being compiled again. On an H200 they do 1.5 times the
+image-text pairs that torch's own operators do, and 1.8 times with m3; see docs/performance.md.
 
 Shapes as in `vision` and `text`.
 """
@@ -23,7 +23,6 @@ from vista_core.text import TextLayer, TextTower
 from vista_core.vision import VisionBlock, VisionTower, patchify
 
 ALIGNED = 64  # m3's gated layer has 2,730 values, for which cuBLAS has only kernels of a third of the speed
-LONGEST_OWN = 64  # tokens; sequences that are longer, and all equally long, are faster with cuDNN's attention
 
 
 def fuse_for_gpu(model: VistaModel) -> None:
@@ -53,9 +52,14 @@ class FusedVisionTower(nn.Module):
         """Pixels uint8 [B, S, S, 3], or normalised [B, 3, S, S], to tokens [B, T, W], CLS first."""
         blocks = self.blocks
         x = self._embedded(images)
+        batch, tokens, _ = x.shape
+        sequences = Sequences(np.full(batch, tokens), x.device)
         h = norm(x, blocks[0].norm1)
         for index, block in enumerate(blocks):
-            attended = self._attend(F.linear(h, block.attention.qkv.weight, self.qkv_biases[index]))
+            qkv = F.linear(h, block.attention.qkv.weight, self.qkv_biases[index])
+            qkv = qkv.view(batch, tokens, 3, block.attention.heads, -1)
+            rotate_(qkv, self.tower.rope.cos, self.tower.rope.sin)
+            attended = sequences.attend(qkv.flatten(0, 1)).view_as(x)
             projected = block.attention.proj(norm(attended, block.attention.norm))
             x, h = add_norm(x, projected, block.norm2)
             up, down = block.mlp.up, block.mlp.down
@@ -73,14 +77,6 @@ class FusedVisionTower(nn.Module):
             values = patchify(images.to(tower.cls_token.dtype), tower.patch_size)
         x = F.linear(values, tower.patch_weight.flatten(1), tower.patch_bias)
         return torch.cat([tower.cls_token.expand(len(x), -1, -1), x], dim=1) + tower.pos_embed
-
-    def _attend(self, qkv: Tensor) -> Tensor:
-        """Rotate queries and keys, then attend: [B, T, 3*W] to [B, T, W]."""
-        batch, tokens, _ = qkv.shape
-        split = qkv.view(batch, tokens, 3, self.blocks[0].attention.heads, -1)
-        rotate_(split, self.tower.rope.cos, self.tower.rope.sin)
-        sequences = Sequences(np.full(batch, tokens), qkv.device)
-        return sequences.attend(split.flatten(0, 1)).view(batch, tokens, -1)
 
 
 class FusedTextTower(nn.Module):
@@ -115,22 +111,17 @@ class FusedTextTower(nn.Module):
 
 
 class Sequences:
-    """Concatenated sequences, as attention needs them."""
+    """Where concatenated sequences begin, as attention needs it."""
 
     def __init__(self, lengths: np.ndarray, device: torch.device) -> None:
         starts = np.zeros(len(lengths) + 1, np.int32)
         np.cumsum(lengths, out=starts[1:])
         self.starts = on_device(starts, device)  # int32 [B+1]: first token of each sequence, and T
         self.longest = int(lengths.max())
-        self.equal = bool((lengths == self.longest).all())
 
     def attend(self, qkv: Tensor) -> Tensor:
         """Self-attention within each sequence: [T, 3, H, D] to [T, H*D]."""
-        if not self.equal or self.longest <= LONGEST_OWN:
-            return attend(qkv, self.starts, self.longest)
-        split = qkv.view(-1, self.longest, *qkv.shape[1:])
-        q, k, v = split.permute(2, 0, 3, 1, 4).unbind(0)  # [B, H, longest, D]
-        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2).flatten(0, 1)
+        return attend(qkv, self.starts, self.longest)
 
 
 def align(up: GatedLinear, down: Linear) -> None:

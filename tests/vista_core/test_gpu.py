@@ -109,7 +109,7 @@ def fused(config: ModelConfig, dtype: torch.dtype = HALF) -> VistaModel:
 
 
 def test_a_fused_model_gives_the_vectors_of_the_reference(golden: Golden):
-    count = 2 if DEVICE.type == "cpu" else 10**9  # Triton's interpreter takes seconds for an image
+    count = 1 if DEVICE.type == "cpu" else 10**9  # Triton's interpreter takes seconds for an image
     plain = load_model(golden.config, synthetic_checkpoint(golden.config), HALF).requires_grad_(False).to(DEVICE)
     for kind in ("text", "pair"):
         ids, pixels = (values[:count] for values in golden.inputs(kind))
