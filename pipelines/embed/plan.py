@@ -7,6 +7,7 @@ import json
 import statistics
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,9 +17,10 @@ import pyarrow as pa
 from pipelines.batch_stats import split_stats
 from pipelines.embed.job import Job, describe_encoder
 from pipelines.embed.tables import schema_of
+from pipelines.gates.reject_rate import name_reasons
 from pipelines.ingest.manifest import RowChecksum, row_checksum_by_file
 from pipelines.progress import duration
-from pipelines.records import embeddable
+from pipelines.records import REASON, embeddable
 from pipelines.sources.units import Unit
 from pipelines.stages.decode import decode
 from pipelines.stages.encode import EncodeActor
@@ -39,6 +41,7 @@ class Probe:
 
     read: int
     to_embed: int
+    reasons: Counter[str]  # of those that are rejected before any image is decoded
     records: list[pa.Table]  # some of those to embed
 
 
@@ -80,6 +83,8 @@ def plan_against(job: Job, table: lance.LanceDataset) -> Plan:
                 f"{'' if job.exact else 'about '}{rows:,} rows {which}; {share:.1%} of them to embed, by a sample of "
                 f"{probe.read:,} rows"
             )
+            if probe.reasons:
+                lines.append(f"rejected in this sample, before images are decoded: {name_reasons(probe.reasons)}")
     return Plan([*lines, *forecast(job, round(to_embed), records)])
 
 
@@ -106,6 +111,7 @@ def look_at(job: Job, units: Sequence[Unit], base: TableVersion) -> Probe:
     """Select from the first records of some units, evenly spaced, as a run would."""
     snapshot = Snapshot(base, job.column, file_hashes(job.files), file_hashes(job.skipped))
     read = to_embed = 0
+    reasons: Counter[str] = Counter()
     records = []
     for unit in units[:: max(1, len(units) // PROBED_UNITS)][:PROBED_UNITS]:
         batch = {"task": [Task(unit, job.mark).row()["task"]]}
@@ -113,12 +119,13 @@ def look_at(job: Job, units: Sequence[Unit], base: TableVersion) -> Probe:
         for table in read_and_select(batch, job.source.without_listing(), job.rules, snapshot):
             found, stats = split_stats(table)
             read += sum(file.read for each in stats for file in each.files)
+            reasons.update(found[REASON].drop_null().to_pylist())
             found = found.filter(pa.array(embeddable(found), pa.bool_()))
             to_embed += len(found)
             records.append(found.slice(0, ENCODED_ROWS))
             if read >= stop:
                 break
-    return Probe(read, to_embed, records)
+    return Probe(read, to_embed, reasons, records)
 
 
 def forecast(job: Job, rows: int, records: list[pa.Table]) -> list[str]:

@@ -95,7 +95,7 @@ class Summary:
                 "same id replaces such a row"
             )
         if counts.reasons:
-            lines.append(f"rejected, see {config.table}_rejects: {name_reasons(counts)}")
+            lines.append(f"rejected, see {config.table}_rejects: {name_reasons(counts.reasons)}")
         for each in counts.misfits.values():
             lines.append(
                 f"column {each.column}: {each.number:,} values don't fit and are null, such as {one_line(each.example)}"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import PurePosixPath
 
-from pipelines.events import Counts, Verdict
+from pipelines.events import Verdict
 from pipelines.gates.evidence import Evidence
 
 
@@ -33,9 +34,9 @@ def why(evidence: Evidence) -> str:
     reasons = evidence.counts.reasons
     if not reasons:
         return "by earlier runs, in files that are skipped, unchanged"
-    return f"{name_reasons(evidence.counts)}. For example: {evidence.example(reasons.most_common(1)[0][0])}"
+    return f"{name_reasons(reasons)}. For example: {evidence.example(reasons.most_common(1)[0][0])}"
 
 
-def name_reasons(counts: Counts) -> str:
+def name_reasons(reasons: Counter[str]) -> str:
     """The most common reasons first."""
-    return ", ".join(f"{reason} {number:,}" for reason, number in counts.reasons.most_common(5))
+    return ", ".join(f"{reason} {number:,}" for reason, number in reasons.most_common(5))

@@ -301,3 +301,11 @@ def test_a_plan_reports_the_work_of_a_run_and_writes_nothing(tmp_path):
     assert "about 3 rows to embed" in plan.lines[4]
     assert open_dataset(f"{tmp_path}/db/t.lance").version == before
     assert len(runs(tmp_path / "db")) == 1
+
+
+def test_a_plan_names_the_reasons_for_which_records_are_rejected(tmp_path):
+    table = pa.table({"id": ["a", "b", None], "text": ["x", " ", "y"]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    said = str(embed(EmbedConfig(str(tmp_path / "a.parquet"), str(tmp_path / "db"), "t", plan=True)))
+    assert "3 rows in new files; 33.3% of them to embed" in said
+    assert "rejected in this sample, before images are decoded: empty_record 1, missing_id 1" in said
