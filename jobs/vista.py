@@ -56,7 +56,3 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     print(f"there is no command {name!r}\n\n{usage}", file=sys.stderr)
     return 2
-
-
-if __name__ == "__main__":
-    sys.exit(main())

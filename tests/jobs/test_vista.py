@@ -21,7 +21,7 @@ def run(*command: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
 
 
 def vista(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return run("-m", "jobs.vista", *arguments)
+    return run("-c", "import sys; from jobs.vista import main; sys.exit(main())", *arguments)
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
