@@ -22,6 +22,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "tools": ("dev",),
     "tests": ("dev",),
 }
+BROUGHT_BY_TORCH = ("triton",)  # which pins its version, wherever it is built for GPUs
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 DISTRIBUTIONS = packages_distributions()
 
@@ -36,7 +37,7 @@ def declared(folder: str) -> set[str]:
     extras = PROJECT["optional-dependencies"]
     requirements = [*PROJECT["dependencies"], *(line for extra in EXTRAS[folder] for line in extras[extra])]
     names = (re.match(r"[A-Za-z0-9._-]+", requirement) for requirement in requirements)
-    return {normalised(name[0]) for name in names if name}
+    return {normalised(name[0]) for name in names if name} | set(BROUGHT_BY_TORCH)
 
 
 def imported(path: Path) -> Iterator[tuple[int, str]]:
