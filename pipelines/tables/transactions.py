@@ -20,7 +20,7 @@ that the result has both changes, or raises CommitConflictError, so that nothing
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import lance
 import pyarrow as pa
@@ -89,9 +89,12 @@ def overwrite(table: lance.LanceDataset, schema: pa.Schema) -> lance.LanceDatase
     return lance.LanceDataset.commit(table.uri, operation, read_version=table.version, max_retries=0)
 
 
-def set_config(table: lance.LanceDataset, key: str, value: str) -> lance.LanceDataset:
-    """Set a key of the table's config. Raises CommitConflictError if it was set since `table.version`."""
-    update = lance.LanceOperation.UpdateMap({key: value}, replace=False)
+def set_config(table: lance.LanceDataset, values: Mapping[str, str | None]) -> lance.LanceDataset:
+    """Set keys of the table's config in one step, and remove those whose value is None.
+
+    Raises CommitConflictError if one of those that are set was set or removed since `table.version`.
+    """
+    update = lance.LanceOperation.UpdateMap(dict(values), replace=False)
     operation = lance.LanceOperation.UpdateConfig(config_updates=update)
     return lance.LanceDataset.commit(table.uri, operation, read_version=table.version, max_retries=0)
 
