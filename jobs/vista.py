@@ -26,6 +26,9 @@ COMMANDS = {
         "pipelines.embed.config:EmbedConfig", "pipelines.embed.run:embed", "embed what is new or changed in a source"
     ),
     "search": Command("pipelines.search.config:SearchConfig", "pipelines.search.run:search", "search a table"),
+    "serve": Command(
+        "pipelines.serve.config:ServeConfig", "pipelines.serve.run:serve", "serve a page that searches a table"
+    ),
     "rollback": Command(
         "pipelines.rollback:RollbackConfig", "pipelines.rollback:roll_back_table", "publish an earlier version again"
     ),

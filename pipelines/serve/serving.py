@@ -1,0 +1,101 @@
+"""What a server has open while it runs: searchers, the batcher, thumbnails and filters."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from pipelines.fetching.locations import FetchRules
+from pipelines.search import Searcher
+from pipelines.search.pinned import is_vector
+from pipelines.serve.batching import Batcher
+from pipelines.serve.config import ServeConfig, ServeLimits, fetch_rules
+from pipelines.serve.facets import Facets, count_facets
+from pipelines.serve.metrics import Metrics
+from pipelines.serve.thumbnails import Thumbnails
+from pipelines.serve.versions import Versions
+from pipelines.tables.vector_column import VectorColumn, names_encoder
+from vista_core import VistaError
+
+
+class Serving:
+    """Everything that requests share."""
+
+    def __init__(self, config: ServeConfig, limits: ServeLimits) -> None:
+        """Open the table. Raises UsageError as `Searcher.open` does."""
+        self.config, self.limits, self.metrics = config, limits, Metrics()
+        self.rules: FetchRules = fetch_rules(config, limits)
+        self.versions = Versions(config, limits, self.metrics)
+        self.batcher = Batcher(limits, self.metrics)
+        self.thumbnails = Thumbnails(limits, self.metrics)
+        self.counting = ThreadPoolExecutor(1, "count")
+        self.counted: tuple[int, asyncio.Future[Facets]] | None = None
+        self.tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begin to answer. Called on the event loop."""
+        self.tasks = [asyncio.create_task(self.batcher.run()), asyncio.create_task(self.versions.follow())]
+
+    def stop(self) -> None:
+        """End what `start` began."""
+        for task in self.tasks:
+            task.cancel()
+        for each in (self.batcher, self.thumbnails, self.versions):
+            each.close()
+        self.counting.shutdown(wait=False, cancel_futures=True)
+
+    def is_alive(self) -> bool:
+        """True while queries are answered and new versions are looked for."""
+        return bool(self.tasks) and not any(task.done() for task in self.tasks)
+
+    def has_images(self, searcher: Searcher) -> bool:
+        """True if rows may have an image that can be shown."""
+        return searcher.table.image is not None or bool(self.rules.allowed and searcher.table.image_uri)
+
+    def image_of(self, searcher: Searcher, key: str) -> bytes | None:
+        """The image of a row, if it is stored, or may be fetched and can be."""
+        try:
+            found = searcher.image_bytes([key], self.rules if self.rules.allowed else None).get(key)
+        except VistaError:  # all hosts fail: the page is as good without the image
+            return None
+        return found if found is None or len(found) <= self.limits.image_bytes else None
+
+    async def filters(self) -> dict[str, Any]:
+        """The filters of the published version, which are counted once."""
+        searcher = self.versions.current
+        if self.counted is None or self.counted[0] != searcher.version:
+            loop = asyncio.get_running_loop()
+            self.counted = (
+                searcher.version,
+                loop.run_in_executor(self.counting, count_facets, searcher.table.dataset, self.limits),
+            )
+        return {"version": searcher.version, **dataclasses.asdict(await asyncio.shield(self.counted[1]))}
+
+    async def describe(self) -> dict[str, Any]:
+        """The table as the page needs to know it."""
+        searcher = self.versions.current
+        dataset = searcher.table.dataset
+        loop = asyncio.get_running_loop()
+        rows, tags = await loop.run_in_executor(self.counting, lambda: (dataset.count_rows(), dataset.tags.list()))
+        columns = []
+        for field in dataset.schema:
+            vector = is_vector(field.type)
+            model = VectorColumn.of(dataset.schema, field.name).identity.model if names_encoder(field) else None
+            if vector or not field.name.startswith("_"):
+                columns.append({"name": field.name, "type": str(field.type), "vector": vector, "model": model})
+        return {
+            "name": self.config.table,
+            "version": searcher.version,
+            "model": searcher.model,
+            "column": searcher.table.vector,
+            "rows": rows,
+            "columns": columns,
+            "tags": {name: int(tag["version"]) for name, tag in tags.items()},
+            "text_column": searcher.table.text,
+            "images": self.has_images(searcher),
+            "image_bytes": self.limits.image_bytes,
+            "results": self.limits.results,
+            "depth": self.limits.depth,
+        }
