@@ -6,7 +6,7 @@ import time
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Form, Query, Request, Response, UploadFile
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from pipelines.search import Query as SearchQuery
 from pipelines.search import Searcher
@@ -130,12 +130,19 @@ async def filters(request: Request) -> dict[str, Any]:
     return await serving_of(request).filters()
 
 
+def known_size(size: int) -> int:
+    """The size, if thumbnails are made in it: any other would only fill the cache."""
+    if size not in SIZES:
+        raise ValueError(f"must be one of {SIZES}")
+    return size
+
+
 class ImageAsked(BaseModel):
     """Which image."""
 
     id: Annotated[str, Field(description="The id of the row.", max_length=10_000)]
     version: Annotated[Version, Field(description="The version of the table, as results have it.")] = None
-    size: Annotated[Literal[SIZES], Field(description="Pixels of the longer side, at most.")] = SIZES[0]  # type: ignore[valid-type]
+    size: Annotated[int, AfterValidator(known_size), Field(description=f"Pixels of the longer side: {SIZES}")] = SIZES[0]
 
 
 @router.get("/api/image", responses={200: {"content": {"image/webp": {}}}, 404: {"description": "No image"}})

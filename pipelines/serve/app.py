@@ -85,7 +85,9 @@ def add_errors(app: FastAPI, serving: Serving) -> None:
     """How errors are answered: what the client can change is 400, what passes is 503."""
 
     async def wrong(_: Request, error: Exception) -> Response:
-        return JSONResponse({"detail": OPTION.sub(r"\1", str(error))}, 400)
+        # Where the table is concerns nobody who asks.
+        message = str(error).replace(serving.versions.current.table.dataset.uri, serving.config.table)
+        return JSONResponse({"detail": OPTION.sub(r"\1", message)}, 400)
 
     async def overloaded(_: Request, error: Exception) -> Response:
         serving.metrics.overloads.inc()

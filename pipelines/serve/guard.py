@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
+from fastapi import HTTPException
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -15,7 +16,7 @@ from pipelines.serve.access import Access, Refusal
 from pipelines.serve.config import ServeLimits
 from pipelines.serve.metrics import Metrics
 
-WITHOUT_TOKEN = ("/healthz", "/login", "/static/login.js", "/static/style.css", "/static/theme.js")
+WITHOUT_TOKEN = ("/healthz", "/login", "/static/login.js", "/static/style.css", "/static/theme.js", "/static/icon.svg")
 CONTENT_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
@@ -31,11 +32,11 @@ HEADERS = {
 }
 
 
-class BodyError(Exception):
-    """The body of a request is too long, or does not arrive."""
+class BodyError(HTTPException):
+    """The body of a request is too long, or does not arrive. Whoever reads it, FastAPI answers so."""
 
     def __init__(self, refusal: Refusal) -> None:
-        super().__init__(refusal.detail)
+        super().__init__(refusal.status, refusal.detail, {"connection": "close"})
         self.refusal = refusal
 
 

@@ -272,6 +272,7 @@ async function start() {
   } catch (error) {
     return showError(explained(error));
   }
+  if (!hasQuery(state) && matchMedia("(pointer: fine)").matches) byId("text").focus();
   if (state.compare || state.version || state.column) byId("show-compare").click();
   fill();
   run();

@@ -34,6 +34,8 @@ export function sql(state, facets) {
 export const used = (state, facets) =>
   facets.filter((facet) => condition(facet, state.filters[facet.column] ?? {})).length + (state.where.trim() ? 1 : 0);
 
+const readable = (extreme) => String(extreme).replace("T00:00:00", "").replace("T", " ");
+
 /** Draw the filters as `state` has them. */
 export function draw(container, facets, state) {
   container.replaceChildren(...facets.map((facet, number) => {
@@ -56,8 +58,8 @@ export function draw(container, facets, state) {
         input.dataset.side = side;
         return element("div", { className: "bound" }, element("label", { htmlFor: id }, `${label} ${facet.column}`), input);
       };
-      box.append(element("div", { className: "range" }, bound("low", "From", filter.low, facet.low), bound("high", "To", filter.high, facet.high)),
-        element("p", { className: "quiet" }, `${facet.low} to ${facet.high}`));
+      box.append(element("div", { className: facet.type === "number" ? "range" : "range long" }, bound("low", "From", filter.low, facet.low), bound("high", "To", filter.high, facet.high)),
+        element("p", { className: "quiet" }, `${readable(facet.low)} to ${readable(facet.high)}`));
     }
     return box;
   }));

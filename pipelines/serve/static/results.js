@@ -6,23 +6,28 @@ import { byId, element } from "./elements.js";
 const HIDDEN = new Set(["id", "score", "text"]);
 const ON_A_CARD = 4; // further columns are in the dialog
 
+const MIDNIGHT = /^\d{4}-\d\d-\d\dT00:00:00$/; // a time that is only a date
+
 const present = (value) => value !== null && value !== undefined && value !== "";
 
 /** A value as people read it. */
 export function shown(value) {
+  if (typeof value === "string") return MIDNIGHT.test(value) ? value.slice(0, 10) : value;
   if (typeof value === "number") return Number.isInteger(value) ? String(value) : String(Number(value.toPrecision(6)));
   return typeof value === "object" && value !== null ? JSON.stringify(value) : String(value);
 }
 
 const score = (value) => (Math.abs(value) >= 10 ? value.toFixed(1) : value.toFixed(3));
 
+const hasImage = (row, answer) => answer.images && row.modality !== "text";
+
 function picture(row, answer, size) {
-  const missing = () => element("p", { className: "no-image" }, row.modality === "text" || !answer.images ? "text only" : "no image");
-  if (!answer.images || row.modality === "text") return missing();
+  if (!hasImage(row, answer)) return null;
   const image = element("img", { alt: row.text || `Image of ${row.id}`, loading: "lazy", decoding: "async", src: imageAddress(row.id, answer.version, size) });
   if (size < 500) Object.assign(image, { width: 320, height: 320 });
-  image.addEventListener("error", () => image.replaceWith(missing()));
-  return image;
+  const frame = element("div", { className: size < 500 ? "picture" : "picture large" }, image);
+  image.addEventListener("error", () => frame.replaceChildren(element("p", { className: "no-image" }, "no image")));
+  return frame;
 }
 
 function columns(row, most) {
@@ -39,22 +44,22 @@ function card(row, number, answer, ranks, act) {
   const title = element("button", { type: "button", className: "title" }, row.text || String(row.id));
   title.addEventListener("click", () => act.open(row, answer));
   const other = ranks && (ranks.get(row.id) ?? null);
-  const item = element("li", { className: "card" },
-    element("div", { className: "picture" }, picture(row, answer, 320)),
+  const item = element("li", { className: hasImage(row, answer) ? "card" : "card only-text" },
+    picture(row, answer, 320),
     element("div", { className: "about" },
       element("p", { className: "score" }, element("span", { className: "rank" }, `${number}`),
         element("span", { title: "Score" }, score(row.score)),
-        ranks ? element("span", { className: "other" }, other === null ? "only here" : `${other} on the other side`) : null),
+        ranks ? element("span", { className: "other" }, other === null ? "only here" : `there: ${other}`) : null),
       element("h3", {}, title),
       row.text ? element("p", { className: "id" }, String(row.id)) : null,
       columns(row, ON_A_CARD)),
     element("div", { className: "actions" },
       button("More like this", `More like ${row.id}`, () => act.like(row)),
-      answer.images && row.modality !== "text" ? button("This, but …", `This, but changed: ${row.id}`, () => act.but(row)) : null));
+      hasImage(row, answer) ? button("This, but …", `This, but changed: ${row.id}`, () => act.but(row)) : null));
   item.addEventListener("keydown", (event) => {
     if (!act.shortcuts() || event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key === "m") { event.preventDefault(); act.like(row); }
-    if (event.key === "b" && answer.images && row.modality !== "text") { event.preventDefault(); act.but(row); }
+    if (event.key === "b" && hasImage(row, answer)) { event.preventDefault(); act.but(row); }
   });
   return item;
 }
@@ -103,15 +108,15 @@ export function open(row, answer, act) {
   const close = element("button", { type: "button", className: "ghost close" }, "Close");
   close.addEventListener("click", () => dialog.close());
   const again = (name) => () => { dialog.close(); act[name](row); };
-  dialog.replaceChildren(element("div", { className: "record" },
-    element("div", { className: "picture large" }, picture(row, answer, 960)),
+  dialog.replaceChildren(element("div", { className: hasImage(row, answer) ? "record" : "record only-text" },
+    picture(row, answer, 960),
     element("div", { className: "details" },
       element("h2", { id: "record-title" }, row.text || String(row.id)),
       element("p", { className: "id" }, `${row.id} · score ${score(row.score)} · ${source(answer)}`),
       columns(row, Infinity),
       element("div", { className: "row" },
         button("More like this", `More like ${row.id}`, again("like")),
-        answer.images && row.modality !== "text" ? button("This, but …", `This, but changed: ${row.id}`, again("but")) : null,
+        hasImage(row, answer) ? button("This, but …", `This, but changed: ${row.id}`, again("but")) : null,
         close))));
   dialog.showModal();
 }
