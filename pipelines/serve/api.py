@@ -142,7 +142,9 @@ class ImageAsked(BaseModel):
 
     id: Annotated[str, Field(description="The id of the row.", max_length=10_000)]
     version: Annotated[Version, Field(description="The version of the table, as results have it.")] = None
-    size: Annotated[int, AfterValidator(known_size), Field(description=f"Pixels of the longer side: {SIZES}")] = SIZES[0]
+    size: Annotated[int, AfterValidator(known_size), Field(description=f"Pixels of the longer side: {SIZES}")] = SIZES[
+        0
+    ]
 
 
 @router.get("/api/image", responses={200: {"content": {"image/webp": {}}}, 404: {"description": "No image"}})

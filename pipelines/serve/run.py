@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import socket
+from dataclasses import dataclass
 
 import uvicorn
 
@@ -17,37 +18,52 @@ from vista_core import UsageError
 log = logging.getLogger(__name__)
 
 
-def serve(config: ServeConfig, limits: ServeLimits = ServeLimits()) -> str:  # noqa: B008  # a frozen value
-    """Serve until a signal ends it. Returns what is printed then.
+@dataclass(frozen=True)
+class Prepared:
+    """A server that listens, and whose table and model are loaded."""
+
+    url: str
+    server: uvicorn.Server
+    listener: socket.socket
+
+    def run(self) -> None:
+        """Answer requests until a signal arrives, or `server.should_exit` is set."""
+        with self.listener:
+            self.server.run(sockets=[self.listener])
+
+
+def serve(config: ServeConfig) -> str:
+    """Serve until a signal ends it. Returns what is printed then. Raises UsageError as `prepare` does."""
+    prepare(config, ServeLimits()).run()
+    return "stopped"
+
+
+def prepare(config: ServeConfig, limits: ServeLimits) -> Prepared:
+    """Listen, and load what is needed to answer.
 
     Raises UsageError if the address is in use or not this machine's, the token is missing, or the table can't be
     searched.
     """
     access = Access.of(config)
-    with listening(config) as listener:  # before the model is loaded, which takes long
+    listener = listening(config)  # before the model is loaded, which takes long
+    try:
         serving = Serving(config, limits)
-        server = uvicorn.Server(
-            uvicorn.Config(
-                build(serving, access),
-                lifespan="on",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                ws="none",
-                h11_max_incomplete_event_size=64 << 10,
-                timeout_graceful_shutdown=int(limits.stop_seconds),
-            )
-        )
-        current = serving.versions.current
-        log.info(
-            "serving %s, version %d, %s, at %s (Ctrl-C stops)",
-            config.table,
-            current.version,
-            current.model,
-            address(config, listener),
-        )
-        server.run(sockets=[listener])
-    return "stopped"
+    except BaseException:
+        listener.close()
+        raise
+    options = uvicorn.Config(
+        build(serving, access),
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        ws="none",
+        timeout_graceful_shutdown=int(limits.stop_seconds),
+    )
+    url, now = address(config, listener), serving.versions.current
+    log.info("serving %s, version %d, %s, at %s (Ctrl-C stops)", config.table, now.version, now.model, url)
+    return Prepared(url, uvicorn.Server(options), listener)
 
 
 def listening(config: ServeConfig) -> socket.socket:

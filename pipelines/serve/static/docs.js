@@ -43,6 +43,7 @@ function operation(api, path, method, described) {
   return part;
 }
 
+byId("base").textContent = location.origin;
 const api = await (await fetch("/openapi.json")).json();
 byId("paths").replaceChildren(...Object.entries(api.paths).flatMap(([path, methods]) =>
   Object.entries(methods).map(([method, described]) => operation(api, path, method, described))));

@@ -26,8 +26,10 @@ function condition(facet, filter) {
 /** One SQL condition for all filters and the typed one. */
 export function sql(state, facets) {
   const parts = facets.map((facet) => condition(facet, state.filters[facet.column] ?? {}));
-  if (state.where.trim()) parts.push(`(${state.where.trim()})`);
-  return parts.filter(Boolean).join(" AND ");
+  const set = parts.filter(Boolean);
+  const typed = state.where.trim();
+  if (!typed) return set.join(" AND ");
+  return set.length ? `${set.join(" AND ")} AND (${typed}\n)` : typed; // on a line of its own, since it may end in a comment
 }
 
 /** How many filters are in use. */

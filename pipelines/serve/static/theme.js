@@ -1,6 +1,6 @@
 // Light, dark, or as the system has it. Loaded before the page is drawn, so that nothing flashes.
 (() => {
-  const NAMES = { auto: "Auto", light: "Light", dark: "Dark" };
+  const NAMES = { auto: "◐ Auto", light: "○ Light", dark: "● Dark" };
   const stored = () => {
     try { return localStorage.getItem("theme") ?? "auto"; } catch { return "auto"; }
   };
@@ -10,7 +10,7 @@
     const button = document.getElementById("theme");
     if (!button) return;
     button.textContent = NAMES[theme] ?? NAMES.auto;
-    button.setAttribute("aria-label", theme === "auto" ? "Colours: Auto, as the system has them" : `Colours: ${NAMES[theme]}`);
+    button.setAttribute("aria-label", theme === "auto" ? "◐ Auto: colours as the system has them" : `${NAMES[theme]} colours`);
   };
   apply(stored());
   document.addEventListener("DOMContentLoaded", () => {
