@@ -120,9 +120,10 @@ def test_a_query_that_waits_too_long_is_refused_and_makes_room():
         searches.gate.set()
         await batcher.answer(searches, Query("now"))
         assert searches.batches == [["busy"], ["now"]], "the late one is encoded for nobody"
+        await asyncio.sleep(0)
         assert batcher.admitted == 0
 
-    with_batcher(test, queue=2, wait_seconds=0.05)
+    with_batcher(test, queue=3, wait_seconds=1.0)
 
 
 def test_a_query_that_cannot_be_encoded_costs_no_other_its_results():
@@ -145,6 +146,7 @@ def test_an_encoder_that_fails_costs_its_batch_alone():
         with pytest.raises(RuntimeError, match="the device is gone"):
             await batcher.answer(searches, Query("break"))
         await batcher.answer(searches, Query("good"))
+        await asyncio.sleep(0)
         assert batcher.admitted == 0
 
     with_batcher(test)
