@@ -10,7 +10,7 @@ const text = (value) => `'${String(value).replaceAll("'", "''")}'`;
 function literal(value, type) {
   if (type === "number" || type === "boolean") return String(value);
   if (type === "date") return `date ${text(value)}`;
-  if (type === "datetime") return `timestamp ${text(value.replace("T", " "))}`;
+  if (type === "datetime") return `timestamp ${text(value.replace("T", " ") + (value.length === 16 ? ":00" : ""))}`;
   return text(value);
 }
 

@@ -54,8 +54,8 @@ function card(row, number, answer, ranks, act) {
       row.text ? element("p", { className: "id" }, String(row.id)) : null,
       columns(row, ON_A_CARD)),
     element("div", { className: "actions" },
-      button("More like this", `More like ${row.id}`, () => act.like(row)),
-      hasImage(row, answer) ? button("This, but …", `This, but changed: ${row.id}`, () => act.but(row)) : null));
+      button("More like this", `More like this: ${row.id}`, () => act.like(row)),
+      hasImage(row, answer) ? button("This, but …", `This, but … ${row.id}`, () => act.but(row)) : null));
   item.addEventListener("keydown", (event) => {
     if (!act.shortcuts() || event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key === "m") { event.preventDefault(); act.like(row); }
@@ -115,8 +115,8 @@ export function open(row, answer, act) {
       element("p", { className: "id" }, `${row.id} · score ${score(row.score)} · ${source(answer)}`),
       columns(row, Infinity),
       element("div", { className: "row" },
-        button("More like this", `More like ${row.id}`, again("like")),
-        hasImage(row, answer) ? button("This, but …", `This, but changed: ${row.id}`, again("but")) : null,
+        button("More like this", `More like this: ${row.id}`, again("like")),
+        hasImage(row, answer) ? button("This, but …", `This, but … ${row.id}`, again("but")) : null,
         close))));
   dialog.showModal();
 }
