@@ -16,6 +16,7 @@ from pipelines.fetching.locations import FetchRules
 from pipelines.records import ID
 from pipelines.search.encoder import EncoderChoice, load_encoder
 from pipelines.search.images import images_of
+from pipelines.search.method import NPROBES, REFINE_FACTOR
 from pipelines.search.pinned import SCORE, PinnedTable, at_version, open_table, pin, version_of
 from pipelines.search.query import Mode, Query
 from pipelines.search.ranking import Ranking, rank
@@ -86,6 +87,16 @@ class Searcher:
         fields = [pa.field(shown, stored.field(name).type) for shown, name in self.table.columns.items()]
         key = stored.field(self.table.id).type if self.table.id else pa.string()
         return pa.schema([pa.field(ID, key), pa.field(SCORE, pa.float64()), *fields])
+
+    @property
+    def advice(self) -> str | None:
+        """What would make the results better, in a sentence; None if there is nothing to say."""
+        if self.table.method.unmeasured is None:
+            return None
+        return (
+            f"nobody measured the index {self.table.method.unmeasured!r} of {self.table.name}: it is searched with "
+            f"{NPROBES} partitions and a refine factor of {REFINE_FACTOR}. `vista index` builds one and measures it"
+        )
 
     def search(self, text: str | None = None, image: ImageSource | None = None, **options: Unpack[Options]) -> pa.Table:
         """The best rows for a text, an image, or both, best first: `id`, `score`, and the row's other columns.
