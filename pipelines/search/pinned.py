@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -9,7 +10,7 @@ from typing import Final
 import lance
 import pyarrow as pa
 
-from pipelines.records import ID, IMAGE, IMAGE_URI, LANCE_NAMES, OBJECT, RUN, TEXT
+from pipelines.records import ID, IMAGE_URI, LANCE_NAMES, OBJECT, RUN, TEXT
 from pipelines.search.method import Method
 from pipelines.sources.roles import ID_NAMES, IMAGE_NAMES, URI_NAMES, usual
 from pipelines.sources.types import is_bytes, is_number, is_text
@@ -22,8 +23,8 @@ from vista_core import UsageError
 
 SCORE: Final = "score"
 OWN: Final = (ID, SCORE)  # columns of results; a table's own columns of these names are renamed
-RENAMED: Final = "{}_in_table"
 TEXT_INDEX: Final = "Inverted"  # Lance's name for the type of a full-text index
+BLOB: Final = b"lance-encoding:blob"  # metadata of a column whose bytes Lance reads in another way
 DISTANCES: Final = {"_distance", "_score"}  # the names of what Lance's searches add to the table's columns
 
 
@@ -64,14 +65,15 @@ class PinnedTable:
         schema = self.dataset.schema
         vectors = {field.name for field in schema if is_vector(field.type)}
         hidden = {*vectors, *map(fingerprint_column, vectors), OBJECT, RUN, *LANCE_NAMES}
-        hidden |= {field.name for field in schema if field.name in IMAGE_NAMES and is_bytes(field.type)}
+        hidden |= {field.name for field in schema if is_image(field)}
         shown = [name for name in schema.names if name not in hidden and (name != ID or self.id != ID)]
-        return {RENAMED.format(name) if name in OWN else name: name for name in shown}
+        return {renamed(name, schema.names) if name in OWN else name: name for name in shown}
 
     @property
     def image(self) -> str | None:
         """Name of the column with the bytes of images, if they are stored."""
-        return usual(self.dataset.schema, (IMAGE, *IMAGE_NAMES), is_bytes)
+        found = usual(self.dataset.schema, IMAGE_NAMES, is_bytes)
+        return None if found is None or BLOB in (self.dataset.schema.field(found).metadata or {}) else found
 
     @property
     def image_uri(self) -> str | None:
@@ -175,6 +177,18 @@ def origin_of(dataset: lance.LanceDataset, column: VectorColumn | None) -> Origi
         if made_by.model == column.identity.model:
             return Origins(made_by.model, made_by.weights, made_by.from_pretrained)
     return Origins(column.identity.model)
+
+
+def is_image(field: pa.Field) -> bool:
+    """True for bytes of images, and for bytes that Lance keeps in files of their own."""
+    return is_bytes(field.type) and (field.name in IMAGE_NAMES or BLOB in (field.metadata or {}))
+
+
+def renamed(name: str, names: Sequence[str]) -> str:
+    """Another name for a table's column that is named like one of a result's, which none of `names` is."""
+    while name in names:
+        name = f"{name}_in_table"
+    return name
 
 
 def is_vector(kind: pa.DataType) -> bool:

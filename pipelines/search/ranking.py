@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from lance.query import MatchQuery
 
+from pipelines.search.filter import enclosed
 from pipelines.search.pinned import PinnedTable
-from pipelines.search.query import Query, enclosed
+from pipelines.search.query import Query
 from pipelines.storage.errors import without_rust_location
 from vista_core import UsageError
 

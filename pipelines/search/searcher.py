@@ -143,7 +143,7 @@ class Searcher:
     def results(self, ranking: Ranking) -> pa.Table:
         """Ranked rows as results."""
         found = rows_at(self.table, ranking.rows)
-        return found.add_column(1, SCORE, pa.array(ranking.scores, pa.float64())).cast(self.schema)
+        return found.add_column(1, SCORE, pa.array(ranking.scores, pa.float64()))
 
     def vectors(self, queries: Sequence[Query]) -> list[np.ndarray | UsageError | None]:
         """The vector of each query, float32 [D], or why it has none; None if it needs none that is computed."""
