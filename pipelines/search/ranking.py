@@ -14,7 +14,7 @@ from lance.query import MatchQuery
 from pipelines.search.filter import enclosed
 from pipelines.search.pinned import PinnedTable
 from pipelines.search.query import Query
-from pipelines.storage.errors import without_rust_location
+from pipelines.storage.errors import lance_store_failed, without_rust_location
 from vista_core import UsageError
 
 DISTANCE: Final = "_distance"  # Lance's names of columns
@@ -50,7 +50,7 @@ def rank(table: PinnedTable, query: Query, vector: np.ndarray | None) -> Ranking
         depth = max(query.depth, CANDIDATES)
         return fused([by_vector(table, query, vector, depth), by_words(table, query, depth)])
     except (ValueError, RuntimeError, pa.ArrowException) as error:
-        if query.where is None:
+        if query.where is None or lance_store_failed(error):
             raise
         raise UsageError(f"--where {query.where!r}: {without_rust_location(str(error))}") from error
 

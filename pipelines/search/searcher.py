@@ -21,6 +21,7 @@ from pipelines.search.pinned import SCORE, PinnedTable, at_version, open_table, 
 from pipelines.search.query import Mode, Query
 from pipelines.search.ranking import Ranking, rank
 from pipelines.search.rows import address_of, rows_at, vector_at
+from pipelines.storage.errors import says_not_found
 from vista_core import Record, RecordError, UsageError, display_name
 from vista_core.preprocessor import ImageSource
 
@@ -139,6 +140,10 @@ class Searcher:
             return self.results(rank(self.table, query, vector).part(query, without))
         except UsageError as error:
             return error
+        except (OSError, ValueError, pa.ArrowException) as error:
+            if not says_not_found(error):
+                raise
+            return UsageError(f"{self.table.name}: files of version {self.version} were removed. Open the table again")
 
     def results(self, ranking: Ranking) -> pa.Table:
         """Ranked rows as results."""
