@@ -12,6 +12,8 @@ that the result has both changes, or raises CommitConflictError, so that nothing
   Merge, Restore and Overwrite. It passes everything else. It is needed because a `Merge` refuses to drop a fragment.
 - `append` conflicts with Merge, Restore and Overwrite. It passes everything else.
 - `overwrite` conflicts with every other commit of whatever kind, also of the config. The config stays, tags as well.
+- `exchange_index` conflicts with another one of the same index, and with a Rewrite of fragments that its index has. It
+  passes other changes of rows: what its index lacks is scanned by searches, or added by an update of the index.
 - `set_config` conflicts with another update or removal of the same key. It passes everything else, be it an Overwrite.
 
 `tests/pipelines/tables/test_transactions.py` has this as a table and checks it against the installed Lance.
@@ -25,11 +27,14 @@ from collections.abc import Iterable, Mapping, Sequence
 import lance
 import pyarrow as pa
 from lance.commit import CommitConflictError
+from lance.dataset import Index
 
 __all__ = [
     "CommitConflictError",
     "append",
     "barrier",
+    "detached_with_index",
+    "exchange_index",
     "from_json",
     "is_conflict",
     "overwrite",
@@ -112,3 +117,35 @@ def to_json(fragments: Iterable[lance.FragmentMetadata]) -> list[str]:
 def from_json(text: str) -> lance.FragmentMetadata:
     """The reverse of `to_json`."""
     return lance.FragmentMetadata.from_json(text)
+
+
+def exchange_index(table: lance.LanceDataset, new: Index, replaced: Sequence[str]) -> lance.LanceDataset:
+    """Add an index whose files are written, and remove those named `replaced`, in one atomic step.
+
+    Raises CommitConflictError if one of these changed since `table.version`, or rows moved that `new` has.
+    """
+    operation = lance.LanceOperation.CreateIndex([new], segments_of(table, replaced))
+    return lance.LanceDataset.commit(table.uri, operation, read_version=table.version, max_retries=0)
+
+
+def detached_with_index(table: lance.LanceDataset, new: Index, replaced: Sequence[str]) -> lance.LanceDataset:
+    """This version of the table with an exchanged index, as a version that nobody sees who doesn't know its number."""
+    operation = lance.LanceOperation.CreateIndex([new], segments_of(table, replaced))
+    return lance.LanceDataset.commit(table.uri, operation, read_version=table.version, detached=True)
+
+
+def segments_of(table: lance.LanceDataset, names: Sequence[str]) -> list[Index]:
+    """The segments of some indexes, as Lance's operations take them."""
+    return [
+        Index(
+            uuid=segment.uuid,
+            name=index.name,
+            fields=index.fields,
+            dataset_version=segment.dataset_version_at_last_update,
+            fragment_ids=segment.fragment_ids,
+            index_version=segment.index_version,
+        )
+        for index in table.describe_indices()
+        if index.name in names
+        for segment in index.segments
+    ]
