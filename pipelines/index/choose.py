@@ -99,6 +99,6 @@ def bits(vectors: Vectors) -> int:
 
 
 def sub_vectors(dimension: int) -> int:
-    """How many parts PQ cuts a vector into: of 8 dimensions each; of fewer where they are few, or that divides it not."""
+    """How many parts PQ cuts a vector into: of 8 dimensions each, or of fewer if it has few."""
     widest = 8 if dimension >= 512 else 4 if dimension >= 128 else 2
     return next(dimension // width for width in (8, 4, 2, 1) if width <= widest and dimension % width == 0)

@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 
 from pipelines.options import NAME, SHARE_ABOVE_0, check_options
 from pipelines.tables.dataset import table_uri
-from pipelines.tables.vector_column import DEFAULT
 
 Kind = Literal["IVF_RQ", "IVF_PQ", "IVF_HNSW_SQ"]
 
@@ -24,8 +23,8 @@ class IndexConfig:
     """Where the LanceDB tables are: a folder or an s3:// URI."""
     table: Annotated[str, NAME]
     """Name of the table."""
-    column: str = DEFAULT
-    """The column of vectors."""
+    column: str | None = None
+    """The column of vectors; default: `vector`, or the only one that there is."""
     kind: Literal["auto", "IVF_RQ", "IVF_PQ", "IVF_HNSW_SQ"] = "auto"
     """Kind of the vector index; `auto` chooses by rows, dimension and place, and builds none for few rows."""
     recall: Annotated[float, SHARE_ABOVE_0] = 0.95

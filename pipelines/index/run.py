@@ -28,6 +28,7 @@ from pipelines.tables.lease import hold
 from pipelines.tables.publish import publish, same_content, same_rows
 from pipelines.tables.runs import RUN_SCHEMA, RunRecord, Runs
 from pipelines.tables.upkeep import UpkeepError, postponing
+from pipelines.tables.vector_column import DEFAULT
 from vista_core import UsageError
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,8 @@ def index_table(config: IndexConfig, setup: Setup = Setup()) -> Indexed:
     began, started = time.monotonic(), datetime.now(UTC)
     config = dataclasses.replace(config, db=absolute(config.db))
     seen = open_table(config)
-    choice = setup.choice or choose(vectors_of(seen, config.column), config.kind)
+    column = choose_column(seen, config.column)
+    choice = setup.choice or choose(vectors_of(seen, column), config.kind)
     log.info("%s: %s", config.table_uri, choice)
     workers = setup.workers or (in_this_process if choice.kind is None else as_completed)
     if workers is as_completed:
@@ -64,14 +66,14 @@ def index_table(config: IndexConfig, setup: Setup = Setup()) -> Indexed:
     ):
         record.mark_abandoned()
         events = Events([record, *setup.listeners])
-        target = Target(table.uri, config.column, config.recall, lease, pieces, workers, events)
+        target = Target(table.uri, column, config.recall, lease, pieces, workers, events)
         scalar = build_scalar_indexes(target)
         measurement = None if choice.kind is None else build_vector_index(target, choice)
         postponed = cover_all(target)
         version, is_published = publish_indexes(target)
         record.succeed(version, None)
     return Indexed(
-        config=config,
+        config=dataclasses.replace(config, column=column),
         choice=choice,
         scalar=scalar,
         measurement=measurement,
@@ -83,15 +85,22 @@ def index_table(config: IndexConfig, setup: Setup = Setup()) -> Indexed:
 
 
 def open_table(config: IndexConfig) -> lance.LanceDataset:
-    """The latest version of the table. Raises UsageError if there is none with such a column of vectors."""
+    """The latest version of the table. Raises UsageError if there is none."""
     table = open_dataset(config.table_uri)
     if table is None:
         raise UsageError(f"there is no table {config.table} in {config.db}")
-    if config.column not in table.schema.names or not is_vector(table.schema.field(config.column).type):
-        others = [each.name for each in table.schema if is_vector(each.type)]
-        there = f"there are {', '.join(others)}" if others else "there is no other"
-        raise UsageError(f"--column {config.column}: {table.uri} has no such column of vectors; {there}")
     return table
+
+
+def choose_column(table: lance.LanceDataset, asked: str | None) -> str:
+    """The column of vectors: that asked for, else `vector`, else the only one. Raises UsageError if there is none."""
+    names = [each.name for each in table.schema if is_vector(each.type)]
+    if asked is None and (DEFAULT in names or len(names) == 1):
+        return DEFAULT if DEFAULT in names else names[0]
+    if asked in names:
+        return str(asked)
+    there = f"there are {', '.join(names)}" if names else "there is none"
+    raise UsageError(f"--column {asked or DEFAULT}: {table.uri} has no such column of vectors; {there}")
 
 
 def check_side_tables(runs: Runs, pieces: Pieces) -> None:

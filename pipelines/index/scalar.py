@@ -8,6 +8,7 @@ from typing import Any, Final
 import lance
 import pyarrow as pa
 
+from pipelines.records import ID, TEXT
 from pipelines.sources.roles import ID_NAMES, TEXT_NAMES, usual
 from pipelines.sources.types import is_text
 from pipelines.tables.indexes import cover_all_rows, index_names, index_on
@@ -35,7 +36,7 @@ class ScalarIndex:
 
 def scalar_indexes(schema: pa.Schema) -> list[ScalarIndex]:
     """Those that a table should have: on the columns with the usual names, the most likely ones."""
-    text, key = usual(schema, TEXT_NAMES, is_text), usual(schema, ID_NAMES, is_key)
+    text, key = usual(schema, (TEXT, *TEXT_NAMES), is_text), usual(schema, (ID, *ID_NAMES), is_key)
     return [
         *([ScalarIndex(text, "INVERTED")] if text else []),
         *([ScalarIndex(key, "BTREE")] if key else []),

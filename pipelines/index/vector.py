@@ -76,9 +76,9 @@ def build_vector_index(target: Target, choice: Choice) -> Measurement:
         vectors = vectors_of(table, target.column)
         plan = Build(TableVersion(table.uri, table.version), target.column, vectors, choice)
         index = named(build(plan, target.pieces, target.workers, target.events), name)
-        hidden = detached_with_index(table, index, vector_indexes(table, target.column))
-        searched = Searched(TableVersion(table.uri, hidden.version), target.column, vectors.metric)
-        measurement = measure_index(searched, choice.partitions, target.recall, target.workers)
+        with detached_with_index(table, index, vector_indexes(table, target.column)) as hidden:
+            searched = Searched(TableVersion(table.uri, hidden.version), target.column, vectors.metric)
+            measurement = measure_index(searched, choice.partitions, target.recall, target.workers)
         chosen = measurement.swept.chosen
         target.events.report(IndexMeasured(measurement.swept.settings, chosen))
         if chosen is None:

@@ -22,12 +22,15 @@ that the result has both changes, or raises CommitConflictError, so that nothing
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 
 import lance
 import pyarrow as pa
 from lance.commit import CommitConflictError
 from lance.dataset import Index
+
+from pipelines.storage.uris import filesystem
 
 __all__ = [
     "CommitConflictError",
@@ -128,10 +131,20 @@ def exchange_index(table: lance.LanceDataset, new: Index, replaced: Sequence[str
     return lance.LanceDataset.commit(table.uri, operation, read_version=table.version, max_retries=0)
 
 
-def detached_with_index(table: lance.LanceDataset, new: Index, replaced: Sequence[str]) -> lance.LanceDataset:
-    """This version of the table with an exchanged index, as a version that nobody sees who doesn't know its number."""
+@contextmanager
+def detached_with_index(table: lance.LanceDataset, new: Index, replaced: Sequence[str]) -> Iterator[lance.LanceDataset]:
+    """This version of the table with an exchanged index, as a version that nobody sees who doesn't know its number.
+
+    Lance keeps the manifest of such a version for ever, but not its files, so it is removed when the context ends.
+    """
     operation = lance.LanceOperation.CreateIndex([new], segments_of(table, replaced))
-    return lance.LanceDataset.commit(table.uri, operation, read_version=table.version, detached=True)
+    hidden = lance.LanceDataset.commit(table.uri, operation, read_version=table.version, detached=True)
+    try:
+        yield hidden
+    finally:
+        fs, path = filesystem(f"{table.uri}/_versions/d{hidden.version}.manifest")
+        with suppress(OSError):  # a few kilobytes, which nobody looks at
+            fs.rm_file(path)
 
 
 def segments_of(table: lance.LanceDataset, names: Sequence[str]) -> list[Index]:
