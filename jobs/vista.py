@@ -26,6 +26,7 @@ COMMANDS = {
         "pipelines.embed.config:EmbedConfig", "pipelines.embed.run:embed", "embed what is new or changed in a source"
     ),
     "search": Command("pipelines.search.config:SearchConfig", "pipelines.search.run:search", "search a table"),
+    "index": Command("pipelines.index.config:IndexConfig", "pipelines.index.run:index_table", "build measured indexes"),
     "rollback": Command(
         "pipelines.rollback:RollbackConfig", "pipelines.rollback:roll_back_table", "publish an earlier version again"
     ),
