@@ -29,6 +29,7 @@ COMMANDS = {
     "serve": Command(
         "pipelines.serve.config:ServeConfig", "pipelines.serve.run:serve", "serve a page that searches a table"
     ),
+    "index": Command("pipelines.index.config:IndexConfig", "pipelines.index.run:index_table", "build measured indexes"),
     "rollback": Command(
         "pipelines.rollback:RollbackConfig", "pipelines.rollback:roll_back_table", "publish an earlier version again"
     ),

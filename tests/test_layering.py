@@ -25,6 +25,7 @@ ROOMS = (
     ("fetching",),
     ("stages",),
     ("ingest",),
+    ("index",),  # a command as well, whose parts keep an index up to date in `embed`
     ("gates",),
     ("progress", "sample_catalog"),
     ("embed", "search", "rollback"),  # the commands

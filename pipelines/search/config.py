@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from pipelines.fetching.locations import check_typed
 from pipelines.options import AT_LEAST_1, NAME, Device, check_options
 from pipelines.search.query import Mode, Query
 
@@ -55,6 +56,7 @@ class SearchConfig:
     def __post_init__(self) -> None:
         """Raise UsageError for values that can't work."""
         check_options(self)
+        check_typed(self.allow_prefix)
         self.query  # noqa: B018  # checks the options that it takes
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipelines.fetching.fetcher import shared_fetcher
 from pipelines.fetching.locations import FetchError, FetchRules, Location, absolute_uri, allowed_location
 from pipelines.records import OBJECT
 from pipelines.search.pinned import PinnedTable
@@ -34,6 +33,8 @@ def images_of(table: PinnedTable, ids: Sequence[str | int], rules: FetchRules | 
 
 def fetched(uris: dict[str | int, tuple[str, str]], rules: FetchRules) -> dict[str | int, bytes]:
     """The images at some URIs, each with the file that named it, as far as they are allowed and can be fetched."""
+    from pipelines.fetching.fetcher import shared_fetcher  # imports the clients of stores and web servers
+
     locations: dict[str | int, Location] = {}
     for key, (uri, named_in) in uris.items():
         try:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import cached_property
+from typing import Final
 
 import lance
 import pyarrow as pa
 
-from pipelines.records import ID, IMAGE, IMAGE_URI, LANCE_NAMES, OBJECT, RUN, TEXT
-from pipelines.sources.roles import ID_NAMES, IMAGE_NAMES, TEXT_NAMES, URI_NAMES, usual
+from pipelines.records import ID, IMAGE_URI, LANCE_NAMES, OBJECT, RUN, TEXT
+from pipelines.search.method import Method
+from pipelines.sources.roles import ID_NAMES, IMAGE_NAMES, URI_NAMES, usual
 from pipelines.sources.types import is_bytes, is_number, is_text
 from pipelines.storage.uris import absolute
 from pipelines.tables.dataset import PUBLISHED, open_dataset, published, table_uri
@@ -20,9 +23,8 @@ from vista_core import UsageError
 
 SCORE: Final = "score"
 OWN: Final = (ID, SCORE)  # columns of results; a table's own columns of these names are renamed
-RENAMED: Final = "{}_in_table"
-COSINE: Final = "cosine"
 TEXT_INDEX: Final = "Inverted"  # Lance's name for the type of a full-text index
+BLOB: Final = b"lance-encoding:blob"  # metadata of a column whose bytes Lance reads in another way
 DISTANCES: Final = {"_distance", "_score"}  # the names of what Lance's searches add to the table's columns
 
 
@@ -36,14 +38,6 @@ class Origins:
 
 
 @dataclass(frozen=True)
-class Index:
-    """An index of the vector column: its name, and the distance that it orders by."""
-
-    name: str
-    metric: str
-
-
-@dataclass(frozen=True)
 class PinnedTable:
     """One version of a table, and what a search needs to know of it."""
 
@@ -53,17 +47,16 @@ class PinnedTable:
     vector: str  # name of the vector column
     column: VectorColumn | None  # None if the column does not name its encoder
     origin: Origins
-    index: Index | None
+    method: Method
     id: str | None  # name of the column with the ids; None: the address of a row in this version is its id
-    text: str | None  # name of the column for keyword search
-    text_is_indexed: bool
+    text: str | None  # name of the column for keyword search: one with a full-text index
 
     @property
     def dimension(self) -> int:
         """Length of a vector."""
         return int(self.dataset.schema.field(self.vector).type.list_size)
 
-    @property
+    @cached_property
     def columns(self) -> dict[str, str]:
         """The columns that results have beside id and score, by their names there: neither vectors nor images.
 
@@ -72,14 +65,15 @@ class PinnedTable:
         schema = self.dataset.schema
         vectors = {field.name for field in schema if is_vector(field.type)}
         hidden = {*vectors, *map(fingerprint_column, vectors), OBJECT, RUN, *LANCE_NAMES}
-        hidden |= {field.name for field in schema if field.name in IMAGE_NAMES and is_bytes(field.type)}
+        hidden |= {field.name for field in schema if is_image(field)}
         shown = [name for name in schema.names if name not in hidden and (name != ID or self.id != ID)]
-        return {RENAMED.format(name) if name in OWN else name: name for name in shown}
+        return {renamed(name, schema.names) if name in OWN else name: name for name in shown}
 
     @property
     def image(self) -> str | None:
         """Name of the column with the bytes of images, if they are stored."""
-        return usual(self.dataset.schema, (IMAGE, *IMAGE_NAMES), is_bytes)
+        found = usual(self.dataset.schema, IMAGE_NAMES, is_bytes)
+        return None if found is None or BLOB in (self.dataset.schema.field(found).metadata or {}) else found
 
     @property
     def image_uri(self) -> str | None:
@@ -108,11 +102,7 @@ def pin(dataset: lance.LanceDataset, name: str, column: str | None, asked: int |
         )
     vector = choose_column(dataset, column)
     vector_column = column_of(dataset, vector)
-    indexes = dataset.describe_indices()
-    indexed_texts = [each.field_names[0] for each in indexes if each.index_type == TEXT_INDEX]
-    text = usual(dataset.schema, (TEXT, *TEXT_NAMES), is_text)
-    if text not in indexed_texts and indexed_texts:
-        text = indexed_texts[0]
+    indexed_texts = [each.field_names[0] for each in dataset.describe_indices() if each.index_type == TEXT_INDEX]
     return PinnedTable(
         name=name,
         dataset=dataset,
@@ -120,10 +110,9 @@ def pin(dataset: lance.LanceDataset, name: str, column: str | None, asked: int |
         vector=vector,
         column=vector_column,
         origin=origin_of(dataset, vector_column),
-        index=next((index_of(dataset, each) for each in indexes if each.field_names == [vector]), None),
+        method=Method.of(dataset, vector, is_ours=vector_column is not None),
         id=usual(dataset.schema, (ID, *ID_NAMES), lambda kind: is_text(kind) or is_number(kind)),
-        text=text,
-        text_is_indexed=text in indexed_texts,
+        text=next(iter(sorted(indexed_texts, key=lambda name: name != TEXT)), None),
     )
 
 
@@ -190,15 +179,16 @@ def origin_of(dataset: lance.LanceDataset, column: VectorColumn | None) -> Origi
     return Origins(column.identity.model)
 
 
-def index_of(dataset: lance.LanceDataset, index: Any) -> Index:
-    """The name and the distance of a vector index."""
-    metric = (index.details or {}).get("metric_type") or metric_of(dataset, index.name)
-    return Index(index.name, metric.lower())
+def is_image(field: pa.Field) -> bool:
+    """True for bytes of images, and for bytes that Lance keeps in files of their own."""
+    return is_bytes(field.type) and (field.name in IMAGE_NAMES or BLOB in (field.metadata or {}))
 
 
-def metric_of(dataset: lance.LanceDataset, index: str) -> str:
-    """The distance of an index that an older Lance made: it is only in the index itself."""
-    return str(dataset.stats.index_stats(index)["indices"][0].get("metric_type", COSINE))
+def renamed(name: str, names: Sequence[str]) -> str:
+    """Another name for a table's column that is named like one of a result's, which none of `names` is."""
+    while name in names:
+        name = f"{name}_in_table"
+    return name
 
 
 def is_vector(kind: pa.DataType) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal, get_args
 
@@ -13,9 +12,6 @@ from vista_core.preprocessor import ImageSource
 Mode = Literal["vector", "text", "hybrid"]
 MODES: Final[tuple[str, ...]] = get_args(Mode)
 MOST_RESULTS: Final = 10_000  # k and offset together
-LONGEST_FILTER: Final = 10_000  # characters
-# Literals, quoted names and comments of SQL, in which parentheses mean nothing; then the parentheses.
-SQL_TOKENS = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|--[^\n]*|/\*.*?\*/|[()]""", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -60,23 +56,3 @@ class Query:
     def needs_encoder(self) -> bool:
         """True if its vector is not stored in the table."""
         return self.mode != "text" and (self.like is None or bool(self.text))
-
-
-def enclosed(where: str | None) -> str | None:
-    """A SQL filter in parentheses; None if it is empty. Raises UsageError if it can't be one expression.
-
-    Lance reads a filter up to the end of its first expression and ignores what follows. In parentheses, which must not
-    be closed before the end, nothing can follow.
-    """
-    if where is None or not where.strip():
-        return None
-    if len(where) > LONGEST_FILTER:
-        raise UsageError(f"--where has {len(where):,} characters; at most {LONGEST_FILTER:,} are possible")
-    depth = 0
-    for token in SQL_TOKENS.findall(where):
-        depth += {"(": 1, ")": -1}.get(token, 0)
-        if depth < 0:
-            break
-    if depth:
-        raise UsageError(f"--where {where!r}: its parentheses don't match")
-    return f"({where}\n)"  # on a line of its own, since the filter may end in a comment

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from lance.query import MatchQuery
 
-from pipelines.search.pinned import COSINE, PinnedTable
-from pipelines.search.query import Query, enclosed
-from pipelines.storage.errors import without_rust_location
+from pipelines.search.filter import enclosed
+from pipelines.search.pinned import PinnedTable
+from pipelines.search.query import Query
+from pipelines.storage.errors import lance_store_failed, without_rust_location
 from vista_core import UsageError
 
 DISTANCE: Final = "_distance"  # Lance's names of columns
 RELEVANCE: Final = "_score"
 ROW: Final = "_rowid"
-# How an index is searched whose recall nobody measured: 99 % of the neighbours among 100,000 rows in 256 partitions.
-UNMEASURED: Final[dict[str, Any]] = {"minimum_nprobes": 64, "refine_factor": 10}
 CANDIDATES: Final = 200  # of either ranking, for a hybrid one; more if more results are asked for
 RANK_CONSTANT: Final = 60  # of reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009)
 
@@ -51,35 +50,31 @@ def rank(table: PinnedTable, query: Query, vector: np.ndarray | None) -> Ranking
         depth = max(query.depth, CANDIDATES)
         return fused([by_vector(table, query, vector, depth), by_words(table, query, depth)])
     except (ValueError, RuntimeError, pa.ArrowException) as error:
-        if query.where is None:
+        if query.where is None or lance_store_failed(error):
             raise
         raise UsageError(f"--where {query.where!r}: {without_rust_location(str(error))}") from error
 
 
 def by_vector(table: PinnedTable, query: Query, vector: np.ndarray, depth: int) -> Ranking:
-    """The nearest rows. Rows without a vector, or with one that has no direction, are not among them.
-
-    The score is the cosine; of an index that orders by another distance, what is the cosine for vectors of length 1.
-    """
-    metric = table.index.metric if table.index else COSINE
-    nearest = {"column": table.vector, "q": vector, "k": depth, "metric": metric, **how(table, query)}
-    found = table.dataset.to_table([DISTANCE], enclosed(query.where), nearest=nearest, prefilter=True, with_row_id=True)
+    """The nearest rows. Rows without a vector, or with one that has no direction, are not among them."""
+    where = enclosed(query.where)
+    options = table.method.options(query.exact, filtered=where is not None)
+    nearest = {"column": table.vector, "q": vector, "k": depth, **options}
+    found = table.dataset.to_table([DISTANCE], where, nearest=nearest, prefilter=True, with_row_id=True)
     found = found.filter(pc.is_finite(found[DISTANCE]))
-    distances = found[DISTANCE].to_numpy().astype(np.float64)
-    return Ranking(found[ROW].to_pylist(), (1 - distances / (2 if metric == "l2" else 1)).tolist())
-
-
-def how(table: PinnedTable, query: Query) -> dict[str, Any]:
-    """How the nearest rows are found: by the index with its stored setting, or exactly."""
-    if query.exact or table.index is None:
-        return {"use_index": False}
-    return UNMEASURED
+    scores = table.method.score(found[DISTANCE].to_numpy().astype(np.float64))
+    return Ranking(found[ROW].to_pylist(), scores.tolist())
 
 
 def by_words(table: PinnedTable, query: Query, depth: int) -> Ranking:
-    """The rows whose text has most of the query's words, by BM25. Without a full-text index, every text is read."""
+    """The rows whose text has most of the query's words, by BM25. Raises UsageError without a full-text index.
+
+    Lance can search without one, but then it takes words as they are written: neither in lower case nor by their stem.
+    """
     if table.text is None:
-        raise UsageError(f"{table.name} has no column of text, so it can't be searched for words: use --mode vector")
+        raise UsageError(
+            f"{table.name} has no full-text index, so it can't be searched for words: `vista index` builds one"
+        )
     found = table.dataset.to_table(
         [RELEVANCE],
         enclosed(query.where),

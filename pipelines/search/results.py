@@ -21,14 +21,15 @@ class Results:
 
     found: pa.Table
     as_json: bool
-    model: str
+    model: str | None = None  # that encoded the query, if it was encoded
 
     def __str__(self) -> str:
         """JSON lines, or a table for people."""
         if self.as_json:
             return "\n".join(map(json_line, self.found.to_pylist()))
         rows = self.found.to_pylist()
-        return "\n".join([f"{self.model}, {len(rows)} results", " score  id", *map(line, rows)])
+        count = f"{len(rows)} results"
+        return "\n".join([f"{self.model}, {count}" if self.model else count, " score  id", *map(line, rows)])
 
 
 def line(row: dict[str, Any]) -> str:

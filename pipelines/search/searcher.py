@@ -16,10 +16,12 @@ from pipelines.fetching.locations import FetchRules
 from pipelines.records import ID
 from pipelines.search.encoder import EncoderChoice, load_encoder
 from pipelines.search.images import images_of
+from pipelines.search.method import NPROBES, REFINE_FACTOR
 from pipelines.search.pinned import SCORE, PinnedTable, at_version, open_table, pin, version_of
 from pipelines.search.query import Mode, Query
 from pipelines.search.ranking import Ranking, rank
 from pipelines.search.rows import address_of, rows_at, vector_at
+from pipelines.storage.errors import says_not_found
 from vista_core import Record, RecordError, UsageError, display_name
 from vista_core.preprocessor import ImageSource
 
@@ -87,6 +89,16 @@ class Searcher:
         key = stored.field(self.table.id).type if self.table.id else pa.string()
         return pa.schema([pa.field(ID, key), pa.field(SCORE, pa.float64()), *fields])
 
+    @property
+    def advice(self) -> str | None:
+        """What would make the results better, in a sentence; None if there is nothing to say."""
+        if self.table.method.unmeasured is None:
+            return None
+        return (
+            f"nobody measured the index {self.table.method.unmeasured!r} of {self.table.name}: it is searched with "
+            f"{NPROBES} partitions and a refine factor of {REFINE_FACTOR}. `vista index` builds one and measures it"
+        )
+
     def search(self, text: str | None = None, image: ImageSource | None = None, **options: Unpack[Options]) -> pa.Table:
         """The best rows for a text, an image, or both, best first: `id`, `score`, and the row's other columns.
 
@@ -128,11 +140,15 @@ class Searcher:
             return self.results(rank(self.table, query, vector).part(query, without))
         except UsageError as error:
             return error
+        except (OSError, ValueError, pa.ArrowException) as error:
+            if not says_not_found(error):
+                raise
+            return UsageError(f"{self.table.name}: files of version {self.version} were removed. Open the table again")
 
     def results(self, ranking: Ranking) -> pa.Table:
         """Ranked rows as results."""
         found = rows_at(self.table, ranking.rows)
-        return found.add_column(1, SCORE, pa.array(ranking.scores, pa.float64())).cast(self.schema)
+        return found.add_column(1, SCORE, pa.array(ranking.scores, pa.float64()))
 
     def vectors(self, queries: Sequence[Query]) -> list[np.ndarray | UsageError | None]:
         """The vector of each query, float32 [D], or why it has none; None if it needs none that is computed."""

@@ -98,7 +98,7 @@ async def search(request: Request, form: Annotated[SearchForm, Form(media_type="
         mode=form.mode,
         exact=form.exact,
     )
-    found = await serving.batcher.answer(searcher, query)
+    found = await serving.batcher.answer(searcher, await serving.with_image(searcher, query))
     took = time.perf_counter() - started
     serving.metrics.searches.labels(form.mode).observe(took)
     return SearchAnswer(

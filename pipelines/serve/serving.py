@@ -8,16 +8,19 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from pipelines.fetching.locations import FetchRules
-from pipelines.search import Searcher
-from pipelines.search.pinned import is_vector
+from pipelines.search import Query, Searcher
+from pipelines.search.filter import enclosed
+from pipelines.search.pinned import PinnedTable, is_vector
 from pipelines.serve.batching import Batcher
 from pipelines.serve.config import ServeConfig, ServeLimits, fetch_rules
 from pipelines.serve.facets import Facets, count_facets
 from pipelines.serve.metrics import Metrics
 from pipelines.serve.thumbnails import Thumbnails
 from pipelines.serve.versions import Versions
+from pipelines.sources.types import is_text
+from pipelines.tables.dataset import quoted
 from pipelines.tables.vector_column import VectorColumn, names_encoder
-from vista_core import VistaError
+from vista_core import UsageError, VistaError
 
 
 class Serving:
@@ -62,6 +65,21 @@ class Serving:
             return None
         return found if found is None or len(found) <= self.limits.image_bytes else None
 
+    async def with_image(self, searcher: Searcher, query: Query) -> Query:
+        """A query for a row's image and a text, with the image, if that is not in the table.
+
+        It is fetched before the query waits for the encoder, which a slow host must not hold up. Raises UsageError if
+        there is none.
+        """
+        key, table = query.like, searcher.table
+        if key is None or not query.text or table.image is not None or not self.rules.allowed:
+            return query
+        image = await self.thumbnails.run(lambda: self.image_of(searcher, str(key)))
+        if image is None:
+            raise UsageError(f"the row {key!r} has no image that can be read: search without a text, or by text alone")
+        conditions = [enclosed(query.where), other_rows(table, str(key))]
+        return dataclasses.replace(query, like=None, image=image, where=" AND ".join(filter(None, conditions)) or None)
+
     async def filters(self) -> dict[str, Any]:
         """The filters of the published version, which are counted once."""
         searcher = self.versions.current
@@ -99,3 +117,11 @@ class Serving:
             "results": self.limits.results,
             "depth": self.limits.depth,
         }
+
+
+def other_rows(table: PinnedTable, key: str) -> str | None:
+    """A SQL condition that holds for all rows but one; None if rows have no ids."""
+    if table.id is None:
+        return None
+    as_text = is_text(table.dataset.schema.field(table.id).type)
+    return f"`{table.id}` != {quoted(key) if as_text else int(key)}"

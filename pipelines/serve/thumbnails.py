@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from PIL import Image, ImageOps
-
+from pipelines.search.thumbnail import thumbnail
 from pipelines.serve.config import ServeLimits
 from pipelines.serve.metrics import Metrics
 from pipelines.serve.overload import OverloadError
 from vista_core import RecordError
-from vista_core.image_limits import check_cost, open_image
 
 SIZES = (320, 960)  # pixels of the longer side: in the grid, and alone
-QUALITY = 82
 
 
 @dataclass(frozen=True)
@@ -48,17 +44,21 @@ class Thumbnails:
         if (cached := self.cache.get(key)) is not None:
             self.metrics.thumbnails.labels("cached").inc()
             return cached or None
-        if self.waiting >= self.limits.thumbnail_queue:
-            raise OverloadError("too many images are being loaded")
-        self.waiting += 1
-        try:
-            made = await asyncio.get_running_loop().run_in_executor(self.pool, made_of, load, key.size)
-        finally:
-            self.waiting -= 1
+        made = await self.run(lambda: made_of(load, key.size))
         self.metrics.thumbnails.labels("made" if made else "none").inc()
         self.cache.put(key, made or b"")  # that there is none is remembered, too
         self.metrics.thumbnail_bytes.set(self.cache.bytes)
         return made
+
+    async def run(self, make: Callable[[], bytes | None]) -> bytes | None:
+        """Call `make` in one of the threads. Raises OverloadError if too many wait already."""
+        if self.waiting >= self.limits.thumbnail_queue:
+            raise OverloadError("too many images are being loaded")
+        self.waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.pool, make)
+        finally:
+            self.waiting -= 1
 
     def close(self) -> None:
         """End the threads once they have finished their image."""
@@ -102,24 +102,3 @@ def made_of(load: Callable[[], bytes | None], size: int) -> bytes | None:
         return None if data is None else thumbnail(data, size)
     except RecordError:
         return None
-
-
-def thumbnail(data: bytes, size: int) -> bytes:
-    """Encoded bytes to a WebP of at most `size` x `size` pixels, transparent parts kept, turned as EXIF says.
-
-    Raises RecordError for what is not an image, or costs more than the model's own limits allow.
-    """
-    try:
-        with open_image(data) as image:
-            check_cost(image, size, "white")
-            image.draft("RGB", (size, size))  # a JPEG is decoded at a fraction of its size
-            image.thumbnail((size, size), Image.Resampling.LANCZOS, reducing_gap=2.0)
-            turned = ImageOps.exif_transpose(image)
-            flat = turned.convert("RGBA" if turned.has_transparency_data else "RGB")
-            file = io.BytesIO()
-            flat.save(file, "WEBP", quality=QUALITY, method=2)
-            return file.getvalue()
-    except RecordError:
-        raise
-    except Exception as error:  # decoders raise what they like
-        raise RecordError("image_undecodable", f"{type(error).__name__}: {error}") from error

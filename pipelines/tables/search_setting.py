@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
+from typing import Any
 
 import lance
 
@@ -41,6 +42,13 @@ class SearchSetting:
             return None
         stored = json.loads(value)
         return cls(**{each.name: stored[each.name] for each in dataclasses.fields(cls) if each.name in stored})
+
+    def nearest(self, filtered: bool = False) -> dict[str, Any]:
+        """What is added to the `nearest` of Lance's scanner. With a filter, so many partitions are searched as it takes
+        to find enough rows that pass it, but no fewer than without."""
+        probes = {"minimum_nprobes": self.nprobes} if filtered else {"nprobes": self.nprobes}
+        refine = {"refine_factor": self.refine_factor} if self.refine_factor else {}
+        return {**probes, **refine, "metric": self.metric, "use_index": True}
 
     def store(self, table: lance.LanceDataset) -> lance.LanceDataset:
         """The table with this setting, which may precede its index, and without those of indexes that are gone.

@@ -17,8 +17,6 @@ from tests.pipelines.serve.shapes import TABLE, move, publish
 PICTURE = draw("circle", "yellow", "blue")
 EVIL = "<img src=x onerror=\"document.title='hacked'\"><script>document.title='hacked'</script>"
 REFUSED = re.compile(r"status of (4\d\d|503)|net::ERR_FAILED")  # what Chromium logs and the page explains
-    r"status of (4\d\d|503)|net::ERR_FAILED"
-)  # what Chromium logs of an answer that the page itself explains
 SECONDS = 30
 PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
 

@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 
 from pipelines.sample_catalog import draw
+from pipelines.search.thumbnail import thumbnail
 from pipelines.serve.config import ServeConfig, ServeLimits
 from pipelines.serve.metrics import Metrics
 from pipelines.serve.overload import OverloadError
-from pipelines.serve.thumbnails import Cache, Key, Thumbnails, thumbnail
+from pipelines.serve.thumbnails import Cache, Key, Thumbnails
 from tests.pipelines.serve.client import running
 from tests.pipelines.serve.shapes import TABLE, publish
 from vista_core import RecordError
@@ -128,6 +129,11 @@ def test_images_that_rows_only_name_are_shown_if_they_are_allowed_and_no_others(
             assert images == bool(options)
             return [answer.status == 200 for answer in answers]
 
+    with running(ServeConfig(str(tmp_path), TABLE, port=0, device="cpu", image_root=str(pictures))) as client:
+        changed = client.ids(like=ids[0], text="in red", where="price > 0", k=100)
+        assert sorted(changed) == sorted(ids[1:]), "all but the row itself"
+        answer = client.search(like=ids[-1], text="in red")
+        assert (answer.status, "has no image" in answer.json["detail"]) == (400, True)
     allowed = [True, True] + [False] * (len(uris) - 2)
     assert shown() == [False] * len(uris), "nothing is fetched unless it is allowed"
     assert shown(image_root=str(pictures)) == allowed
