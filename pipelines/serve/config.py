@@ -29,7 +29,7 @@ class ServeLimits:
     where_characters: int = 4_000
     results: int = 100  # of one answer
     depth: int = 1_000  # results that can be reached by paging
-    queue: int = 64  # queries that wait for the encoder; further ones get 503
+    queue: int = 128  # queries that wait for the encoder; further ones get 503
     batch: int = 16  # queries that the encoder gets at once
     searches: int = 4  # of LanceDB at the same time
     wait_seconds: float = 10.0  # that a query waits in the queue, until it gets 503
