@@ -20,33 +20,28 @@ class Method:
     """A distance, and how the index that orders by it is searched. Without an index every vector is compared."""
 
     metric: str
-    nprobes: int | None = None  # None: no index is used
-    refine_factor: int = 0  # 0: distances are those of the index
-    unmeasured: str | None = None  # name of an index whose recall nobody measured
+    setting: SearchSetting | None = None  # None: no index is used
+    is_measured: bool = True  # False if nobody knows the recall of `setting`
 
     @classmethod
     def of(cls, dataset: lance.LanceDataset, column: str, is_ours: bool) -> Method:
         """The method for a vector column: its stored setting. Without one, a column whose vectors are vista's is
         searched exactly; another one by the index that it has."""
         if (setting := SearchSetting.of(dataset, column)) is not None:
-            return cls(setting.metric.lower(), setting.nprobes, setting.refine_factor)
+            return cls(setting.metric, setting)
         names = vector_indexes(dataset, column)
         if not names:
             return cls(COSINE)
         metric = metric_of(dataset, names[0])
-        return cls(metric) if is_ours else cls(metric, NPROBES, REFINE_FACTOR, names[0])
+        if is_ours:
+            return cls(metric)
+        return cls(metric, SearchSetting(names[0], NPROBES, REFINE_FACTOR, 0, 0, metric), is_measured=False)
 
     def options(self, exact: bool, filtered: bool) -> dict[str, Any]:
-        """Lance's options for a search for nearest rows.
-
-        Rows that pass a filter are few, and far from each other: Lance then decides how many more partitions to look
-        at. With `nprobes` it would look at no more, and find less than `k` rows.
-        """
-        if exact or self.nprobes is None:
+        """Lance's options for a search for nearest rows."""
+        if exact or self.setting is None:
             return {"metric": self.metric, "use_index": False}
-        probes = {"minimum_nprobes": self.nprobes} if filtered else {"nprobes": self.nprobes}
-        refine = {"refine_factor": self.refine_factor} if self.refine_factor else {}
-        return {"metric": self.metric, **probes, **refine}
+        return self.setting.nearest(filtered)
 
     def score(self, distance: Any) -> Any:
         """The cosine of Lance's distance. Of other distances, what would be the cosine for vectors of length 1."""

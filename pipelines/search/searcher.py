@@ -92,11 +92,12 @@ class Searcher:
     @property
     def advice(self) -> str | None:
         """What would make the results better, in a sentence; None if there is nothing to say."""
-        if self.table.method.unmeasured is None:
+        method = self.table.method
+        if method.setting is None or method.is_measured:
             return None
         return (
-            f"nobody measured the index {self.table.method.unmeasured!r} of {self.table.name}: it is searched with "
-            f"{NPROBES} partitions and a refine factor of {REFINE_FACTOR}. `vista index` builds one and measures it"
+            f"nobody measured the index {method.setting.index!r} of {self.table.name}: it is searched with {NPROBES} "
+            f"partitions and a refine factor of {REFINE_FACTOR}. `vista index` builds one and measures it"
         )
 
     def search(self, text: str | None = None, image: ImageSource | None = None, **options: Unpack[Options]) -> pa.Table:
