@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import lance
 import numpy as np
 import psutil
 import pyarrow as pa
@@ -32,6 +33,7 @@ import pyarrow.parquet as pq
 import tyro
 
 from pipelines.sample_catalog import SCHEMA, draw, records
+from pipelines.tables.dataset import PUBLISHED, table_uri
 
 JOBS = Path(__file__).resolve().parents[1] / "jobs"
 TABLE = "shapes"
@@ -81,6 +83,13 @@ def embed_command(folder: Path) -> list[str]:
     source, db = folder / "catalog" / "catalog.parquet", folder / "db"
     command = [sys.executable, str(JOBS / "embed_corpus.py"), "--source", str(source), "--db", str(db)]
     return [*command, "--table", TABLE, "--store-images", "--device", "cpu"]
+
+
+def index_words(folder: Path) -> None:
+    """Make a full-text index, for queries by words, and publish the version that has it."""
+    table = lance.dataset(table_uri(str(folder / "db"), TABLE))
+    table.create_scalar_index("text", "INVERTED", with_position=False)
+    table.tags.update(PUBLISHED, lance.dataset(table.uri).version)
 
 
 @contextmanager
@@ -233,6 +242,7 @@ def main() -> None:
         folder = Path(name)
         write_catalog(folder / "catalog", 0, options.copies)
         subprocess.run(embed_command(folder), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        index_words(folder)
         with server(folder) as (address, process):
             figures = asyncio.run(load(address, process, folder, options))
     found = report(figures, options)

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pipelines.search import Query as SearchQuery
 from pipelines.search import Searcher
 from pipelines.serve.config import ServeLimits
+from pipelines.serve.facets import Facets
 from pipelines.serve.serving import Serving
 from pipelines.serve.thumbnails import SIZES, Key
 from pipelines.serve.values import rows_of
@@ -125,7 +126,7 @@ async def table(request: Request) -> dict[str, Any]:
 
 
 @router.get("/api/filters", responses={401: REFUSALS[401]})
-async def filters(request: Request) -> dict[str, Any]:
+async def filters(request: Request) -> Facets:
     """Filters that suit the columns of the published version: ranges, and values with their number of rows."""
     return await serving_of(request).filters()
 

@@ -24,6 +24,7 @@ class ServeLimits:
 
     body_bytes: int = 25 << 20  # of a request: an image of at most 20 MiB, and the text
     image_bytes: int = 20 << 20  # of a query's image, and of an image that is fetched for the page
+    bodies_bytes: int = 256 << 20  # of all requests that are under way
     body_seconds: float = 30.0  # within which the next piece of a request must arrive
     text_characters: int = 20_000  # of a query; a model reads far less
     where_characters: int = 4_000
@@ -35,6 +36,7 @@ class ServeLimits:
     wait_seconds: float = 10.0  # that a query waits in the queue, until it gets 503
     retry_after: int = 1  # seconds, told with each 503
     poll_seconds: float = 2.0  # between looks at the tag `published`
+    openings: int = 16  # requests that wait for a version to be opened
     pinned: int = 4  # versions and columns beside the published ones that are kept open
     thumbnail_threads: int = 2  # that fetch and decode images
     thumbnail_queue: int = 200  # images that wait for them; a page shows 100

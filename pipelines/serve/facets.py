@@ -66,6 +66,11 @@ class Seen:
             if len(self.counts) > most or any(len(str(value)) > LONGEST_CHOICE for value in self.counts):
                 self.counts = None  # no list of choices, and no need to keep more
 
+    @property
+    def is_open(self) -> bool:
+        """True if further values may change the filter."""
+        return self.type in ("number", "date", "datetime") or self.counts is not None
+
     def facet(self, column: str) -> Facet | None:
         """The filter; None if there is nothing to choose from."""
         if self.counts is not None and len(self.counts) > 1:
@@ -108,12 +113,13 @@ def count_facets(table: lance.LanceDataset, limits: ServeLimits) -> Facets:
     fragments = table.get_fragments()
     fragments = fragments[:: max(1, len(fragments) // FRAGMENTS)]
     share = limits.facet_rows if rows <= limits.facet_rows else limits.facet_rows // max(1, len(fragments))
-    for fragment in fragments if seen else []:
-        scanner = fragment.scanner(columns=list(seen), limit=share, batch_size=BATCH_ROWS, batch_readahead=1)
-        for batch in scanner.to_batches():
+    for fragment in fragments:
+        for start in range(0, min(share, fragment.count_rows()), BATCH_ROWS):
+            columns = [name for name, each in seen.items() if each.is_open]  # texts, which are long, soon drop out
+            batch = fragment.to_table(columns=columns, offset=start, limit=min(BATCH_ROWS, share - start))
             counted += len(batch)
-            for name, each in seen.items():
-                each.add(batch[name], limits.facet_values)
+            for name in columns:
+                seen[name].add(batch[name].combine_chunks(), limits.facet_values)
     facets = [facet for name, each in seen.items() if (facet := each.facet(name)) is not None]
     return Facets(rows, counted, facets[:MOST_FACETS])
 

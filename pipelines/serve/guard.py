@@ -36,33 +36,32 @@ class BodyError(HTTPException):
     """The body of a request is too long, or does not arrive. Whoever reads it, FastAPI answers so."""
 
     def __init__(self, refusal: Refusal) -> None:
-        super().__init__(refusal.status, refusal.detail, {"connection": "close"})
+        super().__init__(refusal.status, refusal.detail, {"connection": "close", **refusal.headers})
         self.refusal = refusal
 
 
-@dataclass(frozen=True)
 class Guard:
     """The ASGI application in front of `app`."""
 
-    app: ASGIApp
-    access: Access
-    limits: ServeLimits
-    metrics: Metrics
+    def __init__(self, app: ASGIApp, access: Access, limits: ServeLimits, metrics: Metrics) -> None:
+        self.app, self.access, self.limits, self.metrics = app, access, limits, metrics
+        self.held = Held()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request: with a refusal, or with what `app` answers."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        answer = Answer(send)
+        answer, body = Answer(send), Body(receive, self.limits, self.held)
         try:
             if (refusal := self.refusal(scope)) is not None:
                 await answer.refuse(refusal)
             else:
-                await self.app(scope, Body(receive, self.limits).receive, answer.send)
+                await self.app(scope, body.receive, answer.send)
         except BodyError as error:
             await answer.refuse(error.refusal)
         finally:
+            self.held.bytes -= body.length
             self.metrics.requests.labels(route_of(scope), str(answer.status)).inc()
 
     def refusal(self, scope: Scope) -> Refusal | None:
@@ -100,6 +99,7 @@ class Answer:
         if self.started:
             return
         headers: list[Any] = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
+        headers += [(name.encode(), value.encode()) for name, value in refusal.headers.items()]
         if refusal.status == HTTPStatus.UNAUTHORIZED:
             headers.append((b"www-authenticate", b"Bearer"))
         if refusal.status == HTTPStatus.SEE_OTHER:
@@ -112,11 +112,18 @@ class Answer:
         await self.send({"type": "http.response.body", "body": body})
 
 
-class Body:
-    """Receives the body of a request within limits on its length and its pace."""
+@dataclass
+class Held:
+    """Bytes of the bodies of all requests that are under way."""
 
-    def __init__(self, receive: Receive, limits: ServeLimits) -> None:
-        self.incoming, self.limits, self.length, self.ended = receive, limits, 0, False
+    bytes: int = 0
+
+
+class Body:
+    """Receives the body of a request within limits on its length and its pace, and on all bodies together."""
+
+    def __init__(self, receive: Receive, limits: ServeLimits, held: Held) -> None:
+        self.incoming, self.limits, self.held, self.length, self.ended = receive, limits, held, 0, False
 
     async def receive(self) -> Message:
         """ASGI's `receive`. Raises BodyError."""
@@ -126,10 +133,15 @@ class Body:
             message = await asyncio.wait_for(self.incoming(), self.limits.body_seconds)
         except TimeoutError as error:
             raise BodyError(Refusal(408, "the request did not arrive in time")) from error
-        self.length += len(message.get("body", b""))
+        arrived = len(message.get("body", b""))
+        self.length += arrived
+        self.held.bytes += arrived
         self.ended = not message.get("more_body", False)
         if self.length > self.limits.body_bytes:
             raise BodyError(too_long(self.limits))
+        if self.held.bytes > self.limits.bodies_bytes:
+            after = {"retry-after": str(self.limits.retry_after)}
+            raise BodyError(Refusal(503, "too many images are being sent: come again in a moment", after))
         return message
 
 

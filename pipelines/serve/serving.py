@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,6 +17,7 @@ from pipelines.serve.config import ServeConfig, ServeLimits, fetch_rules
 from pipelines.serve.facets import Facets, count_facets
 from pipelines.serve.metrics import Metrics
 from pipelines.serve.thumbnails import Thumbnails
+from pipelines.serve.values import holds_bytes
 from pipelines.serve.versions import Versions
 from pipelines.sources.types import is_text
 from pipelines.tables.dataset import quoted
@@ -34,7 +36,8 @@ class Serving:
         self.batcher = Batcher(limits, self.metrics)
         self.thumbnails = Thumbnails(limits, self.metrics)
         self.counting = ThreadPoolExecutor(1, "count")
-        self.counted: tuple[int, asyncio.Future[Facets]] | None = None
+        self.counted: tuple[Searcher, asyncio.Future[Facets]] | None = None
+        self.described: tuple[Searcher, float, asyncio.Future[dict[str, Any]]] | None = None
         self.tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -80,43 +83,50 @@ class Serving:
         conditions = [enclosed(query.where), other_rows(table, str(key))]
         return dataclasses.replace(query, like=None, image=image, where=" AND ".join(filter(None, conditions)) or None)
 
-    async def filters(self) -> dict[str, Any]:
+    async def filters(self) -> Facets:
         """The filters of the published version, which are counted once."""
         searcher = self.versions.current
-        if self.counted is None or self.counted[0] != searcher.version:
-            loop = asyncio.get_running_loop()
-            self.counted = (
-                searcher.version,
-                loop.run_in_executor(self.counting, count_facets, searcher.table.dataset, self.limits),
+        if self.counted is None or self.counted[0] is not searcher:
+            task = asyncio.get_running_loop().run_in_executor(
+                self.counting, count_facets, searcher.table.dataset, self.limits
             )
-        return {"version": searcher.version, **dataclasses.asdict(await asyncio.shield(self.counted[1]))}
+            self.counted = (searcher, task)
+        return await asyncio.shield(self.counted[1])
 
     async def describe(self) -> dict[str, Any]:
-        """The table as the page needs to know it."""
-        searcher = self.versions.current
-        dataset = searcher.table.dataset
-        loop = asyncio.get_running_loop()
-        rows, tags = await loop.run_in_executor(self.counting, lambda: (dataset.count_rows(), dataset.tags.list()))
-        columns = []
-        for field in dataset.schema:
-            vector = is_vector(field.type)
-            model = VectorColumn.of(dataset.schema, field.name).identity.model if names_encoder(field) else None
-            if vector or not field.name.startswith("_"):
-                columns.append({"name": field.name, "type": str(field.type), "vector": vector, "model": model})
+        """The table as the page needs to know it. Its tags, which may move at any time, are looked up now and then."""
+        searcher, now = self.versions.current, time.monotonic()
+        if self.described is None or self.described[0] is not searcher or now > self.described[1]:
+            task = asyncio.get_running_loop().run_in_executor(self.counting, description, searcher)
+            self.described = (searcher, now + self.limits.poll_seconds, task)
         return {
             "name": self.config.table,
-            "version": searcher.version,
-            "model": searcher.model,
-            "column": searcher.table.vector,
-            "rows": rows,
-            "columns": columns,
-            "tags": {name: int(tag["version"]) for name, tag in tags.items()},
-            "text_column": searcher.table.text,
+            **await asyncio.shield(self.described[2]),
             "images": self.has_images(searcher),
             "image_bytes": self.limits.image_bytes,
             "results": self.limits.results,
             "depth": self.limits.depth,
         }
+
+
+def description(searcher: Searcher) -> dict[str, Any]:
+    """The version of the table that a searcher has, and the table's tags."""
+    dataset = searcher.table.dataset
+    columns = []
+    for field in dataset.schema:
+        vector = is_vector(field.type)
+        model = VectorColumn.of(dataset.schema, field.name).identity.model if names_encoder(field) else None
+        if vector or not (field.name.startswith("_") or holds_bytes(field.type)):
+            columns.append({"name": field.name, "type": str(field.type), "vector": vector, "model": model})
+    return {
+        "version": searcher.version,
+        "model": searcher.model,
+        "column": searcher.table.vector,
+        "rows": dataset.count_rows(),
+        "columns": columns,
+        "tags": {name: int(tag["version"]) for name, tag in dataset.tags.list().items()},
+        "text_column": searcher.table.text,
+    }
 
 
 def other_rows(table: PinnedTable, key: str) -> str | None:

@@ -14,6 +14,7 @@ from pipelines.search.encoder import load_encoder
 from pipelines.search.pinned import PinnedTable, at_version, open_table, pin, version_of
 from pipelines.serve.config import ServeConfig, ServeLimits
 from pipelines.serve.metrics import Metrics
+from pipelines.serve.overload import OverloadError
 from pipelines.storage.errors import explained
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,8 @@ class Versions:
         self.column = first.table.vector
         self.published: dict[str, Searcher] = {self.column: first}  # by column; replaced as a whole, never changed
         self.pinned: OrderedDict[Pinned, Searcher] = OrderedDict()
-        self.lock = threading.Lock()  # of the two above
+        self.lock = threading.Lock()  # of `pinned`
+        self.opening = 0
         self.thread = ThreadPoolExecutor(1, "open")
         self.metrics.version.set(first.version)
 
@@ -46,11 +48,18 @@ class Versions:
     async def get(self, column: str | None, version: int | str | None) -> Searcher:
         """The searcher for a column and a version: a number or a tag; None: as published.
 
-        Raises UsageError if there is no such column or version.
+        Raises UsageError if there is no such column or version, OverloadError if too many wait to be opened.
         """
         if (known := self.known(column or self.column, version)) is not None:
             return known
-        return await asyncio.get_running_loop().run_in_executor(self.thread, self.open, column or self.column, version)
+        if self.opening >= self.limits.openings:
+            raise OverloadError("too many versions are being opened")
+        self.opening += 1
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self.thread, self.open, column or self.column, version)
+        finally:
+            self.opening -= 1
 
     def known(self, column: str, version: int | str | None) -> Searcher | None:
         """The searcher, if it is open. What a tag names has to be looked up."""
@@ -81,7 +90,9 @@ class Versions:
 
     def with_encoder(self, table: PinnedTable) -> Searcher:
         """A searcher of a table; a model that is loaded already is shared."""
-        for known in [*self.published.values(), *self.pinned.values()]:
+        with self.lock:
+            open_ones = [*self.published.values(), *self.pinned.values()]
+        for known in open_ones:
             same = (known.table.column, known.table.origin) == (table.column, table.origin)
             if same and known.table.column is not None:
                 return dataclasses.replace(known, table=table)

@@ -7,6 +7,8 @@ import * as results from "./results.js";
 import { hasQuery, PAGE_SIZE, readState, writeState } from "./state.js";
 import { forget, keep, recall } from "./uploads.js";
 
+const TITLES = { vector: "By meaning, with the model's vectors", text: "By the words of the text", hybrid: "Both, merged by rank" };
+
 let table = null; // what the server says of the table
 let facets = [];
 let state = readState(location.search);
@@ -41,7 +43,9 @@ function fill() {
   byId("text").placeholder = state.like === null ? "Type a text, drop or paste an image, or both" : "… but how? Type what should be different";
   for (const each of document.querySelectorAll("input[name=mode]")) {
     each.checked = each.value === state.mode;
-    each.disabled = each.value !== "vector" && (state.like !== null || table?.text_column === null);
+    const words = each.value !== "vector";
+    each.disabled = words && (state.like !== null || table?.text_column === null);
+    each.parentElement.title = TITLES[each.value] + (words && table?.text_column === null ? ": needs a full-text index (vista index)" : "");
   }
   byId("version").value = state.version;
   byId("other-version").value = state.otherVersion;
@@ -164,7 +168,7 @@ function welcome(needed) {
   byId("results").replaceChildren(element("div", { className: "empty" },
     element("h2", {}, `Search ${table.rows.toLocaleString("en")} rows of ${table.name}`),
     element("p", {}, "By a text, by an image, or by an image and what should be different about it."),
-    table.text_column === null ? null : element("p", { className: "quiet" }, "Press / to begin, and ? for help.")));
+    element("p", { className: "quiet" }, "Press / to begin, and ? for help.")));
 }
 
 function announce(text) {
@@ -266,9 +270,12 @@ function showTable() {
 async function start() {
   wire();
   fill();
+  const counting = loadFilters().then(takeFilters); // may take a while for a large table
+  counting.catch(() => {});
   try {
-    [table, { facets }] = await Promise.all([describe(), loadFilters().then((found) => { note(found); return found; })]);
+    table = await describe();
     showTable();
+    if (Object.keys(state.filters).length) await counting;
   } catch (error) {
     return showError(explained(error));
   }
@@ -278,8 +285,10 @@ async function start() {
   run();
 }
 
-function note(found) {
+function takeFilters(found) {
+  ({ facets } = found);
   byId("facets-note").textContent = found.counted < found.rows ? `Counted among ${found.counted.toLocaleString("en")} of ${found.rows.toLocaleString("en")} rows.` : "";
+  filters.draw(byId("facets"), facets, state);
 }
 
 start();

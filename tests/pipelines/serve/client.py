@@ -5,8 +5,9 @@ from __future__ import annotations
 import http.client
 import json
 import threading
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -71,6 +72,14 @@ def multipart(fields: dict[str, object]) -> tuple[str, bytes]:
         content = value if isinstance(value, bytes) else str(value).encode()
         parts.append(f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"{file}\r\n\r\n'.encode() + content)
     return f"multipart/form-data; boundary={boundary}", b"\r\n".join([*parts, f"--{boundary}--\r\n".encode()])
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Ask until something holds."""
+    end = time.monotonic() + WAIT_SECONDS
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 @contextmanager

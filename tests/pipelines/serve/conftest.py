@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.serve.config import ServeConfig
 from tests.pipelines.serve.client import Client, running
-from tests.pipelines.serve.shapes import TABLE, publish, rows
+from tests.pipelines.serve.shapes import TABLE, VERSION, publish, rows
 from vista_core import Encoder, EncoderSettings
 
 ROWS = 120  # circles, squares, and some triangles
@@ -29,7 +29,7 @@ def shapes(encoder) -> pa.Table:
 def db(tmp_path_factory, shapes) -> str:
     """A database that no test changes."""
     folder = tmp_path_factory.mktemp("db")
-    publish(folder, shapes)
+    assert publish(folder, shapes, words=True).version == VERSION
     return str(folder)
 
 

@@ -16,6 +16,7 @@ from pipelines.tables.vector_column import VectorColumn
 from vista_core import Encoder, Record
 
 TABLE = "shapes"
+VERSION = 2  # of the table that many tests share
 
 
 def rows(encoder: Encoder, number: int | None = None) -> pa.Table:
@@ -44,9 +45,12 @@ def rows(encoder: Encoder, number: int | None = None) -> pa.Table:
     return pa.table([vector, *values.values()], schema=marked(pa.schema(fields), Origin("vista-tiny")))
 
 
-def publish(db: Path | str, table: pa.Table) -> lance.LanceDataset:
-    """Replace the table, and publish it."""
+def publish(db: Path | str, table: pa.Table, words: bool = False) -> lance.LanceDataset:
+    """Replace the table, and publish it; with `words`, with a full-text index, which makes another version."""
     dataset = lance.write_dataset(table, table_uri(str(db), TABLE), mode="overwrite")
+    if words:
+        dataset.create_scalar_index("text", "INVERTED", with_position=False)
+        dataset = lance.dataset(dataset.uri)
     move(dataset, dataset.version)
     return dataset
 

@@ -8,8 +8,8 @@ import pytest
 
 from pipelines.sample_catalog import draw
 from pipelines.serve.config import ServeConfig, ServeLimits
-from tests.pipelines.serve.client import WAIT_SECONDS, running
-from tests.pipelines.serve.shapes import TABLE
+from tests.pipelines.serve.client import WAIT_SECONDS, running, until
+from tests.pipelines.serve.shapes import TABLE, VERSION
 
 STAR = draw("circle", "yellow", "blue")
 TEXT = "a red circle on a black background"
@@ -20,7 +20,7 @@ def test_an_answer_has_version_model_time_and_results_best_first(client):
     assert answer.status == 200
     found = answer.json
     assert {"version", "model", "took_ms", "results"} <= found.keys()
-    assert found["version"] == 1
+    assert found["version"] == VERSION
     assert "vista-tiny" in found["model"]
     assert found["took_ms"] > 0
     assert len(found["results"]) == 3
@@ -58,7 +58,7 @@ def test_a_filter_is_applied_and_pages_follow_each_other(client):
 
 
 def test_a_version_by_number_and_by_tag(client):
-    assert client.ids(text=TEXT, version=1) == client.ids(text=TEXT, version="published") == client.ids(text=TEXT)
+    assert client.ids(text=TEXT, version=VERSION) == client.ids(text=TEXT, version="published") == client.ids(text=TEXT)
 
 
 @pytest.mark.parametrize(
@@ -130,19 +130,39 @@ def test_a_body_that_does_not_arrive_is_408(db):
             assert connection.recv(1000).startswith(b"HTTP/1.1 408 ")
 
 
+def test_bodies_that_are_under_way_are_limited_together(db):
+    limits = ServeLimits(body_bytes=100_000, bodies_bytes=150_000, retry_after=3)
+    with running(ServeConfig(db, TABLE, port=0, device="cpu"), limits) as client:
+        host, port = client.place.split(":")
+        head = f"POST /api/search HTTP/1.1\r\nHost: {client.place}\r\nContent-Length: 90100\r\n"
+        part = '--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
+        with socket.create_connection((host, int(port)), WAIT_SECONDS) as connection:
+            start = f"{head}Content-Type: multipart/form-data; boundary=x\r\n\r\n{part}".encode()
+            connection.sendall(start + bytes(90_000))
+            until(lambda: client.search(image=bytes(80_000)).status == 503)
+            assert client.search(image=bytes(80_000)).headers["retry-after"] == "3"
+            assert client.search(text="x").status == 200
+        until(lambda: client.search(image=bytes(80_000)).status == 400)
+
+
 def test_images_come_as_thumbnails_that_may_be_kept(client):
-    answer = client.get("/api/image?id=circle-yellow-on-blue&version=1")
+    answer = client.get(f"/api/image?id=circle-yellow-on-blue&version={VERSION}")
     assert (answer.status, answer.headers["content-type"]) == (200, "image/webp")
     assert "immutable" in answer.headers["cache-control"]
     assert client.get("/api/image?id=circle-yellow-on-blue").headers["cache-control"] == "no-store", "it may change"
-    assert client.get("/api/image?id=nope&version=1").status == 404
-    assert client.get("/api/image?id=circle-yellow-on-blue&version=1&size=12345").status == 422
+    assert client.get(f"/api/image?id=nope&version={VERSION}").status == 404
+    assert client.get(f"/api/image?id=circle-yellow-on-blue&version={VERSION}&size=12345").status == 422
     assert client.get("/api/image?id=circle-yellow-on-blue&version=99").status == 400
 
 
 def test_the_table_and_its_filters_are_described(client):
     table = client.get("/api/table").json
-    assert (table["name"], table["rows"], table["version"], table["tags"]) == ("shapes", 120, 1, {"published": 1})
+    assert (table["name"], table["rows"], table["version"], table["tags"]) == (
+        "shapes",
+        120,
+        VERSION,
+        {"published": VERSION},
+    )
     assert [each["name"] for each in table["columns"] if each["vector"]] == ["vector"]
     facets = {each["column"]: each for each in client.get("/api/filters").json["facets"]}
     assert {"price", "shape", "in_stock", "added", "modality"} == facets.keys()
@@ -155,7 +175,7 @@ def test_health_and_metrics(client):
     text = client.get("/metrics").body.decode()
     assert re.search(r'vista_requests_total\{route="/api/search",status="200"\} [1-9]', text)
     assert re.search(r'vista_search_seconds_count\{mode="vector"\} [1-9]', text)
-    assert "vista_published_version 1.0" in text
+    assert f"vista_published_version {VERSION}.0" in text
     assert "process_resident_memory_bytes" in text
     client.get("/no/such/page")
     assert "/no/such" not in client.get("/metrics").body.decode(), "labels are bounded"

@@ -169,11 +169,11 @@ def test_a_search_for_words_does_not_wait_for_the_encoder():
 def test_an_overloaded_server_answers_503_and_says_when_to_come_again(db):
     from pipelines.serve.config import ServeConfig
     from tests.pipelines.serve.client import running
-    from tests.pipelines.serve.shapes import TABLE
+    from tests.pipelines.serve.shapes import TABLE, VERSION
 
     limits = ServeLimits(queue=0, thumbnail_queue=0, retry_after=7)
     with running(ServeConfig(db, TABLE, port=0, device="cpu"), limits) as client:
-        for answer in (client.search(text="x"), client.get("/api/image?id=circle-yellow-on-blue&version=1")):
+        for answer in (client.search(text="x"), client.get(f"/api/image?id=circle-yellow-on-blue&version={VERSION}")):
             assert (answer.status, answer.headers["retry-after"]) == (503, "7")
         assert "vista_overloads_total 2.0" in client.get("/metrics").body.decode()
         assert client.get("/healthz").status == 200

@@ -12,7 +12,7 @@ from pipelines.sample_catalog import draw
 from pipelines.serve.config import ServeConfig
 from tests.pipelines.serve.chromium import axe_source, chromium
 from tests.pipelines.serve.client import running
-from tests.pipelines.serve.shapes import TABLE, move, publish
+from tests.pipelines.serve.shapes import TABLE, VERSION, move, publish
 
 PICTURE = draw("circle", "yellow", "blue")
 EVIL = "<img src=x onerror=\"document.title='hacked'\"><script>document.title='hacked'</script>"
@@ -94,7 +94,7 @@ def test_a_typed_text_is_searched_and_is_in_the_address(open_page, client):
     assert len(ids(page)) == 24
     assert "q=a+red+circle" in page.url
     expect(page.locator("#status")).to_contain_text("Results 1 to 24 in ")
-    expect(page.locator("#status")).to_contain_text("version 1, vector, vista-tiny (untrained)")
+    expect(page.locator("#status")).to_contain_text(f"version {VERSION}, vector, vista-tiny (untrained)")
     first = client.search(text="a red circle", k=1).json["results"][0]
     card = page.locator(".card").first
     expect(card).to_contain_text(first["text"])

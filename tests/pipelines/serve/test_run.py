@@ -18,11 +18,11 @@ import pytest
 from pipelines.serve.config import ServeConfig, ServeLimits
 from pipelines.serve.run import prepare
 from tests.pipelines.serve.client import WAIT_SECONDS, Client, multipart
-from tests.pipelines.serve.shapes import TABLE
+from tests.pipelines.serve.shapes import TABLE, VERSION
 from vista_core import UsageError
 
 ROOT = Path(__file__).resolve().parents[3]
-ADDRESS = re.compile(r"serving shapes, version 1, vista-tiny \(untrained\), at (http://\S+/) \(Ctrl-C stops\)")
+ADDRESS = re.compile(rf"serving shapes, version {VERSION}, vista-tiny \(untrained\), at (http://\S+/) \(Ctrl-C stops\)")
 
 
 @contextmanager

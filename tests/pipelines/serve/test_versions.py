@@ -2,8 +2,6 @@
 
 import shutil
 import threading
-import time
-from collections.abc import Callable
 
 import lance
 import numpy as np
@@ -13,18 +11,10 @@ import pytest
 from pipelines.serve.config import ServeConfig, ServeLimits
 from pipelines.tables.dataset import table_uri
 from pipelines.tables.vector_column import VectorColumn
-from tests.pipelines.serve.client import Client, running
-from tests.pipelines.serve.shapes import TABLE, move, publish
+from tests.pipelines.serve.client import Client, running, until
+from tests.pipelines.serve.shapes import TABLE, VERSION, move, publish
 
 SECONDS = 30
-
-
-def until(holds: Callable[[], bool]) -> None:
-    """Ask until something holds."""
-    end = time.monotonic() + SECONDS
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def night(shapes: pa.Table, number: int) -> pa.Table:
@@ -109,6 +99,13 @@ def test_only_a_few_versions_are_kept_open(tmp_path, shapes):
     assert [number for _, number in versions.pinned] == [2, 3]
     assert versions.open("vector", 5) is versions.current
     versions.close()
+
+
+def test_a_server_that_opens_too_many_versions_says_so(db):
+    limits = ServeLimits(openings=0, poll_seconds=0.05)
+    with running(ServeConfig(db, TABLE, port=0, device="cpu"), limits) as client:
+        assert client.search(text="x", version="published").status == 503
+        assert client.search(text="x").status == client.search(text="x", version=VERSION).status == 200
 
 
 def test_two_columns_each_with_the_encoder_that_filled_it(tmp_path, shapes, encoder):
