@@ -162,10 +162,12 @@ async def image(request: Request, asked: Annotated[ImageAsked, Query()]) -> Resp
     return Response(made, media_type="image/webp", headers=headers)
 
 
-@router.get("/healthz")
-async def health(request: Request) -> dict[str, str]:
+@router.get("/healthz", responses={503: {"description": "It can't answer any more; start it again"}})
+async def health(request: Request, response: Response) -> dict[str, str]:
     """Whether the server can answer."""
-    return {"status": "ok" if serving_of(request).is_alive() else "stopping"}
+    alive = serving_of(request).is_alive()
+    response.status_code = 200 if alive else 503
+    return {"status": "ok" if alive else "stopped"}
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})

@@ -18,7 +18,7 @@ from pipelines.serve.metrics import Metrics
 
 WITHOUT_TOKEN = ("/healthz", "/login", "/static/login.js", "/static/style.css", "/static/theme.js", "/static/icon.svg")
 CONTENT_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
 )
 HEADERS = {

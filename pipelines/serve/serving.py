@@ -86,7 +86,7 @@ class Serving:
     async def filters(self) -> Facets:
         """The filters of the published version, which are counted once."""
         searcher = self.versions.current
-        if self.counted is None or self.counted[0] is not searcher:
+        if self.counted is None or self.counted[0] is not searcher or failed(self.counted[1]):
             task = asyncio.get_running_loop().run_in_executor(
                 self.counting, count_facets, searcher.table.dataset, self.limits
             )
@@ -107,6 +107,11 @@ class Serving:
             "results": self.limits.results,
             "depth": self.limits.depth,
         }
+
+
+def failed(task: asyncio.Future[Any]) -> bool:
+    """True for what should be tried again."""
+    return task.done() and (task.cancelled() or task.exception() is not None)
 
 
 def description(searcher: Searcher) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import threading
@@ -16,6 +17,7 @@ from pipelines.serve.config import ServeConfig, ServeLimits
 from pipelines.serve.metrics import Metrics
 from pipelines.serve.overload import OverloadError
 from pipelines.storage.errors import explained
+from vista_core import UsageError
 
 log = logging.getLogger(__name__)
 Pinned = tuple[str, int]  # vector column, version
@@ -127,8 +129,11 @@ class Versions:
         A page that shows results of the version before can still ask for it.
         """
         before = self.published
-        after = {column: searcher.refreshed() for column, searcher in before.items()}
-        if all(after[column] is before[column] for column in before):
+        after = {self.column: before[self.column].refreshed()}
+        for column in before.keys() - after.keys():
+            with contextlib.suppress(UsageError):  # it is gone: who asks for it is told so
+                after[column] = before[column].refreshed()
+        if after.keys() == before.keys() and all(after[column] is before[column] for column in before):
             return
         for searcher in before.values():
             self.keep(searcher)

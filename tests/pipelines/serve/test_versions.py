@@ -122,6 +122,10 @@ def test_two_columns_each_with_the_encoder_that_filled_it(tmp_path, shapes, enco
         }
         publish(tmp_path, shapes.append_column(field, values))
         until(lambda: client.search(text="x", column="other").json["version"] == 2)
+        publish(tmp_path, shapes)  # without the column, which must not hold up the others
+        until(lambda: served(client) == 3)
+        gone = client.search(text="x", column="other")
+        assert (gone.status, "other" in gone.json["detail"]) == (400, True)
 
 
 def test_a_table_that_cannot_be_read_any_more_is_still_served(changing):
