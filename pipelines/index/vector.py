@@ -84,15 +84,30 @@ def build_vector_index(target: Target, choice: Choice) -> Measurement:
         if chosen is None:
             target.pieces.drop()
             raise RecallError(refusal(target, measurement))
-        setting = SearchSetting(
-            name, chosen.nprobes, chosen.refine_factor, target.recall, chosen.recall, vectors.metric
-        )
+        setting = setting_of(name, measurement, target.recall, vectors.metric)
         if exchange(target, table, index, setting):
             target.pieces.drop()
             return measurement
     raise VistaError(
         f"{target.uri}: other writers moved its rows {ATTEMPTS} times while the index was built. Stop them, and run "
         "the same command again"
+    )
+
+
+def setting_of(name: str, measurement: Measurement, recall: float, metric: str) -> SearchSetting:
+    """What is stored of a measurement that reached `recall`."""
+    chosen, filtered = measurement.swept.chosen, measurement.filtered
+    assert chosen is not None and filtered is not None, "the recall was reached"
+    return SearchSetting(
+        index=name,
+        nprobes=chosen.nprobes,
+        refine_factor=chosen.refine_factor,
+        recall=recall,
+        measured=chosen.recall,
+        metric=metric,
+        filtered_nprobes=filtered.nprobes,
+        filtered_refine_factor=filtered.refine_factor,
+        filtered_measured=filtered.recall,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import lance
 
-from pipelines.tables.search_setting import SearchSetting, vector_indexes
+from pipelines.tables.search_setting import SearchSetting, options, vector_indexes
 
 COSINE: Final = "cosine"
 # For an index that nobody measured: 99 % of the neighbours among 100,000 rows in 256 partitions.
@@ -22,6 +22,7 @@ class Method:
     metric: str
     nprobes: int | None = None  # None: no index is used
     refine_factor: int = 0  # 0: distances are those of the index
+    setting: SearchSetting | None = None  # what was measured, with filters and without
     unmeasured: str | None = None  # name of an index whose recall nobody measured
 
     @classmethod
@@ -29,12 +30,12 @@ class Method:
         """The method for a vector column: its stored setting. Without one, a column whose vectors are vista's is
         searched exactly; another one by the index that it has."""
         if (setting := SearchSetting.of(dataset, column)) is not None:
-            return cls(setting.metric.lower(), setting.nprobes, setting.refine_factor)
+            return cls(setting.metric.lower(), setting.nprobes, setting.refine_factor, setting=setting)
         names = vector_indexes(dataset, column)
         if not names:
             return cls(COSINE)
         metric = metric_of(dataset, names[0])
-        return cls(metric) if is_ours else cls(metric, NPROBES, REFINE_FACTOR, names[0])
+        return cls(metric) if is_ours else cls(metric, NPROBES, REFINE_FACTOR, unmeasured=names[0])
 
     def options(self, exact: bool, filtered: bool) -> dict[str, Any]:
         """Lance's options for a search for nearest rows.
@@ -44,9 +45,9 @@ class Method:
         """
         if exact or self.nprobes is None:
             return {"metric": self.metric, "use_index": False}
-        probes = {"minimum_nprobes": self.nprobes} if filtered else {"nprobes": self.nprobes}
-        refine = {"refine_factor": self.refine_factor} if self.refine_factor else {}
-        return {"metric": self.metric, **probes, **refine}
+        if self.setting is not None:
+            return self.setting.nearest(filtered)
+        return {"metric": self.metric, **options(self.nprobes, self.refine_factor, filtered)}
 
     def score(self, distance: Any) -> Any:
         """The cosine of Lance's distance. Of other distances, what would be the cosine for vectors of length 1."""
