@@ -50,10 +50,8 @@ class SearchSetting:
         """What a search adds to the `nearest` of Lance's scanner."""
         nprobes, refine_factor = self.nprobes, self.refine_factor
         if filtered:
-            nprobes, refine_factor = (
-                max(nprobes, self.filtered_nprobes),
-                max(refine_factor, self.filtered_refine_factor),
-            )
+            nprobes = max(nprobes, self.filtered_nprobes)
+            refine_factor = max(refine_factor, self.filtered_refine_factor)
         return {"metric": self.metric, **options(nprobes, refine_factor, filtered)}
 
     def store(self, table: lance.LanceDataset) -> lance.LanceDataset:
