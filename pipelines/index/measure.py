@@ -18,12 +18,12 @@ import pyarrow as pa
 from pipelines.cluster.calls import Workers, one
 from pipelines.events import MeasuredSetting
 from pipelines.tables.dataset import ADDRESS, SCAN, TableVersion, open_dataset
-from pipelines.tables.search_setting import SearchSetting
+from pipelines.tables.search_setting import SearchSetting, options
 
 K: Final = 10
 QUERIES: Final = 256
 REFINE_FACTORS: Final = (0, 2, 4, 8, 16, 32, 64)  # 0: distances as the index has them
-ONE_PERCENT: Final = f"{ADDRESS} % 100 = 0"
+ONE_PERCENT: Final = "_rowid % 100 = 0"
 NOBODY: Final = np.uint64(2**64 - 1)  # the address of a query that is no row of the table
 EXACT_PARTS: Final = 64  # of the table, among which an exact search is divided
 EXACT_TIMES: Final = 3
@@ -166,10 +166,9 @@ def search_once(searched: Searched, asked: Asked, number: int, point: Point | No
     """float32 [10] the scores of what a search finds for one query, and its seconds; without a point: exact search."""
     query, address = asked.queries.vectors[number], asked.queries.addresses[number]
     nearest: dict[str, Any] = {"column": searched.column, "q": query, "k": K + int(address != NOBODY)}
-    nearest |= {"use_index": False, "metric": searched.metric}
+    nearest |= {"metric": searched.metric, "use_index": point is not None}
     if point is not None:
-        setting = SearchSetting("", point.nprobes, point.refine_factor, 0, 0, searched.metric)
-        nearest |= setting.nearest(filtered=asked.where is not None)
+        nearest |= options(point.nprobes, point.refine_factor, filtered=asked.where is not None)
     table, began = searched.table.open(), time.perf_counter()
     rows = table.to_table(
         [searched.column, "_distance"], asked.where, nearest=nearest, prefilter=True, with_row_address=True
@@ -196,23 +195,34 @@ def measure(searched: Searched, groups: Sequence[Asked], point: Point) -> tuple[
 
 
 def sweep(searched: Searched, groups: Sequence[Asked], partitions: int, recall: float) -> Swept:
-    """Measure settings, for each refine factor until `recall` is reached, or more probes are no use.
+    """Measure settings until it is known which reach `recall`, and choose the fastest of these. Runs on a worker.
 
-    Of those that reach it the fastest is chosen, measured once more now that the index is in memory. Runs on a worker.
+    For each refine factor it goes up in probes until the recall is reached, or more probes are no use; then, for
+    greater factors, down, as long as fewer probes reach it, too. Those that reach it are measured once more at the end,
+    now that the index is in memory.
     """
-    settings, reaching, limit = list[MeasuredSetting](), list[MeasuredSetting](), 2 * partitions
+    settings, reaching = list[MeasuredSetting](), list[MeasuredSetting]()
+
+    def reaches(nprobes: int, refine_factor: int) -> bool:
+        settings.append(measure(searched, groups, Point(nprobes, refine_factor))[0])
+        if settings[-1].recall >= recall:
+            reaching.append(settings[-1])
+            return True
+        return False
+
     for refine_factor in REFINE_FACTORS:
+        if reaching:
+            fewer = reaching[-1].nprobes // 2
+            while fewer and reaches(fewer, refine_factor):
+                fewer //= 2
+            if reaching[-1].refine_factor != refine_factor:
+                break
+            continue
         before = 0.0
-        for nprobes in probes(min(partitions, limit - 1)):
-            setting, _ = measure(searched, groups, Point(nprobes, refine_factor))
-            settings.append(setting)
-            if setting.recall >= recall:
-                reaching.append(setting)
-                limit = nprobes  # with a greater factor only fewer probes are cheaper
+        for nprobes in probes(partitions):
+            if reaches(nprobes, refine_factor) or (nprobes >= USELESS_FROM and settings[-1].recall < before + USELESS):
                 break
-            if nprobes >= USELESS_FROM and setting.recall < before + USELESS:
-                break
-            before = setting.recall
+            before = settings[-1].recall
     again = [measure(searched, groups, Point(each.nprobes, each.refine_factor))[0] for each in reaching]
     chosen = min(again, key=lambda each: each.p50_ms, default=None)
     exact = [search_once(searched, asked, 0, None)[1] * 1000 for asked in groups for _ in range(EXACT_TIMES)]
@@ -225,8 +235,7 @@ def probes(most: int) -> Iterator[int]:
     while number < most:
         yield number
         number *= 2
-    if most > 0:
-        yield most
+    yield most
 
 
 @dataclass(frozen=True)
@@ -245,19 +254,22 @@ class Measurement:
     swept: Swept
     sampled: int  # queries that are rows of the table
     stored: int  # queries of `NAME_queries`
-    filtered: MeasuredSetting | None  # the chosen setting with a filter that keeps 1 % of the rows
+    filtered: MeasuredSetting | None  # the best for a filter that keeps 1 % of the rows
 
 
-def measure_index(searched: Searched, partitions: int, recall: float, workers: Workers) -> Measurement:
-    """Measure the index of a version, which has so many partitions, against exact search."""
-    sampled, stored = sample_queries(searched), stored_queries(searched)
+def measure_index(
+    searched: Searched, partitions: int, recall: float, workers: Workers, number: int = QUERIES
+) -> Measurement:
+    """Measure the index of a version, which has so many partitions, against exact search, with `number` queries."""
+    sampled, stored = sample_queries(searched, number), stored_queries(searched)
     groups = [Asked(each, best_scores(searched, each, workers)) for each in (sampled, stored) if len(each)]
     swept = one(workers, sweep, searched, groups, partitions, recall)
     filtered = None
     if swept.chosen is not None:
-        few = Asked(sampled, best_scores(searched, sampled, workers, ONE_PERCENT), ONE_PERCENT)
-        point = Point(swept.chosen.nprobes, swept.chosen.refine_factor)
-        filtered, _ = one(workers, measure, searched, [few], point)
+        few = sample_queries(searched, number // 2)
+        asked = Asked(few, best_scores(searched, few, workers, ONE_PERCENT), ONE_PERCENT)
+        other = one(workers, sweep, searched, [asked], partitions, recall)
+        filtered = other.chosen or max(other.settings, key=lambda each: each.recall)
     return Measurement(swept, len(sampled), len(stored), filtered)
 
 

@@ -28,7 +28,7 @@ class Method:
         """The method for a vector column: its stored setting. Without one, a column whose vectors are vista's is
         searched exactly; another one by the index that it has."""
         if (setting := SearchSetting.of(dataset, column)) is not None:
-            return cls(setting.metric, setting)
+            return cls(setting.metric.lower(), setting)
         names = vector_indexes(dataset, column)
         if not names:
             return cls(COSINE)

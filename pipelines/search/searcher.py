@@ -205,7 +205,12 @@ class Searcher:
         if version == self.version:
             return self
         table = pin(at_version(dataset, version), self.table.name, self.table.vector, self.table.asked)
-        if self.choice is None or (table.column, table.origin) == (self.table.column, self.table.origin):
+        same = (table.column, table.origin, table.dimension) == (
+            self.table.column,
+            self.table.origin,
+            self.table.dimension,
+        )
+        if self.choice is None or same:
             return dataclasses.replace(self, table=table)
         return dataclasses.replace(self, table=table, encoder=load_encoder(table, self.choice))
 

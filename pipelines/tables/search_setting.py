@@ -29,6 +29,9 @@ class SearchSetting:
     recall: float  # recall@10 that was asked for
     measured: float  # recall@10 that was measured against exact search
     metric: str = "cosine"  # the index's distance; a search by another one doesn't use the index
+    filtered_nprobes: int = 0  # with a filter; measured with one that keeps 1 % of the rows
+    filtered_refine_factor: int = 0
+    filtered_measured: float = 0.0  # recall@10 of that
 
     @classmethod
     def of(cls, dataset: lance.LanceDataset, column: str) -> SearchSetting | None:
@@ -44,11 +47,12 @@ class SearchSetting:
         return cls(**{each.name: stored[each.name] for each in dataclasses.fields(cls) if each.name in stored})
 
     def nearest(self, filtered: bool = False) -> dict[str, Any]:
-        """What is added to the `nearest` of Lance's scanner. With a filter, so many partitions are searched as it takes
-        to find enough rows that pass it, but no fewer than without."""
-        probes = {"minimum_nprobes": self.nprobes} if filtered else {"nprobes": self.nprobes}
-        refine = {"refine_factor": self.refine_factor} if self.refine_factor else {}
-        return {**probes, **refine, "metric": self.metric, "use_index": True}
+        """What a search adds to the `nearest` of Lance's scanner."""
+        nprobes, refine_factor = self.nprobes, self.refine_factor
+        if filtered:
+            nprobes = max(nprobes, self.filtered_nprobes)
+            refine_factor = max(refine_factor, self.filtered_refine_factor)
+        return {"metric": self.metric, **options(nprobes, refine_factor, filtered)}
 
     def store(self, table: lance.LanceDataset) -> lance.LanceDataset:
         """The table with this setting, which may precede its index, and without those of indexes that are gone.
@@ -56,6 +60,12 @@ class SearchSetting:
         Raises CommitConflictError if another run stored one since `table.version`.
         """
         return set_config(table, {**forgotten(table), KEY + self.index: json.dumps(dataclasses.asdict(self))})
+
+
+def options(nprobes: int, refine_factor: int, filtered: bool) -> dict[str, Any]:
+    """The same for any setting. With a filter, Lance goes on to more partitions until it finds enough rows."""
+    probes = {"minimum_nprobes": nprobes} if filtered else {"nprobes": nprobes}
+    return {**probes, "refine_factor": refine_factor} if refine_factor else probes
 
 
 def drop_setting(table: lance.LanceDataset, index: str) -> lance.LanceDataset:

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import re
+import subprocess
+import sys
 
 import lance
 import numpy as np
@@ -170,3 +172,16 @@ def test_help_explains_every_option(capsys):
 
 def test_vectors_are_not_printed(db):
     assert not any(isinstance(value, list | np.ndarray | bytes) for value in found(db, text="x")[0].values())
+
+
+def test_a_search_imports_only_what_it_needs(db):
+    program = """
+import sys
+from pipelines.search.config import SearchConfig
+from pipelines.search.run import search
+print(len(search(SearchConfig(sys.argv[1], "shapes", text="red", mode="text")).found), *sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program, db], capture_output=True, text=True, check=True)
+    rows, *modules = done.stdout.split()
+    assert rows == "1"
+    assert not {"torch", "ray", "lancedb", "duckdb", "transformers", "aiohttp", "s3fs"} & set(modules)

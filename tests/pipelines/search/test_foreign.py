@@ -120,6 +120,9 @@ def test_the_model_has_to_be_named_and_to_fit(tmp_path, encoder):
     searcher = opened(tmp_path, encoder=EncoderChoice(model="vista-tiny", device="cpu"))
     assert searcher.model == "vista-tiny (untrained)"
     assert len(searcher.search("a lamp", k=3)) == 3
+    write_table(f"{tmp_path}/t.lance", rows(8))
+    with pytest.raises(UsageError, match="dimension 8"):
+        searcher.refreshed()
 
 
 def test_an_empty_table_has_no_results(tmp_path, encoder):
