@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: env demo test chaos fuzz lint bench bench-gpu bench-sources bench-scale clean
+.PHONY: env demo test chaos fuzz lint bench bench-gpu bench-sources bench-scale bench-index bench-search bench-serve clean
 .DEFAULT_GOAL := env
 
 env: .venv/.ready
@@ -53,6 +53,15 @@ bench-sources: env
 bench-scale: env
 	$(BIN)/python -m benchmarks.scale --rows 1000000
 	$(BIN)/python -m benchmarks.scale --rows 10000000
+
+bench-index: env
+	$(BIN)/python -m benchmarks.index
+
+bench-search: env
+	$(BIN)/python -m benchmarks.search
+
+bench-serve: env
+	$(BIN)/python -m benchmarks.serve
 
 clean:
 	rm -rf .venv .demo .bench

@@ -22,10 +22,10 @@ class Command:
 
 
 COMMANDS = {
-    "embed": Command(
-        "pipelines.embed.config:EmbedConfig", "pipelines.embed.run:embed", "embed what is new or changed in a source"
-    ),
-    "search": Command("pipelines.search:SearchConfig", "pipelines.search:search", "search a table by text or image"),
+    "embed": Command("pipelines.embed.config:EmbedConfig", "pipelines.embed.run:embed", "embed what is new or changed"),
+    "search": Command("pipelines.search.config:SearchConfig", "pipelines.search.run:search", "search a table"),
+    "serve": Command("pipelines.serve.config:ServeConfig", "pipelines.serve.run:serve", "serve a page for searches"),
+    "index": Command("pipelines.index.config:IndexConfig", "pipelines.index.run:index_table", "build measured indexes"),
     "rollback": Command(
         "pipelines.rollback:RollbackConfig", "pipelines.rollback:roll_back_table", "publish an earlier version again"
     ),

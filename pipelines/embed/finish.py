@@ -14,10 +14,12 @@ import lance
 from pipelines.cluster.session import on_a_worker
 from pipelines.cluster.tasks import on_workers
 from pipelines.embed.job import Job
+from pipelines.embed.recall import keep_recall
 from pipelines.events import Publishing, UpkeepPostponed
 from pipelines.gates.evidence import Evidence, Gate, Tolerance
 from pipelines.gates.judge import OF_THE_RUN, OF_THE_TABLE, judge, require
 from pipelines.gates.reference import ReferencePath
+from pipelines.index.pieces import Pieces
 from pipelines.ingest.commit import Committer
 from pipelines.ingest.manifest import prune, read_manifest
 from pipelines.ingest.missing import Missing, delete_missing, find_missing
@@ -26,7 +28,7 @@ from pipelines.signals import deferred
 from pipelines.storage.errors import cause_of
 from pipelines.tables.dataset import published
 from pipelines.tables.indexes import bring_indexes_up_to_date
-from pipelines.tables.publish import publish
+from pipelines.tables.publish import publish, same_content
 from pipelines.tables.runs import Runs
 from pipelines.tables.upkeep import UpkeepError, clean_up, compact, postponing, rewrite_one
 
@@ -56,6 +58,8 @@ def finish(job: Job, committer: Committer, gates: Gates) -> int:
     evidence = dataclasses.replace(collect_evidence(job, committer), published=before, missing=missing)
     verdicts = judge(gates.of_the_run, evidence, events)
     if changed:
+        evidence = keep_index(job, committer, evidence)
+        table = evidence.table
         verdicts += judge(gates.of_the_table, evidence, events)
     require(verdicts)
     if changed:
@@ -69,6 +73,15 @@ def finish(job: Job, committer: Committer, gates: Gates) -> int:
         postpone(committer, error)
     assert before is not None, "unchanged means that something was published"
     return int(before.version)
+
+
+def keep_index(job: Job, committer: Committer, evidence: Evidence) -> Evidence:
+    """The evidence after the upkeep of a measured index, which may end with a version in which searches are exact."""
+    try:
+        return keep_recall(evidence, committer, Pieces(job.config.side_table("index_build")))
+    except UpkeepError as error:
+        postpone(committer, error)
+        return dataclasses.replace(evidence, table=committer.table)
 
 
 def collect_evidence(job: Job, committer: Committer) -> Evidence:
@@ -146,16 +159,6 @@ def postpone(committer: Committer, error: Exception) -> None:
 def rewrite(uri: str, tasks: list) -> list:
     """Rewrite fragments on workers; `tasks` are Lance's compaction tasks."""
     return on_workers(rewrite_one, [(uri, task) for task in tasks])
-
-
-def same_content(one: lance.LanceDataset, other: lance.LanceDataset) -> bool:
-    """True if two versions have the same rows and indexes, so that readers see no difference."""
-
-    def content(table: lance.LanceDataset) -> tuple[list, set]:
-        indexes = {segment.uuid for index in table.describe_indices() for segment in index.segments}
-        return [each.metadata.to_json() for each in table.get_fragments()], indexes
-
-    return content(one) == content(other) and one.schema.equals(other.schema, check_metadata=True)
 
 
 def tidy(job: Job, committer: Committer) -> None:

@@ -12,7 +12,13 @@ import pytest
 from jobs.vista import COMMANDS, load, main
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = {"embed": "embed_corpus.py", "search": "search.py", "rollback": "rollback.py"}
+FILES = {
+    "embed": "embed_corpus.py",
+    "search": "search.py",
+    "serve": "serve.py",
+    "index": "build_index.py",
+    "rollback": "rollback.py",
+}
 
 
 def run(*command: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -94,7 +100,7 @@ def test_values_that_cannot_work_end_with_2_and_one_line(arguments, message):
     assert f" ERROR jobs: {message}" in line
 
 
-@pytest.mark.parametrize("name", ["search", "rollback"])
+@pytest.mark.parametrize("name", ["search", "serve", "rollback"])
 def test_commands_on_a_table_import_neither_ray_nor_the_embedding(name):
     program = "import sys; from jobs.vista import COMMANDS, load; [load(n) for n in sys.argv[1:]]; print(*sys.modules)"
     done = run("-c", program, COMMANDS[name].config, COMMANDS[name].function)
