@@ -12,7 +12,7 @@ import pytest
 from jobs.vista import COMMANDS, load, main
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = {"embed": "embed_corpus.py", "search": "search.py", "rollback": "rollback.py"}
+FILES = {"embed": "embed_corpus.py", "search": "search.py", "index": "build_index.py", "rollback": "rollback.py"}
 
 
 def run(*command: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
