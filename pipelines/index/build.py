@@ -66,7 +66,9 @@ def build(build: Build, pieces: Pieces, workers: Workers, events: Events) -> Ind
         model = one(workers, train, build)
         pieces.keep_model(model, files)
     events.report(IndexTrained())
-    segments = pieces.segments(model, files)
+    in_use = {str(segment.uuid) for index in build.table.open().describe_indices() for segment in index.segments}
+    # A run that was killed after it exchanged the index left its pieces: a single segment is the index itself.
+    segments = [each for each in pieces.segments(model, files) if each.index.uuid not in in_use]
     taken = {fragment for segment in segments for fragment in segment.files}
     groups = groups_of(build, sorted(files.keys() - taken))
     for number, index in workers(build_segment, [(build, model, group) for group in groups]):

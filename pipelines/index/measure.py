@@ -195,7 +195,8 @@ def measure(searched: Searched, groups: Sequence[Asked], point: Point) -> tuple[
 
 
 def sweep(searched: Searched, groups: Sequence[Asked], partitions: int, recall: float) -> Swept:
-    """Measure settings until it is known which reach `recall`, and choose the fastest of these. Runs on a worker.
+    """Measure settings until it is known which reach `recall` with a standard error to spare, and choose the fastest of
+    these. Runs on a worker.
 
     For each refine factor it goes up in probes until the recall is reached, or more probes are no use; then, for
     greater factors, down, as long as fewer probes reach it, too. Those that reach it are measured once more at the end,
@@ -204,11 +205,12 @@ def sweep(searched: Searched, groups: Sequence[Asked], partitions: int, recall: 
     settings, reaching = list[MeasuredSetting](), list[MeasuredSetting]()
 
     def reaches(nprobes: int, refine_factor: int) -> bool:
-        settings.append(measure(searched, groups, Point(nprobes, refine_factor))[0])
-        if settings[-1].recall >= recall:
-            reaching.append(settings[-1])
-            return True
-        return False
+        setting, error = measure(searched, groups, Point(nprobes, refine_factor))
+        settings.append(setting)
+        if setting.recall - error < recall:  # the smallest that seems to reach it would be so by luck
+            return False
+        reaching.append(setting)
+        return True
 
     for refine_factor in REFINE_FACTORS:
         if reaching:

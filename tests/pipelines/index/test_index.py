@@ -210,6 +210,23 @@ def test_a_build_that_is_killed_is_resumed(db, uri, event, number):
     assert sorted(statuses) == ["dead", "done"]
 
 
+def test_a_single_segment_that_is_the_index_by_now_is_built_again(db, uri):
+    whole = dataclasses.replace(CHOICE, segment_rows=10_000)
+
+    def stop(event):
+        if isinstance(event, IndexExchanged):
+            raise OSError("as if it were killed here")
+
+    with pytest.raises(OSError, match="as if"):
+        index_table(config(db), setup(stop, choice=whole))
+    [before] = vector_indexes(lance.dataset(uri), "embedding")
+    index_table(config(db), setup(choice=whole))
+    table = lance.dataset(uri)
+    assert is_whole(table)
+    assert vector_indexes(table, "embedding") != [before]
+    assert len(nearest(table, vectors(1)[0], **SearchSetting.of(table, "embedding").nearest())) == 10
+
+
 def test_a_killed_build_is_continued_with_the_rows_that_came_since(db, uri):
     command = [sys.executable, "-m", "tests.pipelines.index.killed", "SegmentBuilt", "2", str(db)]
     assert subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=False).returncode == -signal.SIGKILL
