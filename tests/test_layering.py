@@ -17,7 +17,7 @@ LAYERS = ("vista_core", "pipelines", "jobs")  # each may import those before it
 ROOMS = (
     ("reasons",),
     ("records",),
-    ("terminal", "events", "signals", "options", "fingerprint", "batch_stats"),
+    ("terminal", "events", "signals", "options", "fingerprint", "batch_stats", "pictures"),
     ("storage",),
     ("cluster",),
     ("tables",),
@@ -27,6 +27,7 @@ ROOMS = (
     ("ingest",),
     ("gates",),
     ("progress", "sample_catalog"),
+    ("report",),
     ("embed", "search", "rollback"),  # the commands
 )
 WITHOUT_RAY = ("pipelines.search", "pipelines.rollback", "pipelines.tables.dataset", "pipelines.storage.errors")

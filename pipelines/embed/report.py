@@ -1,0 +1,247 @@
+"""The report of a run of `embed`: what it is made of, and that it never costs a night."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+
+from pipelines.embed.config import EmbedConfig
+from pipelines.embed.job import Job, configuration, describe_encoder
+from pipelines.embed.summary import Summary, remarks
+from pipelines.gates.judge import GateError
+from pipelines.ingest.commit import Committer
+from pipelines.progress import duration
+from pipelines.report.charts import Phase
+from pipelines.report.destination import Destination
+from pipelines.report.gather import gather
+from pipelines.report.neighbours import Sample, sample_rows
+from pipelines.report.nights import read_nights
+from pipelines.report.page import Page, Section, render
+from pipelines.report.recorder import Recorder
+from pipelines.report.rejects import read_rejects, rejects_section
+from pipelines.report.sample_pictures import pictures_of
+from pipelines.report.sample_section import sample_section
+from pipelines.report.sections import (
+    configuration_section,
+    failed_section,
+    flow_section,
+    gates_section,
+    nights_section,
+    throughput_section,
+    time_section,
+    versions_section,
+)
+from pipelines.signals import stopped_by
+from pipelines.storage.errors import cause_of
+from pipelines.storage.uris import redacted, redacted_text
+from pipelines.tables.dataset import TableVersion
+from pipelines.tables.runs import library_versions
+from vista_core import display_name
+
+READ_SECONDS: Final = 15.0  # for what is read from tables; on a disk it takes less than one
+PICTURE_SECONDS: Final = 8.0
+WRITE_SECONDS: Final = 15.0
+SHORTEST_PHASE: Final = 0.05  # seconds; a shorter one is not shown
+PHASES: Final = {  # by the event that begins each
+    "start": "start-up",
+    "first rows": "reading and embedding",
+    "closing": "missing rows, upkeep",
+    "gates": "gates",
+    "publishing": "publishing",
+    "tidying": "tidying up",
+}
+
+log = logging.getLogger(__name__)
+
+
+class RunReport:
+    """The report of one run, which begins when the run has the table."""
+
+    def __init__(self, began: float) -> None:
+        """`began` is on the clock of `time.monotonic`."""
+        self.recorder = Recorder(began)
+        self.run: tuple[Job, Committer] | None = None
+        self.summary: Summary | None = None
+
+    def watch(self, job: Job, committer: Committer) -> None:
+        """From now on there is a run to report on."""
+        self.run = job, committer
+
+    def written(self) -> Summary:
+        """Write the page of a run that is done, and return the run's summary, which says where the page is."""
+        assert self.summary is not None, "the run is done"
+        try:
+            return dataclasses.replace(self.summary, report=self.write())
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"version {self.summary.version} is published, only the report is missing"
+            ) from None
+
+    def write(self, error: BaseException | None = None) -> str | None:
+        """Write the page of the run, which `error` ended if it failed, and return where it is; None if it has none.
+
+        Whatever goes wrong is a warning.
+        """
+        if self.run is None:
+            return None
+        job, committer = self.run
+        config = job.config
+        try:
+            destination = Destination.of(config.report, f"{config.db}/{config.table}_reports", committer.run)
+            if destination is None:
+                return None
+            html = render(self.page(job, committer, error))
+            written = gather({"write": lambda: destination.write(html)}, WRITE_SECONDS)["write"]
+            if isinstance(written, BaseException):
+                raise written
+        except Exception as failure:  # noqa: BLE001 (the run itself is what counts)
+            log.warning("the report of the run could not be written: %s: %s", type(failure).__name__, failure)
+            return None
+        return destination.uri
+
+    def page(self, job: Job, committer: Committer, error: BaseException | None) -> Page:
+        """The page, with what can be read of the tables."""
+        recorder, config = self.recorder, job.config
+        ended = recorder.clock() - recorder.began
+        version = TableVersion(committer.base.uri, self.summary.version if self.summary else committer.table.version)
+        found = gather(
+            {
+                "rejects": lambda: read_rejects(config.side_table("rejects"), committer.run, job.owns),
+                "nights": lambda: read_nights(config.side_table("runs")),
+                "sample": lambda: sample_rows(version, job.column, recorder.pictures),
+            },
+            READ_SECONDS,
+        )
+        pictures = self.pictures(version, found["sample"], job)
+        makers: dict[str, Callable[[], Section | None]] = {
+            "What became of the records": lambda: flow_section(
+                recorder.counts, remarks(job, recorder.counts, recorder.postponed)
+            ),
+            "Gates": lambda: gates_section(recorder.judgements),
+            "Rejected records": lambda: rejects_section(recorder.counts, got(found, "rejects"), recorder.pictures),
+            "A sample, with nearest neighbours": lambda: sample_section(got(found, "sample"), pictures),
+            "Throughput": lambda: throughput_section(*self.throughput(ended)),
+            "Where the time went": lambda: time_section(phases(recorder, ended), recorder.counts.seconds),
+            "The nights before": lambda: nights_section(got(found, "nights"), committer.run),
+            "Configuration": lambda: configured(job),
+            "Versions": lambda: versions_section(
+                library_versions(),
+                display_name(config.model, config.weights),
+                json.loads(job.column.identity.to_json()),
+            ),
+        }
+        verdict, explanation = self.verdict(error)
+        return Page(
+            title=f"{config.table}: run {committer.run}",
+            subtitle=f"{redacted(config.source)} into {config.table_uri}, with {describe_encoder(job)}",
+            passed=error is None,
+            verdict=verdict,
+            explanation=explanation,
+            tiles=self.tiles(ended),
+            sections=[made(title, make) for title, make in makers.items()],
+        )
+
+    def pictures(self, version: TableVersion, sample: Sample | BaseException, job: Job) -> dict[str, bytes]:
+        """Pictures of the sampled rows, by id, as far as they can be had in time."""
+        if isinstance(sample, BaseException):
+            return {}
+        missing = [key for key in sample.ids if key not in sample.pictures]
+        more = gather({"pictures": lambda: pictures_of(version, missing, job.rules)}, PICTURE_SECONDS)["pictures"]
+        return sample.pictures | ({} if isinstance(more, BaseException) else more)
+
+    def verdict(self, error: BaseException | None) -> tuple[str, str]:
+        """How the run ended, and what follows from that."""
+        if error is None:
+            version = self.summary.version if self.summary else self.recorder.published
+            if self.recorder.published is None:
+                return f"Version {version} stays published", "Nothing differs from it."
+            return f"Published version {version}", "All gates passed. Who checks out `published` reads this version."
+        cause, message = cause_of(error)
+        words = "Not published: a gate failed" if isinstance(cause, GateError) else f"Failed: {type(cause).__name__}"
+        stays = "Readers keep the version that was published before, and the same command continues from here."
+        return words, f"{redacted_text(message)} — {stays}"
+
+    def tiles(self, ended: float) -> list[tuple[str, str]]:
+        """The figures that matter most."""
+        counts = self.recorder.counts
+        rate = self.summary.rows_per_second if self.summary else None
+        every = counts.read + counts.skipped + counts.skipped_rejected
+        rejected = counts.rejected + counts.skipped_rejected
+        return [
+            ("records of the source", f"{every:,}"),
+            ("unchanged", f"{counts.unchanged + counts.skipped:,}"),
+            ("embedded", f"{counts.written:,}"),
+            ("rejected", f"{rejected:,} ({rejected / every:.1%})" if every else "0"),
+            ("took", duration(ended)),
+            ("embedded a second", f"{rate:,.1f}" if rate else "too few"),
+        ]
+
+    def throughput(self, ended: float) -> tuple[list, float, float]:
+        """The timelines, and from when to when they are shown."""
+        recorder = self.recorder
+        panels = [("records that went through the encoders or were rejected, a second", recorder.arrived)]
+        if recorder.counts.unchanged:
+            panels.insert(0, ("records a second, unchanged ones included, by commits", recorder.resolved))
+        return panels, recorder.phases.get("reading", 0.0), recorder.phases.get("closing", ended)
+
+
+def got(found: Mapping[str, Any], name: str) -> Any:
+    """What was gathered under a name; raises what came instead."""
+    if isinstance(found[name], BaseException):
+        raise found[name]
+    return found[name]
+
+
+def made(title: str, make: Callable[[], Section | None]) -> Section | None:
+    """A section, or one that says why it is missing: the others are worth the page."""
+    try:
+        return make()
+    except Exception as error:  # noqa: BLE001 (as above)
+        log.warning("a section of the report is missing: %s: %s: %s", title, type(error).__name__, error)
+        return failed_section(title, error)
+
+
+def phases(recorder: Recorder, ended: float) -> list[Phase]:
+    """The parts of the run, one after the other."""
+    starts = [(0.0, PHASES["start"])] + [(at, PHASES[name]) for name, at in recorder.phases.items() if name in PHASES]
+    starts.sort(key=lambda each: each[0])
+    ends = [at for at, _ in starts[1:]] + [ended]
+    every = [Phase(name, start, end) for (start, name), end in zip(starts, ends, strict=True)]
+    return [phase for phase in every if phase.end - phase.start >= SHORTEST_PHASE]
+
+
+def configured(job: Job) -> Section:
+    """The options of the run and what they were resolved to, without secrets."""
+    resolved = json.loads(redacted_text(json.dumps(configuration(job))))
+    fields = dataclasses.fields(EmbedConfig)
+    defaults = {each.name: each.default for each in fields if each.default is not dataclasses.MISSING}
+    options = resolved.pop("options")
+    return configuration_section(options, json.loads(json.dumps(defaults)), resolved)
+
+
+@contextmanager
+def reporting(began: float) -> Iterator[RunReport]:
+    """Write the report when the context ends, also if the run failed: after it let go of the table.
+
+    A run that a signal ends has none, since it has to end soon. The error that ended a run is raised in any case.
+    """
+    report = RunReport(began)
+    try:
+        yield report
+    except BaseException as error:
+        if stopped_by(error) is None:
+            write_of_failure(report, error)
+        raise
+
+
+def write_of_failure(report: RunReport, error: BaseException) -> None:
+    """Write the report of a run that failed; a signal that comes meanwhile ends the writing."""
+    try:
+        if uri := report.write(error):
+            log.info("report: %s", uri)
+    except KeyboardInterrupt:
+        log.warning("the report of the run was not written")

@@ -1,0 +1,63 @@
+"""Where reports are written: beside the table by default, since whoever may read the table may read its report.
+
+The driver's own disk would be the wrong place: on a cluster it goes with the node.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pipelines.storage.uris import filesystem
+from pipelines.storage.walk import is_local
+
+KEPT: Final = 90  # pages of a table, of up to a megabyte each: three months of nights
+NONE: Final = "none"
+OF_A_RUN: Final = re.compile(r"\d{8}T\d{12}-[0-9a-f]{4}\.html")  # the name of a page that `Destination.of` chose
+HTML: Final = "text/html; charset=utf-8"
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where the report of a run goes."""
+
+    uri: str
+    folder: str | None = None  # in which earlier pages are removed; None for a file that the user named
+
+    @classmethod
+    def of(cls, report: str | None, reports: str, run: str) -> Destination | None:
+        """By the option --report: the file that it names, none, or by default a page of `run` in a folder `reports`."""
+        if report == NONE:
+            return None
+        return cls(f"{reports}/{run}.html", reports) if report is None else cls(report)
+
+    def write(self, html: str) -> None:
+        """Write the page, at once and in full; then remove the oldest of its folder. Raises what the store raises."""
+        fs, path = filesystem(self.uri)
+        if is_local(fs):
+            write_local(Path(path), html)
+        else:
+            fs.pipe_file(path, html.encode(), **({"ContentType": HTML} if self.uri.startswith("s3") else {}))
+        if self.folder is not None:
+            remove_oldest(fs, path.rpartition("/")[0])
+
+
+def write_local(path: Path, html: str) -> None:
+    """Replace a file by the page: who opens it sees the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        part.write_text(html, encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def remove_oldest(fs: Any, folder: str) -> None:
+    """Remove all pages of runs but the last KEPT; their names sort by the runs. Other files stay."""
+    pages = sorted(name for name in fs.ls(folder, detail=False) if OF_A_RUN.fullmatch(name.rpartition("/")[2]))
+    for name in pages[:-KEPT]:
+        fs.rm_file(name)
