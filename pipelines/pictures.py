@@ -38,9 +38,8 @@ def picture_of_image(data: bytes, *, partly: bool = False) -> bytes | None:
             except OSError:
                 if not partly:
                     return None
-                cast(
-                    ImageFile, image
-                ).tile = []  # what is left to be decoded: without it, Pillow works with the pixels that it has
+                # What is left to be decoded: without it, Pillow works with the pixels that it has.
+                cast(ImageFile, image).tile = []
             return as_jpeg(on_white(image))
     except Exception:  # noqa: BLE001 (decoders raise what they like; why a record was rejected is known already)
         return None
