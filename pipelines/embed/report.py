@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Final
 
 from pipelines.embed.config import EmbedConfig
 from pipelines.embed.job import Job, configuration, describe_encoder
@@ -20,14 +20,13 @@ from pipelines.report.destination import Destination
 from pipelines.report.gather import gather
 from pipelines.report.neighbours import Sample, sample_rows
 from pipelines.report.nights import read_nights
-from pipelines.report.page import Page, Section, render
+from pipelines.report.page import Page, Section
 from pipelines.report.recorder import Recorder
 from pipelines.report.rejects import read_rejects, rejects_section
 from pipelines.report.sample_pictures import pictures_of
 from pipelines.report.sample_section import sample_section
 from pipelines.report.sections import (
     configuration_section,
-    failed_section,
     flow_section,
     gates_section,
     nights_section,
@@ -35,6 +34,7 @@ from pipelines.report.sections import (
     time_section,
     versions_section,
 )
+from pipelines.report.write import got, made, write_report
 from pipelines.signals import stopped_by
 from pipelines.storage.errors import cause_of
 from pipelines.storage.uris import redacted, redacted_text
@@ -44,7 +44,6 @@ from vista_core import display_name
 
 READ_SECONDS: Final = 15.0  # for what is read from tables; on a disk it takes less than one
 PICTURE_SECONDS: Final = 8.0
-WRITE_SECONDS: Final = 15.0
 SHORTEST_PHASE: Final = 0.05  # seconds; a shorter one is not shown
 PHASES: Final = {  # by the event that begins each
     "start": "start-up",
@@ -82,26 +81,13 @@ class RunReport:
             ) from None
 
     def write(self, error: BaseException | None = None) -> str | None:
-        """Write the page of the run, which `error` ended if it failed, and return where it is; None if it has none.
-
-        Whatever goes wrong is a warning.
-        """
+        """Write the page of the run, which `error` ended if it failed, and return where it is; None if it has none."""
         if self.run is None:
             return None
         job, committer = self.run
-        config = job.config
-        try:
-            destination = Destination.of(config.report, f"{config.db}/{config.table}_reports", committer.run)
-            if destination is None:
-                return None
-            html = render(self.page(job, committer, error))
-            written = gather({"write": lambda: destination.write(html)}, WRITE_SECONDS)["write"]
-            if isinstance(written, BaseException):
-                raise written
-        except Exception as failure:  # noqa: BLE001 (the run itself is what counts)
-            log.warning("the report of the run could not be written: %s: %s", type(failure).__name__, failure)
-            return None
-        return destination.uri
+        folder = f"{job.config.db}/{job.config.table}_reports"
+        destination = Destination.of(job.config.report, folder, committer.run)
+        return write_report(destination, lambda: self.page(job, committer, error))
 
     def page(self, job: Job, committer: Committer, error: BaseException | None) -> Page:
         """The page, with what can be read of the tables."""
@@ -187,22 +173,6 @@ class RunReport:
         if recorder.counts.unchanged:
             panels.insert(0, ("records a second, unchanged ones included, by commits", recorder.resolved))
         return panels, recorder.phases.get("reading", 0.0), recorder.phases.get("closing", ended)
-
-
-def got(found: Mapping[str, Any], name: str) -> Any:
-    """What was gathered under a name; raises what came instead."""
-    if isinstance(found[name], BaseException):
-        raise found[name]
-    return found[name]
-
-
-def made(title: str, make: Callable[[], Section | None]) -> Section | None:
-    """A section, or one that says why it is missing: the others are worth the page."""
-    try:
-        return make()
-    except Exception as error:  # noqa: BLE001 (as above)
-        log.warning("a section of the report is missing: %s: %s: %s", title, type(error).__name__, error)
-        return failed_section(title, error)
 
 
 def phases(recorder: Recorder, ended: float) -> list[Phase]:

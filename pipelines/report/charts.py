@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pipelines.progress import duration
-from pipelines.report.figures import STAND_IN, WIDTH, drawing
+from pipelines.report.figures import STAND_IN, WIDTH, drawing, words
 from pipelines.report.markup import Markup
 from pipelines.report.nights import Night
 from pipelines.report.recorder import Timeline
@@ -46,7 +46,7 @@ def throughput(panels: Sequence[tuple[str, Timeline]], start: float, end: float)
             places = [(edge - start) / scale for edge in edges]
             axes.stairs(rates, places, fill=True, color=STAND_IN["blue"], alpha=0.35, linewidth=0)
             axes.stairs(rates, places, color=STAND_IN["blue"], linewidth=1.4, baseline=None)
-            axes.set_title(name)
+            axes.set_title(words(name, 120))
             axes.set_xlim(0, max(places[-1], 1e-9))
             axes.set_ylim(0, 1.1 * max(*rates, 1e-9))
             few_ticks(axes)
@@ -129,7 +129,7 @@ def stages_chart(seconds: Mapping[str, float]) -> Markup:
 
 def horizontal(axes: Any, names: Sequence[str]) -> None:
     """Names at the left of horizontal bars, from top to bottom."""
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), [words(name, 30) for name in names])
     axes.tick_params(axis="y", labelcolor=STAND_IN["ink"], labelsize=9.5)
     axes.invert_yaxis()
     axes.grid(axis="x")
@@ -185,7 +185,7 @@ def recall_chart(points: Sequence[RecallPoint], wanted: float | None = None) -> 
             axes.plot(point.milliseconds, point.recall, "o", color=colour, markersize=8 if point.chosen else 5)
             if point.chosen:
                 place = (point.milliseconds, point.recall)
-                axes.annotate(point.setting, place, (8, -12), textcoords="offset points")
+                axes.annotate(words(point.setting), place, (8, -12), textcoords="offset points")
         if wanted is not None:
             axes.axhline(wanted, color=STAND_IN["faint"], linestyle="--", linewidth=1)
         axes.set_xlabel("ms at p50")

@@ -9,16 +9,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from pipelines.report.markup import Markup
+from pipelines.report.markup import Markup, shortened
 from pipelines.report.style import COLOURS
+from pipelines.terminal import one_line
 
 WIDTH: Final = 780.0  # of a plot, in points; the page scales it
+LONGEST_LABEL: Final = 1_000
 SVG: Final = "{http://www.w3.org/2000/svg}"
 LINK: Final = "{http://www.w3.org/1999/xlink}href"
 # matplotlib wants colours; these stand for the variables of the page's style, and are exchanged in the SVG.
 STAND_IN: Final = {name: f"#0000{number:02x}" for number, name in enumerate(COLOURS, 1)}
 SETTINGS: Final[dict[Any, Any]] = {
     "svg.fonttype": "none",  # texts stay texts
+    "text.parse_math": False,  # a dollar is a dollar
     "font.size": 9.0,
     "axes.edgecolor": STAND_IN["line"],
     "axes.labelcolor": STAND_IN["faint"],
@@ -40,6 +43,11 @@ SETTINGS: Final[dict[Any, Any]] = {
     "ytick.major.size": 0.0,
     "legend.frameon": False,
 }
+
+
+def words(text: str, characters: int = 60) -> str:
+    """Text as a plot can have it: of a bounded length, without control characters, for which no font has a shape."""
+    return one_line(shortened(text, characters))
 
 
 @dataclass
@@ -92,7 +100,7 @@ def as_part_of_page(svg: str, label: str) -> Markup:
     for name in ("width", "height", "version"):
         root.attrib.pop(name, None)
     root.set("role", "img")
-    root.set("aria-label", label)
+    root.set("aria-label", words(label, LONGEST_LABEL))
     root.set("stroke-linejoin", "round")
     text = ET.tostring(root, encoding="unicode")
     for name, colour in STAND_IN.items():

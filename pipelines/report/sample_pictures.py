@@ -5,12 +5,13 @@ Bytes that may be anybody's are decoded in a child process, which may die of the
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Final
 
 import pyarrow.compute as pc
 
-from pipelines.cluster.child import Child, ChildDiedError, ProcessLimits
+from pipelines.cluster.child import Child, ChildDiedError, ProcessLimits, one_result
 from pipelines.fetching.fetcher import shared_fetcher
 from pipelines.fetching.locations import FetchRules
 from pipelines.pictures import picture_of_image
@@ -55,7 +56,7 @@ def external_images(version: TableVersion, ids: Sequence[str], rules: FetchRules
 def drawn(images: Iterator[tuple[str, bytes]]) -> dict[str, bytes]:
     """Pictures of encoded images; one that the child process dies of has none."""
     pictures: dict[str, bytes] = {}
-    child = Child(one_picture, LIMITS)
+    child = Child(functools.partial(one_result, picture_of_image), LIMITS)
     try:
         for key, image in images:
             try:
@@ -67,8 +68,3 @@ def drawn(images: Iterator[tuple[str, bytes]]) -> dict[str, bytes]:
     finally:
         child.close()
     return pictures
-
-
-def one_picture(image: bytes) -> Iterator[bytes | None]:
-    """What the child does."""
-    yield picture_of_image(image)

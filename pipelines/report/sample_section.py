@@ -38,4 +38,4 @@ def cell(row: Mapping[str, Any], pictures: Mapping[str, bytes], cosine: float | 
         tag("div", tag("strong", shortened(row[ID], 60))),
         tag("div", shortened(text, 140)) if text else None,
     ]
-    return tag("div", joined(lines), class_="asked" if cosine is None else None, title=row.get(OBJECT))
+    return tag("div", joined(lines), class_="asked" if cosine is None else None, title=shortened(row.get(OBJECT) or ""))

@@ -160,6 +160,6 @@ def versions_section(versions: Mapping[str, str], model: str, identity: Mapping[
     return Section("Versions", tag("div", *parts, class_="two"))
 
 
-def failed_section(title: str, error: BaseException) -> Section:
+def failed_section(title: str, cause: str) -> Section:
     """In place of a section that could not be made."""
-    return Section(title, tag("p", f"could not be made: {type(error).__name__}: {shortened(error)}", class_="faint"))
+    return Section(title, tag("p", f"could not be made: {shortened(cause)}", class_="faint"))

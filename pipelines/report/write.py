@@ -1,0 +1,54 @@
+"""A report is made and written without ever costing the run that it is about: what goes wrong is a warning."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from pipelines.report.destination import Destination
+from pipelines.report.gather import gather
+from pipelines.report.page import Page, Section, render
+from pipelines.report.sections import failed_section
+from pipelines.storage.errors import cause_of, without_rust_location
+
+WRITE_SECONDS: Final = 15.0
+
+log = logging.getLogger(__name__)
+
+
+def write_report(destination: Destination | None, make: Callable[[], Page]) -> str | None:
+    """Write the page that `make` makes, and return its URI; None if none is wanted, or it can't be written."""
+    if destination is None:
+        return None
+    try:
+        html = render(make())
+        written = gather({"write": lambda: destination.write(html)}, WRITE_SECONDS)["write"]
+        if isinstance(written, BaseException):
+            raise written
+    except Exception as error:  # noqa: BLE001 (the run itself is what counts)
+        log.warning("the report could not be written to %s: %s", destination.uri, in_words(error))
+        return None
+    return destination.uri
+
+
+def made(title: str, make: Callable[[], Section | None]) -> Section | None:
+    """A section, or one that says why it is missing: the others are worth the page."""
+    try:
+        return make()
+    except Exception as error:  # noqa: BLE001 (as above)
+        log.warning("a section of the report is missing, %s: %s", title, in_words(error))
+        return failed_section(title, in_words(error))
+
+
+def got(found: Mapping[str, Any], name: str) -> Any:
+    """What `gather` found under a name; raises what came instead."""
+    if isinstance(found[name], BaseException):
+        raise found[name]
+    return found[name]
+
+
+def in_words(error: BaseException) -> str:
+    """An error on one line."""
+    cause, message = cause_of(error)
+    return f"{type(cause).__name__}: {without_rust_location(message)}"
