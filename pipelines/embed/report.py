@@ -17,7 +17,9 @@ from pipelines.ingest.commit import Committer
 from pipelines.progress import duration
 from pipelines.report.charts import Phase
 from pipelines.report.destination import Destination
+from pipelines.report.figures import import_matplotlib
 from pipelines.report.gather import gather
+from pipelines.report.markup import shortened
 from pipelines.report.neighbours import Sample, sample_rows
 from pipelines.report.nights import read_nights
 from pipelines.report.page import Page, Section
@@ -44,6 +46,7 @@ from vista_core import display_name
 
 READ_SECONDS: Final = 15.0  # for what is read from tables; on a disk it takes less than one
 PICTURE_SECONDS: Final = 8.0
+LONGEST_ERROR: Final = 3_000  # characters
 SHORTEST_PHASE: Final = 0.05  # seconds; a shorter one is not shown
 PHASES: Final = {  # by the event that begins each
     "start": "start-up",
@@ -96,8 +99,9 @@ class RunReport:
         version = TableVersion(committer.base.uri, self.summary.version if self.summary else committer.table.version)
         found = gather(
             {
-                "rejects": lambda: read_rejects(config.side_table("rejects"), committer.run, job.owns),
+                "rejects": lambda: read_rejects(config.side_table("rejects"), committer.run, job.skipped),
                 "nights": lambda: read_nights(config.side_table("runs")),
+                "matplotlib": import_matplotlib,  # takes a second, as the others do
                 "sample": lambda: sample_rows(version, job.column, recorder.pictures),
             },
             READ_SECONDS,
@@ -122,8 +126,9 @@ class RunReport:
         }
         verdict, explanation = self.verdict(error)
         return Page(
-            title=f"{config.table}: run {committer.run}",
-            subtitle=f"{redacted(config.source)} into {config.table_uri}, with {describe_encoder(job)}",
+            title=config.table,
+            subtitle=f"Run {committer.run} of vista embed: {redacted(config.source)} into {config.table_uri}, "
+            f"with {describe_encoder(job)}",
             passed=error is None,
             verdict=verdict,
             explanation=explanation,
@@ -139,17 +144,17 @@ class RunReport:
         more = gather({"pictures": lambda: pictures_of(version, missing, job.rules)}, PICTURE_SECONDS)["pictures"]
         return sample.pictures | ({} if isinstance(more, BaseException) else more)
 
-    def verdict(self, error: BaseException | None) -> tuple[str, str]:
-        """How the run ended, and what follows from that."""
+    def verdict(self, error: BaseException | None) -> tuple[str, list[str]]:
+        """How the run ended, and what there is to say of that."""
         if error is None:
             version = self.summary.version if self.summary else self.recorder.published
             if self.recorder.published is None:
-                return f"Version {version} stays published", "Nothing differs from it."
-            return f"Published version {version}", "All gates passed. Who checks out `published` reads this version."
+                return f"Version {version} stays published", ["The table does not differ from it."]
+            return f"Published version {version}", ["All gates passed. Who checks out `published` reads this version."]
         cause, message = cause_of(error)
         words = "Not published: a gate failed" if isinstance(cause, GateError) else f"Failed: {type(cause).__name__}"
-        stays = "Readers keep the version that was published before, and the same command continues from here."
-        return words, f"{redacted_text(message)} — {stays}"
+        stays = "Readers keep the version that was published before. The same command continues from here."
+        return words, [shortened(redacted_text(message), LONGEST_ERROR), stays]
 
     def tiles(self, ended: float) -> list[tuple[str, str]]:
         """The figures that matter most."""
@@ -172,7 +177,7 @@ class RunReport:
         panels = [("records that went through the encoders or were rejected, a second", recorder.arrived)]
         if recorder.counts.unchanged:
             panels.insert(0, ("records a second, unchanged ones included, by commits", recorder.resolved))
-        return panels, recorder.phases.get("reading", 0.0), recorder.phases.get("closing", ended)
+        return panels, recorder.phases.get("first rows", ended), recorder.phases.get("closing", ended)
 
 
 def phases(recorder: Recorder, ended: float) -> list[Phase]:

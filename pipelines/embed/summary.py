@@ -75,8 +75,6 @@ def remarks(job: Job, counts: Counts, postponed: Sequence[str]) -> list[str]:
             f"{counts.foreign:,} rows are those of other clients (`_object IS NULL`), and stay: a record with the "
             "same id replaces such a row"
         )
-    if counts.reasons:
-        lines.append(f"rejected, see {config.table}_rejects: {name_reasons(counts)}")
     for each in counts.misfits.values():
         lines.append(
             f"column {each.column}: {each.number:,} values don't fit and are null, such as {one_line(each.example)}"
@@ -109,6 +107,8 @@ class Summary:
         ]
         if counts.skipped or skipped:
             lines.append(f"skipped, unchanged: {len(skipped):,} files, {counts.skipped:,} rows")
+        if counts.reasons:
+            lines.append(f"rejected, see {config.table}_rejects: {name_reasons(counts)}")
         lines += remarks(self.job, counts, self.postponed)
         lines += config.scope.describe()
         lines.append(f"published version {self.version} of {config.table_uri}")

@@ -58,17 +58,22 @@ class Drawing:
     svg: Markup = field(default_factory=Markup)
 
 
+def import_matplotlib() -> tuple[Any, Any, Any]:
+    """matplotlib, its Figure and its canvas for SVG. It takes a second to import, and only a report needs it."""
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    return matplotlib, Figure, FigureCanvasSVG
+
+
 @contextmanager
 def drawing(name: str, height: float, label: str) -> Iterator[Drawing]:
     """A figure of WIDTH x `height` points; when the context ends, `svg` is what was drawn on it.
 
     `name` tells its ids from those of other plots on the page; `label` says what it shows to who can't see it.
-    matplotlib is imported here, since it takes a second, and only runs that write a report need it.
     """
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
+    matplotlib, Figure, FigureCanvasSVG = import_matplotlib()  # noqa: N806 (two are classes)
     with matplotlib.rc_context(SETTINGS | {"svg.hashsalt": name}):
         figure = Figure(figsize=(WIDTH / 72, height / 72))
         FigureCanvasSVG(figure)

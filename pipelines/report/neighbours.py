@@ -6,7 +6,7 @@ of a large one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -23,10 +23,12 @@ from pipelines.tables.vector_column import VectorColumn
 SHOWN: Final = 8  # rows
 NEIGHBOURS: Final = 5  # of each
 COMPARED: Final = 20_000  # rows, 30 MB of vectors of 768 dimensions
+COMPARED_FOR_IDS: Final = 64  # rows that are read to have some to ask with
 STRETCHES: Final = 8
 REFINE: Final = (
     4  # an index may store vectors in few bits: of so many times k candidates the exact distance is computed
 )
+NOTHING: Final = np.empty((0, 0), np.float32)
 COLUMNS: Final = (ID, TEXT, IMAGE_URI, MODALITY, OBJECT)
 
 
@@ -61,34 +63,46 @@ class Sample:
         return list(dict.fromkeys(row[ID] for row in every))
 
 
-def sample_rows(version: TableVersion, column: VectorColumn, pictures: Sequence[Pictured]) -> Sample:
-    """A sample of a version of the table: rows that the run wrote, of which there are `pictures`, or else any."""
+def sample_rows(
+    version: TableVersion, column: VectorColumn, pictures: Sequence[Pictured], compared: int = COMPARED
+) -> Sample:
+    """A sample of a version of the table: rows that the run wrote, of which there are `pictures`, or else any.
+
+    Without an index, neighbours are looked for among `compared` rows.
+    """
     table = version.open()
     total = table.count_rows()
     if not total or column.name not in table.schema.names:
         return Sample()
     index = index_of(table, column.name)
-    ids, vectors = stretches(table, column, total) if index is None or len(pictures) < SHOWN else ([], np.empty((0, 0)))
-    asked = [each.id for each in pictures if each.reason is None and each.id][:SHOWN]
-    asked += [each for each in ids[:: max(1, len(ids) // SHOWN)] if each not in asked][: SHOWN - len(asked)]
+    pictured = {each.id: each.jpeg for each in pictures if each.reason is None and each.id is not None}
+    some = COMPARED_FOR_IDS if index else compared
+    ids, vectors = stretches(table, column, some) if index is None or len(pictured) < SHOWN else ([], NOTHING)
+    asked = [*pictured][:SHOWN]
+    asked += [each for each in ids[:: max(1, len(ids) // SHOWN)] if each not in pictured][: SHOWN - len(asked)]
     queries = vectors_of(version.find_each(asked, [column.name]), column.name)
-    if index is not None:
-        found = {key: search(table, column.name, vector) for key, vector in queries.items()}
-        among = f"the {total:,} rows of the table, by its index {index}"
-    else:
+    if index is None:
         found = {key: nearest(vector, ids, vectors) for key, vector in queries.items()}
-        few = f"{len(ids):,} of the {total:,} rows of the table, in {STRETCHES} stretches"
-        among = f"all {total:,} rows of the table" if len(ids) == total else few
+        among = (
+            f"all {total:,} rows of the table" if total <= compared else f"{len(ids):,} of the table's {total:,} rows"
+        )
+    else:
+        found = {key: search(table, column.name, vector) for key, vector in queries.items()}
+        among = f"the {total:,} rows of the table, by the index {index}"
     near = {key: [pair for pair in pairs if pair[0] != key][:NEIGHBOURS] for key, pairs in found.items()}
-    wanted = list(dict.fromkeys([*near, *(each for pairs in near.values() for each, _ in pairs)]))
-    shown = [name for name in COLUMNS if name in table.schema.names]
+    return Sample(with_rows(version, near), among, pictured)
+
+
+def with_rows(version: TableVersion, near: Mapping[str, Sequence[tuple[str, float]]]) -> list[Sampled]:
+    """Ids, each with those that are near to it, as rows of the table."""
+    wanted = list(dict.fromkeys([*near, *(key for pairs in near.values() for key, _ in pairs)]))
+    shown = [name for name in COLUMNS if name in version.open().schema.names]
     rows = {row[ID]: row for row in version.find_each(wanted, shown[1:]).select(shown).to_pylist()}
-    sampled = [
-        Sampled(rows[key], [Neighbour(rows[each], cosine) for each, cosine in pairs if each in rows])
+    return [
+        Sampled(rows[key], [Neighbour(rows[other], cosine) for other, cosine in pairs if other in rows])
         for key, pairs in near.items()
         if key in rows
     ]
-    return Sample(sampled, among, {each.id: each.jpeg for each in pictures if each.reason is None and each.id})
 
 
 def index_of(table: lance.LanceDataset, column: str) -> str | None:
@@ -100,18 +114,21 @@ def index_of(table: lance.LanceDataset, column: str) -> str | None:
     return None
 
 
-def stretches(table: lance.LanceDataset, column: VectorColumn, total: int) -> tuple[list[str], np.ndarray]:
-    """Ids and vectors, float32 [N, D], of all rows or of some stretches: a table in a store is read in few requests."""
-    length = COMPARED // STRETCHES
-    starts = [0] if total <= COMPARED else [at * (total - length) // (STRETCHES - 1) for at in range(STRETCHES)]
-    parts = []
-    for start in starts:
-        limit = total if total <= COMPARED else length
-        rows = table.to_table([ID, RUN, column.name], offset=start, limit=limit)
-        sound = pc.and_(pc.is_valid(rows[column.name]), pc.is_valid(rows[ID]))
-        parts.append(rows.filter(pc.and_(sound, pc.fill_null(is_since(rows[RUN], column.since), False))))
-    found = pa.concat_tables(parts)
-    return found[ID].to_pylist(), matrix(found[column.name])
+def stretches(table: lance.LanceDataset, column: VectorColumn, rows: int) -> tuple[list[str], np.ndarray]:
+    """Ids and vectors, float32 [N, D], of all rows or, if there are more than `rows`, of stretches of the table.
+
+    Stretches, since a table in a store is read in few requests. Null vectors, and those of an encoder that is being
+    replaced, are left out.
+    """
+    total, parts = table.count_rows(), []
+    length = total if total <= rows else max(1, rows // STRETCHES)
+    for start in [0] if total <= rows else [at * (total - length) // (STRETCHES - 1) for at in range(STRETCHES)]:
+        found = table.to_table([ID, RUN, column.name], offset=start, limit=length)
+        sound = pc.and_(pc.is_valid(found[column.name]), pc.is_valid(found[ID]))
+        is_of_encoder = is_since(found[RUN], column.since) if column.since else sound
+        parts.append(found.filter(pc.and_(sound, is_of_encoder)))
+    every = pa.concat_tables(parts)
+    return every[ID].to_pylist(), matrix(every[column.name])
 
 
 def matrix(vectors: pa.ChunkedArray) -> np.ndarray:

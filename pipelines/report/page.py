@@ -29,7 +29,7 @@ class Page:
     subtitle: str
     passed: bool
     verdict: str  # how the run ended, in a few words
-    explanation: str  # what follows from that
+    explanation: Sequence[str]  # sentences on that, a paragraph each
     tiles: Sequence[tuple[str, str]]  # the figures that matter most, with their labels
     sections: Sequence[Section | None]  # None is a section without content
 
@@ -68,7 +68,7 @@ def policy(style: str) -> str:
 
 def verdict(page: Page) -> Markup:
     """How the run ended."""
-    words = [tag("strong", page.verdict), tag("p", page.explanation) if page.explanation else None]
+    words = [tag("strong", page.verdict), *(tag("p", sentence) for sentence in page.explanation)]
     return tag("div", *words, class_=f"verdict {'good' if page.passed else 'bad'}", role="status")
 
 

@@ -76,7 +76,9 @@ class Recorder:
             case Reading():
                 self.phases.setdefault("reading", now)
             case Arrived():
-                self.phases.setdefault("first rows", now)
+                if "first rows" not in self.phases:
+                    self.phases["first rows"] = now
+                    self.resolved.note(now, 0)  # nothing is resolved during the start-up
                 self.counts = event.counts
                 self.arrived.note(now, changed(event.counts) + event.rows)
             case BundleCommitted():

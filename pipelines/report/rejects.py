@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -30,28 +30,34 @@ class Rejected:
     examples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # by reason, those of this run first
     complete: bool = True  # False if there are more rows than were read
 
+    def add(self, row: dict[str, Any], is_new: bool) -> None:
+        """Count a row, and take it for an example if there are too few, or in place of one of an earlier run."""
+        reason, examples = row["reason"], self.examples.setdefault(row["reason"], [])
+        self.earlier[reason] += not is_new
+        if len(examples) < EXAMPLES:
+            examples.append(row)
+        elif is_new and (old := [at for at, other in enumerate(examples) if other["run"] != row["run"]]):
+            examples[old[0]] = row
 
-def read_rejects(uri: str, run: str, owns: Callable[[str], bool]) -> Rejected:
-    """Count and choose examples from `NAME_rejects`, among the files that the source owns."""
-    rejects = open_dataset(uri)
-    found = Rejected()
+
+def read_rejects(uri: str, run: str, skipped: Container[str], scanned: int = SCANNED) -> Rejected:
+    """Count and choose examples from the first `scanned` rows of `NAME_rejects`.
+
+    What counts are the rejects of `run`, and those that earlier runs found in the files that it `skipped`: others are
+    of another source or, if the run failed, of earlier versions of files.
+    """
+    rejects, found, seen = open_dataset(uri), Rejected(), 0
     if rejects is None:
         return found
-    owned, seen = functools.lru_cache(maxsize=4096)(owns), 0
     for batch in rejects.scanner(batch_size=BATCH, batch_readahead=2).to_batches():
-        rows = [row for row in batch.to_pylist() if owned(row["object"] or "")]
-        for row in rows:
-            is_new, examples = row["run"] == run, found.examples.setdefault(row["reason"], [])
-            if not is_new:
-                found.earlier[row["reason"]] += 1
-            if len(examples) < EXAMPLES:
-                examples.append(row)
-            elif is_new and any(other["run"] != run for other in examples):
-                examples[next(at for at, other in enumerate(examples) if other["run"] != run)] = row
+        for row in batch.to_pylist():
+            is_new = row["run"] == run
+            if is_new or row["object"] in skipped:
+                found.add(row, is_new)
         seen += len(batch)
-        if seen >= SCANNED:
-            return Rejected(found.earlier, found.examples, complete=seen >= rejects.count_rows())
-    return found
+        if seen >= scanned:
+            break
+    return dataclasses.replace(found, complete=seen >= rejects.count_rows())
 
 
 def rejects_section(counts: Counts, found: Rejected, pictures: Sequence[Pictured]) -> Section | None:

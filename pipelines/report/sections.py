@@ -25,6 +25,7 @@ from pipelines.report.nights import Night
 from pipelines.report.page import Section
 from pipelines.report.recorder import Judgement, Timeline
 
+SHORTEST_FLOW: Final = 1.0  # seconds; in less, a rate says nothing
 LONGEST_VALUE: Final = 2_000  # characters of an option
 
 
@@ -51,11 +52,12 @@ def flow_section(counts: Counts, remarks: Sequence[str]) -> Section | None:
 
 
 def throughput_section(panels: Sequence[tuple[str, Timeline]], start: float, end: float) -> Section | None:
-    """Records a second; None if nothing came."""
+    """Records a second; None if nothing came, or all at once."""
     shown = [(name, timeline) for name, timeline in panels if timeline.points[-1][1]]
-    if not shown or end <= start:
+    if not shown or end - start < SHORTEST_FLOW:
         return None
-    return Section("Throughput", wide(throughput(shown, start, end)), "Since the source began to be read.")
+    note = f"From the first rows on, which came after {duration(start)}, to the last commit."
+    return Section("Throughput", wide(throughput(shown, start, end)), note)
 
 
 def time_section(phases: Sequence[Phase], stages: Mapping[str, float]) -> Section | None:

@@ -71,7 +71,7 @@ def hostile_sections() -> list[Section | None]:
 
 
 def page_of(*sections: Section | None, text: str = "t") -> str:
-    return render(Page(text, text, False, text, text, [(text, text)], sections))
+    return render(Page(text, text, False, text, [text], [(text, text)], sections))
 
 
 def test_hostile_text_is_shown_and_never_obeyed():

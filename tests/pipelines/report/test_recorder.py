@@ -57,7 +57,7 @@ def test_phases_gates_and_rows_are_noted_with_their_times():
         "tidying": 81,
     }
     assert found.arrived.points == [(0, 0), (30, 64), (40, 128), (60, 130)]
-    assert found.resolved.points == [(0, 0), (60, 300)]
+    assert found.resolved.points == [(0, 0), (30, 0), (60, 300)]
     assert [(each.verdict.gate, each.seconds) for each in found.judgements] == [("conservation", 1), ("canary", 3)]
     assert (found.counts, found.commits, found.published) == (counts, 1, 7)
     assert found.postponed == ("the index was not updated",)
