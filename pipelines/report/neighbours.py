@@ -83,9 +83,8 @@ def sample_rows(
     queries = vectors_of(version.find_each(asked, [column.name]), column.name)
     if index is None:
         found = {key: nearest(vector, ids, vectors) for key, vector in queries.items()}
-        among = (
-            f"all {total:,} rows of the table" if total <= compared else f"{len(ids):,} of the table's {total:,} rows"
-        )
+        number = f"all {total:,}" if total <= compared else f"{len(ids):,} of the {total:,}"
+        among = f"{number} rows of the table"
     else:
         found = {key: search(table, column.name, vector) for key, vector in queries.items()}
         among = f"the {total:,} rows of the table, by the index {index}"

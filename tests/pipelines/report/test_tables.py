@@ -78,7 +78,7 @@ def test_neighbours_of_a_small_table_are_exact_and_begin_with_what_the_run_wrote
 def test_of_a_large_table_a_bounded_number_of_rows_is_read(tmp_path):
     version = table_of(tmp_path, rows_of(1000))
     sample = sample_rows(version, COLUMN, [], compared=80)
-    assert sample.among == "80 of the table's 1,000 rows"
+    assert sample.among == "80 of the 1,000 rows of the table"
     numbers = [int(key.removeprefix("id ")) for key in sample.ids]
     assert min(numbers) < 100, "from the beginning"
     assert max(numbers) >= 900, "and from the end"
@@ -123,9 +123,8 @@ def test_next_to_no_rows(tmp_path, rows):
 def test_stored_images_are_pictured_and_damaged_ones_cost_nothing_but_themselves(tmp_path):
     rows = rows_of(5)
     images = [png((200, 0, 0), 300), png((0, 0, 200)), b"no image", b"", None]
-    version = table_of(
-        tmp_path, [row | {"image": image} for row, image in zip(rows, images, strict=True)], store_images=True
-    )
+    with_images = [row | {"image": image} for row, image in zip(rows, images, strict=True)]
+    version = table_of(tmp_path, with_images, store_images=True)
     found = pictures_of(version, [row["id"] for row in rows], NO_IMAGES)
     assert found.keys() == {"id 0", "id 1"}
     assert all(Image.open(io.BytesIO(jpeg)).format == "JPEG" for jpeg in found.values())
@@ -136,12 +135,7 @@ def test_stored_images_are_pictured_and_damaged_ones_cost_nothing_but_themselves
 def test_external_images_are_fetched_only_from_where_the_run_may_fetch_them(tmp_path):
     with serve_images() as server:
         server.image = lambda path: png((0, 200, 0))
-        uris = [
-            f"{server.url}/good/1.png",
-            f"{server.url}/missing/2.png",
-            "http://elsewhere.example/3.png",
-            "/etc/passwd",
-        ]
+        uris = [f"{server.url}/good/1.png", f"{server.url}/missing/2.png", "http://a.example/3.png", "/etc/passwd"]
         rows = [row | {"image_uri": uri, "_object": "/a.jsonl"} for row, uri in zip(rows_of(4), uris, strict=True)]
         version = table_of(tmp_path, rows, image_uri=True)
         rules = dataclasses.replace(NO_IMAGES, allowed=(f"{server.url}/",))
