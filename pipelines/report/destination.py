@@ -5,11 +5,12 @@ The driver's own disk would be the wrong place: on a cluster it goes with the no
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pipelines.storage.uris import filesystem
 from pipelines.storage.walk import is_local
@@ -35,14 +36,22 @@ class Destination:
         return cls(f"{reports}/{run}.html", reports) if report is None else cls(report)
 
     def write(self, html: str) -> None:
-        """Write the page, at once and in full; then remove the oldest of its folder. Raises what the store raises."""
+        """Write the page, at once and in full. Raises what the store raises."""
         fs, path = filesystem(self.uri)
         if is_local(fs):
             write_local(Path(path), html)
         else:
             fs.pipe_file(path, html.encode(), **({"ContentType": HTML} if self.uri.startswith("s3") else {}))
-        if self.folder is not None:
-            remove_oldest(fs, path.rpartition("/")[0])
+
+    def remove_oldest(self) -> None:
+        """Remove all pages of runs in the folder but the last KEPT; their names sort by the runs. Other files stay."""
+        if self.folder is None:
+            return
+        fs, folder = filesystem(self.folder)
+        pages = sorted(name for name in fs.ls(folder, detail=False) if OF_A_RUN.fullmatch(name.rpartition("/")[2]))
+        for name in pages[:-KEPT]:
+            with contextlib.suppress(FileNotFoundError):  # another run was faster
+                fs.rm_file(name)
 
 
 def write_local(path: Path, html: str) -> None:
@@ -54,10 +63,3 @@ def write_local(path: Path, html: str) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-
-
-def remove_oldest(fs: Any, folder: str) -> None:
-    """Remove all pages of runs but the last KEPT; their names sort by the runs. Other files stay."""
-    pages = sorted(name for name in fs.ls(folder, detail=False) if OF_A_RUN.fullmatch(name.rpartition("/")[2]))
-    for name in pages[:-KEPT]:
-        fs.rm_file(name)

@@ -23,12 +23,14 @@ def write_report(destination: Destination | None, make: Callable[[], Page]) -> s
         return None
     try:
         html = render(make())
-        written = gather({"write": lambda: destination.write(html)}, WRITE_SECONDS)["write"]
-        if isinstance(written, BaseException):
-            raise written
+        got(gather({"write": lambda: destination.write(html)}, WRITE_SECONDS), "write")
     except Exception as error:  # noqa: BLE001 (the run itself is what counts)
         log.warning("the report could not be written to %s: %s", destination.uri, in_words(error))
         return None
+    try:
+        got(gather({"remove": destination.remove_oldest}, WRITE_SECONDS), "remove")
+    except Exception as error:  # noqa: BLE001 (as above)
+        log.warning("old reports could not be removed from %s: %s", destination.folder, in_words(error))
     return destination.uri
 
 

@@ -39,16 +39,16 @@ def test_the_last_pages_are_kept_and_other_files_stay(store):
     others = ["latest.html", "notes.txt", f"{run_id(1)}.html.bak", f"{run_id(2)}.htm"]
     for name in [*names, *others]:
         store.put(f"t_reports/{name}", b"old")
-    Destination.of(None, store.uri("t_reports"), run_id(10**6)).write("new")
+    assert write_report(Destination.of(None, store.uri("t_reports"), run_id(10**6)), lambda: PAGE)
     left = {name.rpartition("/")[2] for name in store.fs.ls(store.uri("t_reports"), detail=False, refresh=True)}
     assert left == {*names[6:], f"{run_id(10**6)}.html", *others}
 
 
 def test_a_file_that_the_user_names_is_replaced_and_nothing_else_is_removed(store):
     before = store.put(f"reports/{run_id(1)}.html", b"old")
-    for content in ("one", "two"):
-        Destination.of(store.uri("reports/last.html"), "nowhere", run_id(2)).write(content)
-    assert store.fs.cat_file(store.uri("reports/last.html")) == b"two"
+    last = store.put("reports/last.html", b"of last night")
+    assert write_report(Destination.of(last, "nowhere", run_id(2)), lambda: PAGE) == last
+    assert store.fs.cat_file(last).startswith(b"<!DOCTYPE html>")
     assert store.fs.cat_file(before) == b"old"
 
 
@@ -65,6 +65,12 @@ def test_a_local_page_is_replaced_at_once(tmp_path):
 def test_none_is_wanted():
     assert Destination.of(NONE, "db/t_reports", run_id(1)) is None
     assert write_report(None, lambda: PAGE) is None
+
+
+def test_a_page_counts_as_written_although_old_ones_can_t_be_removed(tmp_path, caplog):
+    destination = Destination(f"{tmp_path}/a.html", f"{tmp_path}/nowhere")
+    assert write_report(destination, lambda: PAGE) == destination.uri
+    assert f"old reports could not be removed from {tmp_path}/nowhere: FileNotFoundError" in caplog.text
 
 
 @pytest.mark.parametrize("what", ["the place is a file", "the page can't be made"])
