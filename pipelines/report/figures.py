@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from pipelines.report.markup import Markup, shortened
-from pipelines.report.style import COLOURS
+from pipelines.report.style import COLOURS, variable
 from pipelines.terminal import one_line
 
 WIDTH: Final = 780.0  # of a plot, in points; the page scales it
@@ -109,7 +109,7 @@ def as_part_of_page(svg: str, label: str) -> Markup:
     root.set("stroke-linejoin", "round")
     text = ET.tostring(root, encoding="unicode")
     for name, colour in STAND_IN.items():
-        text = text.replace(f'"{colour}"', f'"var(--{name})"')
+        text = text.replace(f'"{colour}"', f'"{variable(name)}"')
     return Markup(text)
 
 

@@ -7,6 +7,7 @@ from typing import Final
 
 from pipelines.events import Counts
 from pipelines.report.markup import Markup, joined, tag
+from pipelines.report.style import variable
 
 WIDTH, HEIGHT = 780.0, 210.0
 THINNEST: Final = 3.0  # of a band that is not empty, however little flows through it
@@ -76,18 +77,18 @@ def band(start: tuple[float, float], end: tuple[float, float], width: float, col
         f"M{x0:.1f} {y0:.1f}C{bend:.1f} {y0:.1f} {bend:.1f} {y1:.1f} {x1:.1f} {y1:.1f}"
         f"V{y1 + width:.1f}C{bend:.1f} {y1 + width:.1f} {bend:.1f} {y0 + width:.1f} {x0:.1f} {y0 + width:.1f}Z"
     )
-    return tag("path", d=path, fill=f"var(--{colour})", fill_opacity="0.35")
+    return tag("path", d=path, fill=variable(colour), fill_opacity="0.35")
 
 
 def bar(left: float, top: float, height: float, colour: str) -> Markup:
     """What a band begins or ends at."""
     place = {"x": f"{left:.1f}", "y": f"{top:.1f}", "width": BAR, "height": f"{height:.1f}"}
-    return tag("rect", **place, fill=f"var(--{colour})", rx=2)
+    return tag("rect", **place, fill=variable(colour), rx=2)
 
 
 def label(x: float, y: float, name: str, records: int, anchor: str) -> Markup:
     """A name with its number."""
-    number = tag("tspan", f"{records:,}", font_weight=600, fill="var(--ink)")
+    number = tag("tspan", f"{records:,}", font_weight=600, fill=variable("ink"))
     words = [number, " ", name] if anchor == "start" else [name, " ", number]
     place = {"x": f"{x:.1f}", "y": f"{y + 4:.1f}", "text_anchor": anchor}
-    return tag("text", joined(words), **place, font_size=12, fill="var(--faint)")
+    return tag("text", joined(words), **place, font_size=12, fill=variable("faint"))
