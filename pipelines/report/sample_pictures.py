@@ -6,7 +6,7 @@ Bytes that may be anybody's are decoded in a child process, which may die of the
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 import pyarrow.compute as pc
@@ -22,6 +22,8 @@ from pipelines.tables.dataset import TableVersion, quoted
 LIMITS: Final = ProcessLimits(seconds=10, memory=1 << 30)
 LARGEST: Final = 20 << 20  # bytes of an image
 AT_ONCE: Final = 4  # stored images in memory
+
+Draw = Callable[[bytes], bytes | None]
 
 
 def pictures_of(version: TableVersion, ids: Sequence[str], rules: FetchRules) -> dict[str, bytes]:
@@ -53,10 +55,10 @@ def external_images(version: TableVersion, ids: Sequence[str], rules: FetchRules
             yield rows[ID][row].as_py(), content
 
 
-def drawn(images: Iterator[tuple[str, bytes]]) -> dict[str, bytes]:
-    """Pictures of encoded images; one that the child process dies of has none."""
+def drawn(images: Iterable[tuple[str, bytes]], draw: Draw = picture_of_image) -> dict[str, bytes]:
+    """Pictures of encoded images, drawn in a child process; one that the process dies of has none."""
     pictures: dict[str, bytes] = {}
-    child = Child(functools.partial(one_result, picture_of_image), LIMITS)
+    child = Child(functools.partial(one_result, draw), LIMITS)
     try:
         for key, image in images:
             try:

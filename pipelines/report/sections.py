@@ -25,6 +25,7 @@ from pipelines.report.nights import Night
 from pipelines.report.page import Section
 from pipelines.report.recorder import Judgement, Timeline
 
+SHORTEST_STAGE: Final = 0.005  # seconds; one that had nothing to do is not shown
 SHORTEST_FLOW: Final = 1.0  # seconds; in less, a rate says nothing
 LONGEST_VALUE: Final = 2_000  # characters of an option
 
@@ -65,6 +66,7 @@ def time_section(phases: Sequence[Phase], stages: Mapping[str, float]) -> Sectio
     if not phases:
         return None
     parts = [wide(phases_chart(phases))]
+    stages = {stage: seconds for stage, seconds in stages.items() if seconds >= SHORTEST_STAGE}
     if stages:
         busy = "By stage: seconds that tasks worked, added up over all tasks. They may be more than those of the clock:"
         parts += [tag("p", busy, class_="faint"), wide(stages_chart(stages))]

@@ -141,7 +141,7 @@ def test_a_report_that_can_t_be_written_in_full_costs_no_night(tmp_path, caplog,
     assert published(lance.dataset(f"{tmp_path}/t.lance")) == summary.version
     if broken == "the folder is a file":
         assert summary.report is None
-        assert "report" not in str(summary).splitlines()[-1]
+        assert "report: " not in str(summary)
         assert "the report could not be written to" in caplog.text
         assert (tmp_path / "t_reports").read_text() == "mine"
     else:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import os
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 
@@ -18,7 +19,7 @@ from pipelines.records import REJECT_SCHEMA, Pictured
 from pipelines.report.neighbours import NEIGHBOURS, SHOWN, index_of, sample_rows
 from pipelines.report.nights import NIGHTS, read_nights
 from pipelines.report.rejects import EXAMPLES, read_rejects, rejects_section
-from pipelines.report.sample_pictures import pictures_of
+from pipelines.report.sample_pictures import drawn, pictures_of
 from pipelines.tables.dataset import TableVersion
 from pipelines.tables.origin import Origin
 from pipelines.tables.runs import RUN_SCHEMA
@@ -130,6 +131,18 @@ def test_stored_images_are_pictured_and_damaged_ones_cost_nothing_but_themselves
     assert all(Image.open(io.BytesIO(jpeg)).format == "JPEG" for jpeg in found.values())
     assert Image.open(io.BytesIO(found["id 0"])).size == (128, 128)
     assert pictures_of(version, [], NO_IMAGES) == {}
+
+
+def die_of(image: bytes) -> bytes:
+    """In place of a decoder: one image ends its process."""
+    if image == b"bad":
+        os.abort()
+    return image
+
+
+def test_an_image_that_ends_its_process_costs_only_its_own_picture():
+    images = [("a", b"good"), ("b", b"bad"), ("c", b"good")]
+    assert drawn(images, die_of) == {"a": b"good", "c": b"good"}
 
 
 def test_external_images_are_fetched_only_from_where_the_run_may_fetch_them(tmp_path):
