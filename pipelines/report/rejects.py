@@ -8,6 +8,9 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from pipelines.events import Counts
 from pipelines.reasons import REASONS
 from pipelines.records import Pictured
@@ -30,14 +33,15 @@ class Rejected:
     examples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # by reason, those of this run first
     complete: bool = True  # False if there are more rows than were read
 
-    def add(self, row: dict[str, Any], is_new: bool) -> None:
-        """Count a row, and take it for an example if there are too few, or in place of one of an earlier run."""
-        reason, examples = row["reason"], self.examples.setdefault(row["reason"], [])
-        self.earlier[reason] += not is_new
-        if len(examples) < EXAMPLES:
-            examples.append(row)
-        elif is_new and (old := [at for at, other in enumerate(examples) if other["run"] != row["run"]]):
-            examples[old[0]] = row
+    def add(self, rows: pa.Table, run: str, is_new: bool) -> None:
+        """Count rows, and take some for examples: in place of those of earlier runs if they are of `run`."""
+        for reason, number in zip(*pc.value_counts(rows["reason"].combine_chunks()).flatten(), strict=True):
+            name = reason.as_py()
+            self.earlier[name] += 0 if is_new else number.as_py()
+            examples = self.examples.get(name, [])
+            if len(examples) < EXAMPLES or (is_new and any(row["run"] != run for row in examples)):
+                more = rows.filter(pc.equal(rows["reason"], reason)).slice(0, EXAMPLES).to_pylist()
+                self.examples[name] = sorted(examples + more, key=lambda row: row["run"] != run)[:EXAMPLES]
 
 
 def read_rejects(uri: str, run: str, skipped: Container[str], scanned: int = SCANNED) -> Rejected:
@@ -50,10 +54,12 @@ def read_rejects(uri: str, run: str, skipped: Container[str], scanned: int = SCA
     if rejects is None:
         return found
     for batch in rejects.scanner(batch_size=BATCH, batch_readahead=2).to_batches():
-        for row in batch.to_pylist():
-            is_new = row["run"] == run
-            if is_new or row["object"] in skipped:
-                found.add(row, is_new)
+        rows = pa.Table.from_batches([batch])
+        is_new = pc.fill_null(pc.equal(rows["run"], run), False)
+        files = [name for name in pc.unique(rows["object"]).to_pylist() if name in skipped]
+        is_skipped = pc.is_in(rows["object"], value_set=pa.array(files, pa.string()))
+        found.add(rows.filter(is_new), run, True)
+        found.add(rows.filter(pc.and_(is_skipped, pc.invert(is_new))), run, False)
         seen += len(batch)
         if seen >= scanned:
             break
