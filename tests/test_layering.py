@@ -25,9 +25,10 @@ ROOMS = (
     ("fetching",),
     ("stages",),
     ("ingest",),
-    ("gates",),
-    ("progress", "sample_catalog"),
+    ("progress",),
     ("report",),
+    ("gates",),
+    ("sample_catalog",),
     ("embed", "search", "rollback"),  # the commands
 )
 WITHOUT_RAY = ("pipelines.search", "pipelines.rollback", "pipelines.tables.dataset", "pipelines.storage.errors")

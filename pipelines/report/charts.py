@@ -165,13 +165,22 @@ def nights_chart(nights: Sequence[Night]) -> Markup:
             left, bottom = 40 + column * (WIDTH - 10) / columns, 124 if row == 0 else 18
             place = (left / WIDTH, bottom / height, (WIDTH / columns - 56) / WIDTH, 82 / height)
             axes = result.figure.add_axes(place)
-            axes.bar(range(len(nights)), [value or 0 for value in values], width=0.8, color=colours)
+            upright_bars(axes, [value or 0.0 for value in values], colours)
             axes.set_title(name)
             axes.set_xlim(-0.6, max(len(nights), 10) - 0.4)
             axes.set_ylim(0, 1.1 * max(*(value or 0 for value in values), 1e-9))
             axes.set_xticks([])
             few_ticks(axes, 2)
     return result.svg
+
+
+def upright_bars(axes: Any, heights: Sequence[float], colours: Sequence[str]) -> None:
+    """Bars side by side, as one element: matplotlib takes six times as long for one that it makes of each bar."""
+    from matplotlib.collections import PolyCollection
+
+    edges = [(at - 0.4, at + 0.4, height) for at, height in enumerate(heights)]
+    corners = [((left, 0), (left, top), (right, top), (right, 0)) for left, right, top in edges]
+    axes.add_collection(PolyCollection(corners, facecolors=colours, linewidths=0), autolim=False)
 
 
 def recall_chart(points: Sequence[RecallPoint], wanted: float | None = None) -> Markup:

@@ -28,7 +28,7 @@ from pipelines.stages.report import reports_warnings
 from vista_core import EncoderSettings, Preprocessor, RecordError
 from vista_core.tokenizer import Tokens
 
-PICTURES = 8  # of a batch
+PICTURES = 4  # of a batch: some kilobytes beside its vectors
 
 
 @functools.lru_cache(maxsize=2)

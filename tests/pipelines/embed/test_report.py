@@ -116,6 +116,18 @@ def test_a_run_that_stops_with_an_error_has_a_report_and_the_error_is_what_is_ra
     assert "20 embedded and written" in text
 
 
+def test_a_run_that_is_stopped_ends_without_a_report(tmp_path):
+    """It has to end soon, and says itself how far it came."""
+
+    def stop(event):
+        if isinstance(event, BundleCommitted):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt, match="20 rows committed"):
+        embed(EmbedConfig(texts(tmp_path, 20), str(tmp_path), "t"), Setup(listeners=[stop]))
+    assert not pages(tmp_path)
+
+
 def test_hostile_records_are_text_on_the_page(tmp_path):
     text = HOSTILE.replace("\ud800", "")
     rows = {"id": [f"{n} {text}" for n in range(30)], "text": [f"{n} {text}" for n in range(30)], text[:60]: [1] * 30}

@@ -2,6 +2,8 @@
 
 import io
 import re
+import shutil
+import subprocess
 from collections import Counter
 from datetime import UTC, datetime
 
@@ -80,6 +82,25 @@ def test_hostile_text_is_shown_and_never_obeyed():
     shown = re.escape("<script>alert(1)</script>")
     assert len(re.findall(shown, "".join(page.text))) > 30
     assert "\\u202e" in "".join(page.text), "what reverses text is shown as an escape"
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Debian's package chromium is not installed")
+def test_a_browser_shows_a_page_without_breaking_its_policy(tmp_path):
+    def complaints(html: str) -> list[str]:
+        (tmp_path / "page.html").write_text(html, encoding="utf-8")
+        options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
+        command = [CHROMIUM, *options, f"--user-data-dir={tmp_path}/profile", f"file://{tmp_path}/page.html"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        assert "A sample, with nearest neighbours" in done.stdout
+        return [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+    html = page_of(*hostile_sections(), text=HOSTILE)
+    assert complaints(html) == []
+    broken = html.replace("</head>", "<style>p { color: red }</style></head>")
+    assert "Content Security Policy" in complaints(broken)[0], "otherwise the check above would see nothing"
 
 
 @settings(max_examples=20)
