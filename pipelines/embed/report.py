@@ -79,9 +79,8 @@ class RunReport:
         try:
             return dataclasses.replace(self.summary, report=self.write())
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(
-                f"version {self.summary.version} is published, only the report is missing"
-            ) from None
+            message = f"version {self.summary.version} is published, only the report is missing"
+            raise KeyboardInterrupt(message) from None
 
     def write(self, error: BaseException | None = None) -> str | None:
         """Write the page of the run, which `error` ended if it failed, and return where it is; None if it has none."""
@@ -153,8 +152,11 @@ class RunReport:
             return f"Published version {version}", ["All gates passed. Who checks out `published` reads this version."]
         cause, message = cause_of(error)
         words = "Not published: a gate failed" if isinstance(cause, GateError) else f"Failed: {type(cause).__name__}"
-        stays = "Readers keep the version that was published before. The same command continues from here."
-        return words, [shortened(redacted_text(message), LONGEST_ERROR), stays]
+        stays = "Readers keep the version that was published before."
+        if self.recorder.published is not None:
+            stays = f"Version {self.recorder.published} was published before that."
+        more = f"{stays} The same command continues from here."
+        return words, [shortened(redacted_text(message), LONGEST_ERROR), more]
 
     def tiles(self, ended: float) -> list[tuple[str, str]]:
         """The figures that matter most."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import logging
+import os
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +13,7 @@ from typing import Any, Final
 
 from pipelines.report.markup import Markup, shortened
 from pipelines.report.style import COLOURS, variable
+from pipelines.storage.home import cache_folder
 from pipelines.terminal import one_line
 
 WIDTH: Final = 780.0  # of a plot, in points; the page scales it
@@ -59,7 +62,12 @@ class Drawing:
 
 
 def import_matplotlib() -> tuple[Any, Any, Any]:
-    """matplotlib, its Figure and its canvas for SVG. It takes a second to import, and only a report needs it."""
+    """matplotlib, its Figure and its canvas for SVG. It takes a second to import, and only a report needs it.
+
+    It caches a list of fonts where this process may write, and would warn on each night in a container where it can't.
+    """
+    os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
