@@ -25,7 +25,8 @@ COMMANDS = {
     "embed": Command(
         "pipelines.embed.config:EmbedConfig", "pipelines.embed.run:embed", "embed what is new or changed in a source"
     ),
-    "search": Command("pipelines.search:SearchConfig", "pipelines.search:search", "search a table by text or image"),
+    "search": Command("pipelines.search.config:SearchConfig", "pipelines.search.run:search", "search a table"),
+    "index": Command("pipelines.index.config:IndexConfig", "pipelines.index.run:index_table", "build measured indexes"),
     "rollback": Command(
         "pipelines.rollback:RollbackConfig", "pipelines.rollback:roll_back_table", "publish an earlier version again"
     ),

@@ -146,6 +146,52 @@ class Published:
     version: int
 
 
+@dataclass(frozen=True)
+class IndexTrained:
+    """The partitions of a vector index are found, and kept for a build that is resumed."""
+
+
+@dataclass(frozen=True)
+class SegmentBuilt:
+    """A segment of a vector index, with so many rows, is written, and kept for a build that is resumed."""
+
+    rows: int
+
+
+@dataclass(frozen=True)
+class SegmentsMerged:
+    """The segments of a vector index are one, which no reader sees yet."""
+
+
+@dataclass(frozen=True)
+class MeasuredSetting:
+    """What searches by one setting find, compared with exact search, and how long they take."""
+
+    nprobes: int
+    refine_factor: int  # 0: no refine
+    recall: float  # recall@10
+    p50_ms: float
+    p95_ms: float
+
+
+@dataclass(frozen=True)
+class IndexMeasured:
+    """The settings that were measured with a new vector index, and the one that is going to be stored, if any."""
+
+    settings: tuple[MeasuredSetting, ...]
+    chosen: MeasuredSetting | None
+
+
+@dataclass(frozen=True)
+class SettingStored:
+    """The table has the setting of the new vector index, but not yet the index."""
+
+
+@dataclass(frozen=True)
+class IndexExchanged:
+    """The latest version of the table has the new vector index instead of the old one."""
+
+
 Event = (
     Reading
     | Arrived
@@ -160,6 +206,12 @@ Event = (
     | Publishing
     | TagMoving
     | Published
+    | IndexTrained
+    | SegmentBuilt
+    | SegmentsMerged
+    | IndexMeasured
+    | SettingStored
+    | IndexExchanged
 )
 Listener = Callable[[Event], None]
 

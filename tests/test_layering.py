@@ -27,11 +27,12 @@ ROOMS = (
     ("ingest",),
     ("progress",),
     ("report",),
+    ("index",),  # a command as well, whose parts keep an index up to date in `embed`
     ("gates",),
     ("sample_catalog",),
     ("embed", "search", "rollback"),  # the commands
 )
-WITHOUT_RAY = ("pipelines.search", "pipelines.rollback", "pipelines.tables.dataset", "pipelines.storage.errors")
+WITHOUT_RAY = ("pipelines.search.run", "pipelines.rollback", "pipelines.tables.dataset", "pipelines.storage.errors")
 NOT_IN_THE_MODEL = {"ray", "lance", "lancedb", "lance_ray", "s3fs", "fsspec", "pyarrow", "duckdb", "boto3", "botocore"}
 TAKES_PIXELS_BY_ARROW = Path("vista_core/image.py")  # from Pillow, which hands them over without a copy
 NAMES_THAT_SAY_NOTHING = {"utils", "util", "common", "helpers", "helper", "base", "misc", "processor", "tools"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import ray
@@ -16,13 +16,21 @@ def on_workers(function: Callable[..., Any], calls: Sequence[tuple]) -> list[Any
 
     Warnings that it logs there are logged here, too.
     """
+    results = dict(as_completed(function, calls))
+    return [results[number] for number in range(len(calls))]
+
+
+def as_completed(function: Callable[..., Any], calls: Sequence[tuple]) -> Iterator[tuple[int, Any]]:
+    """The same, one after the other as they are done: the number of the call, and its result."""
     task: Any = ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(reporting(function))
-    try:
-        with saying_why(f"no worker has finished {function.__name__}", describe_ray):
-            results = ray.get([task.remote(*arguments) for arguments in calls])
-    except Exception as error:
-        log_again(warnings_of(error))
-        raise
-    for _, warnings in results:
+    running = {task.remote(*arguments): number for number, arguments in enumerate(calls)}
+    while running:
+        try:
+            with saying_why(f"no worker has finished {function.__name__}", describe_ray):
+                [done], _ = ray.wait(list(running))
+            result, warnings = ray.get(done)
+        except Exception as error:
+            log_again(warnings_of(error))
+            raise
         log_again(warnings)
-    return [result for result, _ in results]
+        yield running.pop(done), result

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from pipelines.fetching.addresses import is_network
+from pipelines.fetching.locations import check_typed
 from pipelines.options import ABOVE_0, AT_LEAST_0, AT_LEAST_1, NAME, SHARE, SHARE_ABOVE_0, Device, check_options
 from pipelines.report.destination import NONE
 from pipelines.sources.columns import Images
@@ -134,9 +134,7 @@ class EmbedConfig:
     def __post_init__(self) -> None:
         """Raise UsageError for values that can't work."""
         check_options(self)
-        for prefix in self.allow_prefix:
-            if "://" not in prefix and not prefix.startswith(("/", ".", "~")) and not is_network(prefix):
-                raise UsageError(f"--allow-prefix {prefix}: https://{prefix} or a folder, as ./{prefix}?")
+        check_typed(self.allow_prefix)
         if self.deletes and not self.scope.is_whole:
             raise UsageError("--delete-missing: with --limit or --sample, nobody can know which records are missing")
         if self.report not in (None, NONE) and not str(self.report).endswith(".html"):

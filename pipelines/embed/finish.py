@@ -26,7 +26,7 @@ from pipelines.signals import deferred
 from pipelines.storage.errors import cause_of
 from pipelines.tables.dataset import published
 from pipelines.tables.indexes import bring_indexes_up_to_date
-from pipelines.tables.publish import publish
+from pipelines.tables.publish import publish, same_content
 from pipelines.tables.runs import Runs
 from pipelines.tables.upkeep import UpkeepError, clean_up, compact, postponing, rewrite_one
 
@@ -146,16 +146,6 @@ def postpone(committer: Committer, error: Exception) -> None:
 def rewrite(uri: str, tasks: list) -> list:
     """Rewrite fragments on workers; `tasks` are Lance's compaction tasks."""
     return on_workers(rewrite_one, [(uri, task) for task in tasks])
-
-
-def same_content(one: lance.LanceDataset, other: lance.LanceDataset) -> bool:
-    """True if two versions have the same rows and indexes, so that readers see no difference."""
-
-    def content(table: lance.LanceDataset) -> tuple[list, set]:
-        indexes = {segment.uuid for index in table.describe_indices() for segment in index.segments}
-        return [each.metadata.to_json() for each in table.get_fragments()], indexes
-
-    return content(one) == content(other) and one.schema.equals(other.schema, check_metadata=True)
 
 
 def tidy(job: Job, committer: Committer) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 from urllib.parse import unquote
@@ -137,6 +138,13 @@ class Location(NamedTuple):
         """True if this is `prefix` itself or in the folder that it names."""
         folder = prefix.segments[: -1 if prefix.path.endswith("/") else None]
         return self[:2] == prefix[:2] and self.segments[: len(folder)] == folder
+
+
+def check_typed(prefixes: Iterable[str]) -> None:
+    """Raise UsageError for a typed prefix that is neither a URI nor a network, and no folder at first sight."""
+    for prefix in prefixes:
+        if "://" not in prefix and not prefix.startswith(("/", ".", "~")) and not is_network(prefix):
+            raise UsageError(f"--allow-prefix {prefix}: https://{prefix} or a folder, as ./{prefix}?")
 
 
 def absolute_uri(uri: str, named_in: str, rules: FetchRules) -> str:

@@ -229,7 +229,7 @@ def release(uri: str, lease: Lease) -> None:
 
 def put(table: lance.LanceDataset, holder: Holder) -> lance.LanceDataset:
     """Store a holder. Raises CommitConflictError if another one was stored since this version of the table."""
-    return set_config(table, LEASE, json.dumps(dataclasses.asdict(holder)))
+    return set_config(table, {LEASE: json.dumps(dataclasses.asdict(holder))})
 
 
 def commit_barrier(uri: str, lease: Lease) -> lance.LanceDataset:

@@ -11,6 +11,7 @@ from pipelines.events import Events, Published, TagMoving
 from pipelines.signals import deferred
 from pipelines.tables.dataset import PUBLISHED, open_dataset, published
 from pipelines.tables.lease import Lease, holder_of, put
+from pipelines.tables.search_setting import KEY
 from pipelines.tables.transactions import CommitConflictError
 from pipelines.tables.vector_column import VectorColumn
 from vista_core import UsageError
@@ -71,6 +72,22 @@ def roll_back(table: lance.LanceDataset, lease: Lease, events: Events, to: int |
         raise UsageError(f"{table.uri}, version {version}: {error}") from error
     publish(there, lease, events)
     return version
+
+
+def same_content(one: lance.LanceDataset, other: lance.LanceDataset) -> bool:
+    """True if two versions have the same rows, indexes and settings of searches, so that readers see no difference."""
+
+    def beside_rows(table: lance.LanceDataset) -> tuple[set, dict]:
+        segments = {segment.uuid for index in table.describe_indices() for segment in index.segments}
+        return segments, {key: value for key, value in table.config().items() if key.startswith(KEY)}
+
+    return same_rows(one, other) and beside_rows(one) == beside_rows(other)
+
+
+def same_rows(one: lance.LanceDataset, other: lance.LanceDataset) -> bool:
+    """True if two versions have the same rows in the same files, and the same schema."""
+    files = [[each.metadata.to_json() for each in table.get_fragments()] for table in (one, other)]
+    return files[0] == files[1] and one.schema.equals(other.schema, check_metadata=True)
 
 
 def in_ranges(numbers: list[int]) -> str:

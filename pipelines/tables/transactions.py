@@ -12,6 +12,8 @@ that the result has both changes, or raises CommitConflictError, so that nothing
   Merge, Restore and Overwrite. It passes everything else. It is needed because a `Merge` refuses to drop a fragment.
 - `append` conflicts with Merge, Restore and Overwrite. It passes everything else.
 - `overwrite` conflicts with every other commit of whatever kind, also of the config. The config stays, tags as well.
+- `exchange_index` conflicts with another one of the same index, and with a Rewrite of fragments that its index has. It
+  passes other changes of rows: what its index lacks is scanned by searches, or added by an update of the index.
 - `set_config` conflicts with another update or removal of the same key. It passes everything else, be it an Overwrite.
 
 `tests/pipelines/tables/test_transactions.py` has this as a table and checks it against the installed Lance.
@@ -20,16 +22,22 @@ that the result has both changes, or raises CommitConflictError, so that nothing
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 
 import lance
 import pyarrow as pa
 from lance.commit import CommitConflictError
+from lance.dataset import Index
+
+from pipelines.storage.uris import filesystem
 
 __all__ = [
     "CommitConflictError",
     "append",
     "barrier",
+    "detached_with_index",
+    "exchange_index",
     "from_json",
     "is_conflict",
     "overwrite",
@@ -89,9 +97,12 @@ def overwrite(table: lance.LanceDataset, schema: pa.Schema) -> lance.LanceDatase
     return lance.LanceDataset.commit(table.uri, operation, read_version=table.version, max_retries=0)
 
 
-def set_config(table: lance.LanceDataset, key: str, value: str) -> lance.LanceDataset:
-    """Set a key of the table's config. Raises CommitConflictError if it was set since `table.version`."""
-    update = lance.LanceOperation.UpdateMap({key: value}, replace=False)
+def set_config(table: lance.LanceDataset, values: Mapping[str, str | None]) -> lance.LanceDataset:
+    """Set keys of the table's config in one step, and remove those whose value is None.
+
+    Raises CommitConflictError if one of those that are set was set or removed since `table.version`.
+    """
+    update = lance.LanceOperation.UpdateMap(dict(values), replace=False)
     operation = lance.LanceOperation.UpdateConfig(config_updates=update)
     return lance.LanceDataset.commit(table.uri, operation, read_version=table.version, max_retries=0)
 
@@ -109,3 +120,45 @@ def to_json(fragments: Iterable[lance.FragmentMetadata]) -> list[str]:
 def from_json(text: str) -> lance.FragmentMetadata:
     """The reverse of `to_json`."""
     return lance.FragmentMetadata.from_json(text)
+
+
+def exchange_index(table: lance.LanceDataset, new: Index, replaced: Sequence[str]) -> lance.LanceDataset:
+    """Add an index whose files are written, and remove those named `replaced`, in one atomic step.
+
+    Raises CommitConflictError if one of these changed since `table.version`, or rows moved that `new` has.
+    """
+    operation = lance.LanceOperation.CreateIndex([new], segments_of(table, replaced))
+    return lance.LanceDataset.commit(table.uri, operation, read_version=table.version, max_retries=0)
+
+
+@contextmanager
+def detached_with_index(table: lance.LanceDataset, new: Index, replaced: Sequence[str]) -> Iterator[lance.LanceDataset]:
+    """This version of the table with an exchanged index, as a version that nobody sees who doesn't know its number.
+
+    Lance keeps the manifest of such a version for ever, but not its files, so it is removed when the context ends.
+    """
+    operation = lance.LanceOperation.CreateIndex([new], segments_of(table, replaced))
+    hidden = lance.LanceDataset.commit(table.uri, operation, read_version=table.version, detached=True)
+    try:
+        yield hidden
+    finally:
+        fs, path = filesystem(f"{table.uri}/_versions/d{hidden.version}.manifest")
+        with suppress(OSError):  # a few kilobytes, which nobody looks at
+            fs.rm_file(path)
+
+
+def segments_of(table: lance.LanceDataset, names: Sequence[str]) -> list[Index]:
+    """The segments of some indexes, as Lance's operations take them."""
+    return [
+        Index(
+            uuid=segment.uuid,
+            name=index.name,
+            fields=index.fields,
+            dataset_version=segment.dataset_version_at_last_update,
+            fragment_ids=segment.fragment_ids,
+            index_version=segment.index_version,
+        )
+        for index in table.describe_indices()
+        if index.name in names
+        for segment in index.segments
+    ]

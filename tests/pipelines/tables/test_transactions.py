@@ -134,7 +134,7 @@ OURS = {
         Commit(lambda table: None, dict.fromkeys([*A, *B, "c0"]), lambda table: table.config()["key"] == "old"),
     ),
     "set_config": (
-        lambda table: lambda: set_config(table, "key", "ours"),
+        lambda table: lambda: set_config(table, {"key": "ours"}),
         Commit(lambda table: None, {}, lambda table: table.config()["key"] == "ours"),
     ),
 }

@@ -1,0 +1,1 @@
+"""Indexes of a LanceDB table, and their recall: options, choice, build, measurement, and the whole run."""

@@ -1,0 +1,77 @@
+"""The encoder of the queries: the one that filled the column or, if that is not known, the one that is named."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipelines.search.pinned import PinnedTable
+from pipelines.storage.uris import absolute
+from pipelines.storage.weights import local_file
+from vista_core import EncoderSettings, UsageError, display_name
+from vista_core.hub import resolve_config
+
+if TYPE_CHECKING:
+    from vista_core import Encoder
+
+
+@dataclass(frozen=True)
+class EncoderChoice:
+    """What a user says of the encoder; None: as it is stored with the table. See the options of the same names."""
+
+    model: str | None = None
+    weights: str | None = None
+    from_pretrained: str | None = None
+    device: str = "auto"
+
+
+def load_encoder(table: PinnedTable, choice: EncoderChoice) -> Encoder:
+    """The encoder of the table's column, in float32.
+
+    Raises UsageError if the files in use now make another encoder than the column's, or if neither the column nor
+    `choice` names a model.
+    """
+    from vista_core import Encoder  # imports torch
+
+    settings = query_settings(table, choice)
+    encoder = Encoder.load(settings)
+    stored = table.column.identity if table.column else None
+    if stored and (differences := encoder.identity.differences(dataclasses.replace(stored, dtype="float32"))):
+        raise UsageError(
+            f"{table.name} was embedded with another encoder: {'; '.join(differences)}. "
+            "Name the files it was embedded with: --weights, --from-pretrained"
+        )
+    return encoder
+
+
+def query_settings(table: PinnedTable, choice: EncoderChoice) -> EncoderSettings:
+    """The settings that the column was filled with; `choice` overrides where the encoder's files are."""
+    stored = table.column.identity if table.column else None
+    model = choice.model or table.origin.model
+    if model is None:
+        raise UsageError(
+            f"{table.name}: the column `{table.vector}` does not name the encoder of its vectors. "
+            "Name its model: --model"
+        )
+    if stored is not None and model != stored.model:
+        raise UsageError(
+            f"{table.name}: the column `{table.vector}` was embedded with another encoder: --model {model}, "
+            f"but {stored.model} in the table"
+        )
+    settings = EncoderSettings(
+        model=model,
+        weights=local_file(absolute(choice.weights) if choice.weights else table.origin.weights),
+        from_pretrained=absolute(choice.from_pretrained) if choice.from_pretrained else table.origin.from_pretrained,
+        device=choice.device,
+    )
+    dimension = resolve_config(settings).dimension
+    if dimension != table.dimension:
+        raise UsageError(
+            f"{table.name}: the column `{table.vector}` has vectors of dimension {table.dimension}, but those of "
+            f"--model {display_name(model, choice.weights)} have {dimension}"
+        )
+    if table.column is not None:
+        settings = table.column.settings(settings)
+    # The column's precision was chosen for speed; one query can have the most exact vector.
+    return dataclasses.replace(settings, dtype="float32")
