@@ -9,7 +9,7 @@ import tyro
 
 from pipelines.fetching.locations import check_typed
 from pipelines.options import ABOVE_0, AT_LEAST_0, AT_LEAST_1, NAME, SHARE, SHARE_ABOVE_0, Device, check_options
-from pipelines.report.destination import NONE
+from pipelines.report.destination import check_option
 from pipelines.sources.columns import Images
 from pipelines.sources.detect import Kind
 from pipelines.sources.scope import Scope
@@ -137,8 +137,7 @@ class EmbedConfig:
         check_typed(self.allow_prefix)
         if self.deletes and not self.scope.is_whole:
             raise UsageError("--delete-missing: with --limit or --sample, nobody can know which records are missing")
-        if self.report not in (None, NONE) and not str(self.report).endswith(".html"):
-            raise UsageError(f"--report {self.report}: name a file that ends in .html, or `none`")
+        check_option(self.report)
         encoder_settings(self)  # checks the options that it takes
 
     @property

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 from pipelines.embed.config import EmbedConfig
 from pipelines.embed.job import Job, configuration, describe_encoder
@@ -16,7 +14,7 @@ from pipelines.gates.judge import GateError
 from pipelines.ingest.commit import Committer
 from pipelines.progress import duration
 from pipelines.report.charts import Phase
-from pipelines.report.destination import Destination
+from pipelines.report.destination import Destination, folder_of
 from pipelines.report.figures import import_matplotlib
 from pipelines.report.gather import gather
 from pipelines.report.markup import shortened
@@ -36,8 +34,7 @@ from pipelines.report.sections import (
     time_section,
     versions_section,
 )
-from pipelines.report.write import got, made, write_report
-from pipelines.signals import stopped_by
+from pipelines.report.write import got, made, write_at_the_end, write_report
 from pipelines.storage.errors import cause_of
 from pipelines.storage.uris import redacted, redacted_text
 from pipelines.tables.dataset import TableVersion
@@ -57,8 +54,6 @@ PHASES: Final = {  # by the event that begins each
     "tidying": "tidying up",
 }
 
-log = logging.getLogger(__name__)
-
 
 class RunReport:
     """The report of one run, which begins when the run has the table."""
@@ -76,19 +71,15 @@ class RunReport:
     def written(self) -> Summary:
         """Write the page of a run that is done, and return the run's summary, which says where the page is."""
         assert self.summary is not None, "the run is done"
-        try:
-            return dataclasses.replace(self.summary, report=self.write())
-        except KeyboardInterrupt:
-            message = f"version {self.summary.version} is published, only the report is missing"
-            raise KeyboardInterrupt(message) from None
+        uri = write_at_the_end(self, f"version {self.summary.version} is published")
+        return dataclasses.replace(self.summary, report=uri)
 
     def write(self, error: BaseException | None = None) -> str | None:
         """Write the page of the run, which `error` ended if it failed, and return where it is; None if it has none."""
         if self.run is None:
             return None
         job, committer = self.run
-        folder = f"{job.config.db}/{job.config.table}_reports"
-        destination = Destination.of(job.config.report, folder, committer.run)
+        destination = Destination.of(job.config.report, folder_of(job.config.db, job.config.table), committer.run)
         return write_report(destination, lambda: self.page(job, committer, error))
 
     def page(self, job: Job, committer: Committer, error: BaseException | None) -> Page:
@@ -117,11 +108,7 @@ class RunReport:
             "Where the time went": lambda: time_section(phases(recorder, ended), recorder.counts.seconds),
             "The nights before": lambda: nights_section(got(found, "nights"), committer.run),
             "Configuration": lambda: configured(job),
-            "Versions": lambda: versions_section(
-                library_versions(),
-                display_name(config.model, config.weights),
-                json.loads(job.column.identity.to_json()),
-            ),
+            "Versions": lambda: versions_section(library_versions(), encoder_of(job)),
         }
         verdict, explanation = self.verdict(error)
         return Page(
@@ -200,25 +187,7 @@ def configured(job: Job) -> Section:
     return configuration_section(options, json.loads(json.dumps(defaults)), resolved)
 
 
-@contextmanager
-def reporting(began: float) -> Iterator[RunReport]:
-    """Write the report when the context ends, also if the run failed: after it let go of the table.
-
-    A run that a signal ends has none, since it has to end soon. The error that ended a run is raised in any case.
-    """
-    report = RunReport(began)
-    try:
-        yield report
-    except BaseException as error:
-        if stopped_by(error) is None:
-            write_of_failure(report, error)
-        raise
-
-
-def write_of_failure(report: RunReport, error: BaseException) -> None:
-    """Write the report of a run that failed; a signal that comes meanwhile ends the writing."""
-    try:
-        if uri := report.write(error):
-            log.info("report: %s", uri)
-    except KeyboardInterrupt:
-        log.warning("the report of the run was not written")
+def encoder_of(job: Job) -> dict[str, Any]:
+    """The encoder, by its name and all of its identity."""
+    model = display_name(job.config.model, job.config.weights)
+    return {"display name": model} | json.loads(job.column.identity.to_json())

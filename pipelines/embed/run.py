@@ -21,7 +21,7 @@ from pipelines.embed.finish import Gates, collect_evidence, finish
 from pipelines.embed.flow import Stages, build, stream
 from pipelines.embed.job import Job, configuration, resolve_job, with_absolute_paths
 from pipelines.embed.plan import Plan, plan
-from pipelines.embed.report import reporting
+from pipelines.embed.report import RunReport
 from pipelines.embed.summary import Stopwatch, Summary, how_far
 from pipelines.embed.tables import open_manifest, open_tables, settle_table, table_to_continue
 from pipelines.events import Events, Listener, Reading, ReadingEnded
@@ -29,6 +29,7 @@ from pipelines.gates.judge import require_few_rejects
 from pipelines.ingest.commit import Committer, Target
 from pipelines.ingest.reembed import begin_reembedding
 from pipelines.progress import RunProgress
+from pipelines.report.write import reporting
 from pipelines.signals import stopped_by
 from pipelines.stages.select import Snapshot, file_hashes
 from pipelines.storage.errors import cause_of
@@ -70,7 +71,7 @@ def embed(config: EmbedConfig, setup: Setup = Setup()) -> Summary | Plan:
     table, rejects = open_tables(job, existing)
     runs, stopwatch = Runs(config.side_table("runs")), Stopwatch(began)
     with (
-        reporting(began) as report,
+        reporting(RunReport(began)) as report,
         hold(table if existing is None else existing, runs, config.take_over) as (table, lease),
         RunRecord(runs.uri, lease.run, started, configuration(job)).running() as record,
         RunProgress() as progress,

@@ -12,13 +12,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pipelines.storage.uris import filesystem
+from pipelines.storage.uris import absolute, filesystem
 from pipelines.storage.walk import is_local
+from vista_core import UsageError
 
 KEPT: Final = 90  # pages of a table, of up to a megabyte each: three months of nights
 NONE: Final = "none"
 OF_A_RUN: Final = re.compile(r"\d{8}T\d{12}-[0-9a-f]{4}\.html")  # the name of a page that `Destination.of` chose
 HTML: Final = "text/html; charset=utf-8"
+
+
+def check_option(report: str | None) -> None:
+    """Raise UsageError if --report is neither a page nor `none`: a run must not replace a file of another kind."""
+    if report not in (None, NONE) and not str(report).endswith(".html"):
+        raise UsageError(f"--report {report}: name a file that ends in .html, or `none`")
+
+
+def absolute_option(report: str | None) -> str | None:
+    """The option --report, with a path that is absolute."""
+    return report if report is None or report == NONE else absolute(report)
+
+
+def folder_of(db: str, table: str) -> str:
+    """The folder with the reports of a table."""
+    return f"{db}/{table}_reports"
 
 
 @dataclass(frozen=True)

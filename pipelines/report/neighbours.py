@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from pipelines.records import ID, IMAGE_URI, MODALITY, OBJECT, RUN, TEXT, Pictured
 from pipelines.tables.dataset import TableVersion
 from pipelines.tables.run_ids import is_since
+from pipelines.tables.search_setting import SearchSetting, vector_indexes
 from pipelines.tables.vector_column import VectorColumn
 
 SHOWN: Final = 8  # rows
@@ -74,19 +75,20 @@ def sample_rows(
     total = table.count_rows()
     if not total or column.name not in table.schema.names:
         return Sample()
-    index = index_of(table, column.name)
+    way = way_of_searching(table, column.name)
     pictured = {each.id: each.jpeg for each in pictures if each.reason is None and each.id is not None}
-    some = COMPARED_FOR_IDS if index else compared
-    ids, vectors = stretches(table, column, some) if index is None or len(pictured) < SHOWN else ([], NOTHING)
+    some = COMPARED_FOR_IDS if way else compared
+    ids, vectors = stretches(table, column, some) if way is None or len(pictured) < SHOWN else ([], NOTHING)
     asked = [*pictured][:SHOWN]
     asked += [each for each in ids[:: max(1, len(ids) // SHOWN)] if each not in pictured][: SHOWN - len(asked)]
     queries = vectors_of(version.find_each(asked, [column.name]), column.name)
-    if index is None:
+    if way is None:
         found = {key: nearest(vector, ids, vectors) for key, vector in queries.items()}
         number = f"all {total:,}" if total <= compared else f"{len(ids):,} of the {total:,}"
         among = f"{number} rows of the table"
     else:
-        found = {key: search(table, column.name, vector) for key, vector in queries.items()}
+        index, options = way
+        found = {key: search(table, column.name, vector, options) for key, vector in queries.items()}
         among = f"the {total:,} rows of the table, by the index {index}"
     near = {key: [pair for pair in pairs if pair[0] != key][:NEIGHBOURS] for key, pairs in found.items()}
     return Sample(with_rows(version, near), among, pictured)
@@ -104,13 +106,18 @@ def with_rows(version: TableVersion, near: Mapping[str, Sequence[tuple[str, floa
     ]
 
 
-def index_of(table: lance.LanceDataset, column: str) -> str | None:
-    """The name of the vector index of a column; None if it has none."""
-    number = table.schema.get_field_index(column)
-    for index in table.describe_indices():
-        if column in index.field_names or number in index.fields:
-            return str(index.name)
-    return None
+def way_of_searching(table: lance.LanceDataset, column: str) -> tuple[str, dict[str, Any]] | None:
+    """The name of the column's vector index, and how to search by it: as it is stored, else with a refinement.
+
+    None if there is no index for cosines, or there are several, of which Lance would take any.
+    """
+    names = vector_indexes(table, column)
+    if len(names) != 1:
+        return None
+    setting = SearchSetting.of(table, column)
+    if setting is None:
+        return names[0], {"metric": "cosine", "refine_factor": REFINE}
+    return (names[0], setting.nearest()) if setting.metric == "cosine" else None
 
 
 def stretches(table: lance.LanceDataset, column: VectorColumn, rows: int) -> tuple[list[str], np.ndarray]:
@@ -149,8 +156,10 @@ def nearest(vector: np.ndarray, ids: Sequence[str], vectors: np.ndarray) -> list
     return [(ids[at], float(cosines[at])) for at in best]
 
 
-def search(table: lance.LanceDataset, column: str, vector: np.ndarray) -> list[tuple[str, float]]:
+def search(
+    table: lance.LanceDataset, column: str, vector: np.ndarray, options: Mapping[str, Any]
+) -> list[tuple[str, float]]:
     """The same by the table's index."""
-    query = {"column": column, "q": vector, "k": NEIGHBOURS + 1, "metric": "cosine", "refine_factor": REFINE}
+    query = {"column": column, "q": vector, "k": NEIGHBOURS + 1, **options}
     found = table.to_table([ID, "_distance"], nearest=query).to_pylist()
     return [(row[ID], 1 - row["_distance"]) for row in found if row[ID] is not None]

@@ -154,11 +154,11 @@ def as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
 
 
-def versions_section(versions: Mapping[str, str], model: str, identity: Mapping[str, Any]) -> Section:
-    """What made the vectors: the model, the encoder's identity, and the libraries."""
+def versions_section(versions: Mapping[str, str], encoder: Mapping[str, Any]) -> Section:
+    """What made the vectors, if the run made some: the encoder's identity; and the libraries."""
     machine = {"python": platform.python_version(), "driver": f"{platform.system()} {platform.machine()}"}
     parts = [
-        tag("div", tag("h3", "encoder"), values({"display name": model} | dict(identity))),
+        tag("div", tag("h3", "encoder"), values(encoder)) if encoder else None,
         tag("div", tag("h3", "software"), values(dict(versions) | machine)),
     ]
     return Section("Versions", tag("div", *parts, class_="two"))

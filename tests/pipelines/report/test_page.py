@@ -66,7 +66,7 @@ def hostile_sections() -> list[Section | None]:
         recall_section([RecallPoint(HOSTILE, 0.9, 1.0, True), RecallPoint("other", 0.5, 0.5)], 0.95, HOSTILE),
         nights_section([night, night], HOSTILE),
         configuration_section({HOSTILE: HOSTILE, "b": None}, {"b": None}, {HOSTILE: {HOSTILE: [HOSTILE]}}),
-        versions_section({HOSTILE: HOSTILE}, HOSTILE, {HOSTILE: HOSTILE}),
+        versions_section({HOSTILE: HOSTILE}, {HOSTILE: HOSTILE}),
         failed_section(HOSTILE, HOSTILE),
         None,
     ]

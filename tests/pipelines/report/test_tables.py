@@ -16,7 +16,7 @@ from pipelines.events import Counts
 from pipelines.fetching.fetcher import shared_fetcher
 from pipelines.fetching.locations import FetchRules
 from pipelines.records import REJECT_SCHEMA, Pictured
-from pipelines.report.neighbours import NEIGHBOURS, SHOWN, index_of, sample_rows
+from pipelines.report.neighbours import NEIGHBOURS, SHOWN, sample_rows
 from pipelines.report.nights import NIGHTS, read_nights
 from pipelines.report.rejects import EXAMPLES, read_rejects, rejects_section
 from pipelines.report.sample_pictures import drawn, pictures_of
@@ -91,7 +91,6 @@ def test_an_index_is_used_and_no_vectors_are_read_without_it(tmp_path):
     table = version.open()
     table.create_index("vector", "IVF_FLAT", metric="cosine", num_partitions=1)
     table = lance.dataset(table.uri)
-    assert index_of(table, "vector") == "vector_idx"
     sample = sample_rows(TableVersion(table.uri, table.version), COLUMN, [], compared=8)
     assert sample.among == "the 600 rows of the table, by the index vector_idx"
     assert len(sample.rows) == SHOWN
