@@ -14,10 +14,12 @@ import lance
 from pipelines.cluster.session import on_a_worker
 from pipelines.cluster.tasks import on_workers
 from pipelines.embed.job import Job
+from pipelines.embed.recall import keep_recall
 from pipelines.events import Publishing, UpkeepPostponed
 from pipelines.gates.evidence import Evidence, Gate, Tolerance
 from pipelines.gates.judge import OF_THE_RUN, OF_THE_TABLE, judge, require
 from pipelines.gates.reference import ReferencePath
+from pipelines.index.pieces import Pieces
 from pipelines.ingest.commit import Committer
 from pipelines.ingest.manifest import prune, read_manifest
 from pipelines.ingest.missing import Missing, delete_missing, find_missing
@@ -56,6 +58,8 @@ def finish(job: Job, committer: Committer, gates: Gates) -> int:
     evidence = dataclasses.replace(collect_evidence(job, committer), published=before, missing=missing)
     verdicts = judge(gates.of_the_run, evidence, events)
     if changed:
+        evidence = keep_index(job, committer, evidence)
+        table = evidence.table
         verdicts += judge(gates.of_the_table, evidence, events)
     require(verdicts)
     if changed:
@@ -69,6 +73,15 @@ def finish(job: Job, committer: Committer, gates: Gates) -> int:
         postpone(committer, error)
     assert before is not None, "unchanged means that something was published"
     return int(before.version)
+
+
+def keep_index(job: Job, committer: Committer, evidence: Evidence) -> Evidence:
+    """The evidence after the upkeep of a measured index, which may end with a version in which searches are exact."""
+    try:
+        return keep_recall(evidence, committer, Pieces(job.config.side_table("index_build")))
+    except UpkeepError as error:
+        postpone(committer, error)
+        return dataclasses.replace(evidence, table=committer.table)
 
 
 def collect_evidence(job: Job, committer: Committer) -> Evidence:

@@ -14,12 +14,14 @@ from typing import Any
 import lance
 import pyarrow as pa
 
-from pipelines.events import Counts, Verdict
+from pipelines.events import Counts, MeasuredSetting, Verdict
 from pipelines.gates.reference import ReferencePath
+from pipelines.index.measure import Searched, measure_setting
 from pipelines.ingest.missing import Missing
 from pipelines.records import ID, RUN
 from pipelines.tables.dataset import TableVersion
 from pipelines.tables.runs import Runs
+from pipelines.tables.search_setting import SearchSetting
 from pipelines.tables.vector_column import VectorColumn
 
 OnWorkers = Callable[[Callable[..., Any], Sequence[tuple]], list[Any]]
@@ -64,6 +66,14 @@ class Evidence:
             for each in self.table.get_fragments()
             if each.fragment_id not in before or data_files(each) != data_files(before[each.fragment_id])
         ]
+
+    @cached_property
+    def recall(self) -> tuple[MeasuredSetting, float]:
+        """What searches by the stored setting find in the candidate version, and the standard error of the recall."""
+        setting = SearchSetting.of(self.table, self.column.name)
+        assert setting is not None, "there is nothing to be measured"
+        searched = Searched(TableVersion(self.table.uri, self.table.version), self.column.name, setting.metric)
+        return measure_setting(searched, setting, lambda function, calls: enumerate(self.on_workers(function, calls)))
 
     def unpublished(self, rows: pa.Table) -> list[bool]:
         """Per row (id, fingerprint, `_run`): True if the published version does not have this row.

@@ -8,6 +8,7 @@ from pipelines.events import Events, Judged, Verdict
 from pipelines.gates.canary import canary
 from pipelines.gates.conservation import conservation
 from pipelines.gates.evidence import Evidence, Gate
+from pipelines.gates.index_recall import index_recall
 from pipelines.gates.missing_rows import missing_rows
 from pipelines.gates.one_encoder import one_encoder
 from pipelines.gates.other_sources import other_sources
@@ -18,7 +19,7 @@ from vista_core import VistaError
 
 OF_THE_RUN: tuple[Gate, ...] = (conservation, reject_rate, missing_rows)  # at the end of every run
 # If the table differs from the published version:
-OF_THE_TABLE: tuple[Gate, ...] = (unique_ids, sound_vectors, one_encoder, canary, other_sources)
+OF_THE_TABLE: tuple[Gate, ...] = (unique_ids, sound_vectors, one_encoder, canary, other_sources, index_recall)
 
 
 class GateError(VistaError):

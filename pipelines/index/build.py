@@ -20,7 +20,6 @@ from pipelines.index.choose import Choice, Vectors
 from pipelines.index.pieces import Model, Pieces, Recipe, Segment, files_of
 from pipelines.tables.dataset import TableVersion
 
-SEGMENT_ROWS: Final = 262_144  # a segment has at least so many rows, if the table has them
 MOST_SEGMENTS: Final = 64
 MERGEABLE: Final = ("IVF_RQ", "IVF_PQ")  # the quantizers of other kinds are trained by each segment for itself
 
@@ -92,7 +91,7 @@ def groups_of(build: Build, fragments: Sequence[int]) -> list[list[int]]:
         return []
     if build.choice.kind not in MERGEABLE:
         return [list(fragments)]
-    least = max(SEGMENT_ROWS, build.vectors.rows // MOST_SEGMENTS)
+    least = max(build.choice.segment_rows, build.vectors.rows // MOST_SEGMENTS)
     rows = {each.fragment_id: each.count_rows() for each in build.table.open().get_fragments()}
     groups: list[list[int]] = [[]]
     for fragment in fragments:

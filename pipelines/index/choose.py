@@ -18,6 +18,7 @@ FEWEST_ROWS: Final = 256  # quantizers are trained on as many
 RQ_ALIGNMENT: Final = 8  # RQ takes dimensions that are divisible by this
 TRAINING_BYTES: Final = 1 << 30  # of the rows, as float32, by which partitions are found
 SAMPLE_RATE: Final = 256  # rows for each partition
+SEGMENT_ROWS: Final = 262_144  # that a worker indexes at once, at least; what a kill can cost
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Choice:
     bits: int = 0  # for each dimension; of RQ only
     sub_vectors: int = 0  # of PQ only
     sample_rate: int = SAMPLE_RATE
+    segment_rows: int = SEGMENT_ROWS
 
     def __str__(self) -> str:
         """The index, and why it is chosen."""

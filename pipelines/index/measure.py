@@ -22,9 +22,8 @@ from pipelines.tables.search_setting import SearchSetting, options
 
 K: Final = 10
 QUERIES: Final = 256
-FILTERED_QUERIES: Final = 128
 REFINE_FACTORS: Final = (0, 2, 4, 8, 16, 32, 64)  # 0: distances as the index has them
-ONE_PERCENT: Final = f"{ADDRESS} % 100 = 0"
+ONE_PERCENT: Final = "_rowid % 100 = 0"
 NOBODY: Final = np.uint64(2**64 - 1)  # the address of a query that is no row of the table
 EXACT_PARTS: Final = 64  # of the table, among which an exact search is divided
 EXACT_TIMES: Final = 3
@@ -258,14 +257,16 @@ class Measurement:
     filtered: MeasuredSetting | None  # the best for a filter that keeps 1 % of the rows
 
 
-def measure_index(searched: Searched, partitions: int, recall: float, workers: Workers) -> Measurement:
-    """Measure the index of a version, which has so many partitions, against exact search."""
-    sampled, stored = sample_queries(searched), stored_queries(searched)
+def measure_index(
+    searched: Searched, partitions: int, recall: float, workers: Workers, number: int = QUERIES
+) -> Measurement:
+    """Measure the index of a version, which has so many partitions, against exact search, with `number` queries."""
+    sampled, stored = sample_queries(searched, number), stored_queries(searched)
     groups = [Asked(each, best_scores(searched, each, workers)) for each in (sampled, stored) if len(each)]
     swept = one(workers, sweep, searched, groups, partitions, recall)
     filtered = None
     if swept.chosen is not None:
-        few = sample_queries(searched, FILTERED_QUERIES)
+        few = sample_queries(searched, number // 2)
         asked = Asked(few, best_scores(searched, few, workers, ONE_PERCENT), ONE_PERCENT)
         other = one(workers, sweep, searched, [asked], partitions, recall)
         filtered = other.chosen or max(other.settings, key=lambda each: each.recall)

@@ -17,7 +17,7 @@ from pipelines.cluster.tasks import as_completed
 from pipelines.events import Events, Listener, Publishing
 from pipelines.index.choose import Choice, choose
 from pipelines.index.config import IndexConfig
-from pipelines.index.measure import is_vector
+from pipelines.index.measure import QUERIES, is_vector
 from pipelines.index.pieces import Pieces
 from pipelines.index.report import IndexReport
 from pipelines.index.result import Indexed
@@ -44,6 +44,7 @@ class Setup:
     listeners: Sequence[Listener] = ()
     workers: Workers | None = None  # default: those of Ray
     choice: Choice | None = None  # default: as `choose` says
+    queries: int = QUERIES
 
 
 def index_table(config: IndexConfig, setup: Setup = Setup()) -> Indexed:
@@ -71,7 +72,7 @@ def index_table(config: IndexConfig, setup: Setup = Setup()) -> Indexed:
         record.mark_abandoned()
         report.run = lease.run
         events = Events([record, report, *setup.listeners])
-        target = Target(table.uri, column, config.recall, lease, pieces, workers, events)
+        target = Target(table.uri, column, config.recall, lease, pieces, workers, events, setup.queries)
         scalar = build_scalar_indexes(target)
         measurement = None if choice.kind is None else build_vector_index(target, choice)
         postponed = cover_all(target)

@@ -18,13 +18,14 @@ from pipelines.cluster.calls import Workers
 from pipelines.events import Events, IndexExchanged, IndexMeasured, SettingStored
 from pipelines.index.build import Build, build, named
 from pipelines.index.choose import Choice, Vectors
-from pipelines.index.measure import Measurement, Searched, measure_index
+from pipelines.index.measure import QUERIES, Measurement, Searched, measure_index
 from pipelines.index.pieces import Pieces, files_of
 from pipelines.signals import deferred
 from pipelines.tables.dataset import TableVersion
 from pipelines.tables.lease import Lease
 from pipelines.tables.search_setting import SearchSetting, vector_indexes
 from pipelines.tables.transactions import CommitConflictError, detached_with_index, exchange_index
+from pipelines.tables.upkeep import UpkeepError
 from vista_core import VistaError
 
 ATTEMPTS: Final = 3  # to build an index while other writers move the rows that it has
@@ -49,6 +50,7 @@ class Target:
     pieces: Pieces
     workers: Workers = field(repr=False)
     events: Events = field(repr=False)
+    queries: int = QUERIES  # with which the index is measured
 
 
 def vectors_of(table: lance.LanceDataset, column: str) -> Vectors:
@@ -77,18 +79,20 @@ def build_vector_index(target: Target, choice: Choice) -> Measurement:
         plan = Build(TableVersion(table.uri, table.version), target.column, vectors, choice)
         index = named(build(plan, target.pieces, target.workers, target.events), name)
         with detached_with_index(table, index, vector_indexes(table, target.column)) as hidden:
+            if rows_moved(table, hidden):
+                continue
             searched = Searched(TableVersion(table.uri, hidden.version), target.column, vectors.metric)
-            measurement = measure_index(searched, choice.partitions, target.recall, target.workers)
+            measurement = measure_index(searched, choice.partitions, target.recall, target.workers, target.queries)
         chosen = measurement.swept.chosen
         target.events.report(IndexMeasured(measurement.swept.settings, chosen))
         if chosen is None:
             target.pieces.drop()
             raise RecallError(refusal(target, measurement))
         setting = setting_of(name, measurement, target.recall, vectors.metric)
-        if exchange(target, table, index, setting):
+        if exchange(target, plan, index, setting):
             target.pieces.drop()
             return measurement
-    raise VistaError(
+    raise UpkeepError(
         f"{target.uri}: other writers moved its rows {ATTEMPTS} times while the index was built. Stop them, and run "
         "the same command again"
     )
@@ -111,10 +115,18 @@ def setting_of(name: str, measurement: Measurement, recall: float, metric: str) 
     )
 
 
+def rows_moved(built_on: lance.LanceDataset, later: lance.LanceDataset) -> bool:
+    """True if rows of a version are elsewhere in a later one, so that an index of the former has them no more."""
+    now = files_of(later)
+    moved = any(now.get(fragment) != names for fragment, names in files_of(built_on).items())
+    if moved:
+        log.warning("%s: other writers moved rows while the index was built, so a part is built anew", later.uri)
+    return moved
+
+
 @deferred()
-def exchange(target: Target, built_on: lance.LanceDataset, index: Index, setting: SearchSetting) -> bool:
+def exchange(target: Target, built: Build, index: Index, setting: SearchSetting) -> bool:
     """Store the setting, and then exchange the index; False if the rows that it has are no longer where they were."""
-    files = files_of(built_on)
     try:
         latest = lance.dataset(target.uri)
         target.lease.check(latest)
@@ -122,9 +134,7 @@ def exchange(target: Target, built_on: lance.LanceDataset, index: Index, setting
         target.events.report(SettingStored())
         latest = lance.dataset(target.uri)
         target.lease.check(latest)
-        now = files_of(latest)
-        if any(now.get(fragment) != names for fragment, names in files.items()):
-            log.warning("%s: other writers moved rows while the index was built, so a part is built anew", target.uri)
+        if rows_moved(built.table.open(), latest):
             return False
         exchange_index(latest, index, vector_indexes(latest, target.column))
     except CommitConflictError as conflict:

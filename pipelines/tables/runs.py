@@ -115,7 +115,9 @@ class Runs:
         rows = [] if dataset is None else dataset.to_table(columns).sort_by([("run", "descending")]).to_pylist()
         sources, found = set[str](), set[str]()
         for row in rows:
-            options = json.loads(row["configuration"])["options"]
+            options = json.loads(row["configuration"]).get("options")
+            if options is None:  # of a rollback, or of indexes
+                continue
             source = options["source_name"] or options["source"]
             gates = {gate["gate"]: gate["passed"] for gate in json.loads(row["gates"] or "[]")}
             came_to_it = apart_from in gates  # a run that found nothing new to publish is done without

@@ -133,8 +133,9 @@ def exchange_index(table: lance.LanceDataset, new: Index, replaced: Sequence[str
 
 @contextmanager
 def detached_with_index(table: lance.LanceDataset, new: Index, replaced: Sequence[str]) -> Iterator[lance.LanceDataset]:
-    """This version of the table with an exchanged index, as a version that nobody sees who doesn't know its number.
+    """The latest version of the table with an exchanged index, which nobody sees who doesn't know its number.
 
+    Lance looks for no conflicts: if others moved rows since `table.version`, those that `new` has are elsewhere there.
     Lance keeps the manifest of such a version for ever, but not its files, so it is removed when the context ends.
     """
     operation = lance.LanceOperation.CreateIndex([new], segments_of(table, replaced))
