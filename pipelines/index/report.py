@@ -13,26 +13,25 @@ from pipelines.events import (
     IndexExchanged,
     IndexMeasured,
     IndexTrained,
-    MeasuredSetting,
     SegmentBuilt,
     SegmentsMerged,
 )
 from pipelines.index.config import IndexConfig
 from pipelines.progress import duration
 from pipelines.records import ID, RUN
-from pipelines.report.charts import Phase, RecallPoint
+from pipelines.report.charts import Phase
 from pipelines.report.destination import Destination, folder_of
 from pipelines.report.figures import import_matplotlib
 from pipelines.report.gather import gather
 from pipelines.report.markup import shortened
 from pipelines.report.neighbours import Sample, sample_rows
 from pipelines.report.nights import read_nights
-from pipelines.report.page import Page, Section
+from pipelines.report.page import Page
 from pipelines.report.sample_section import sample_section
 from pipelines.report.sections import (
     configuration_section,
+    measured_section,
     nights_section,
-    recall_section,
     time_section,
     versions_section,
 )
@@ -100,7 +99,7 @@ class IndexReport:
         options = dataclasses.asdict(config)
         defaults = {each.name: each.default for each in dataclasses.fields(IndexConfig)}
         makers = {
-            "Recall against latency": self.recall,
+            "Recall against latency": lambda: measured_section(self.measured, config.recall),
             "A sample, with nearest neighbours": lambda: sample_section(got(found, "sample"), {}),
             "Where the time went": lambda: time_section([*self.phases.values()], {}),
             "The nights before": lambda: nights_section(got(found, "nights"), run),
@@ -125,16 +124,6 @@ class IndexReport:
             sections=[made(title, make) for title, make in makers.items()],
         )
 
-    def recall(self) -> Section | None:
-        """What was measured."""
-        if self.measured is None:
-            return None
-        settings, chosen = self.measured.settings, self.measured.chosen
-        points = [point(each) for each in settings if chosen is None or not same(each, chosen)]
-        points += [point(chosen, chosen=True)] if chosen is not None else []
-        note = "Each setting against exact search. The red one is stored with the table, and used by searches."
-        return recall_section(points, self.config.recall, note)
-
     def sample(self) -> Sample:
         """Some rows with the neighbours that the index finds; none for a table whose rows have no ids."""
         table = lance.dataset(self.config.table_uri, version=self.version)
@@ -153,14 +142,3 @@ class IndexReport:
             stays = "Searches go on with the index that they had. The same command continues the build."
             return f"Failed: {type(cause).__name__}", [shortened(redacted_text(message), LONGEST_ERROR), stays]
         return f"Readers see version {self.version}", []
-
-
-def same(one: MeasuredSetting, other: MeasuredSetting) -> bool:
-    """True for one setting that was measured twice."""
-    return (one.nprobes, one.refine_factor) == (other.nprobes, other.refine_factor)
-
-
-def point(setting: MeasuredSetting, chosen: bool = False) -> RecallPoint:
-    """A measured setting as a point of the plot."""
-    refine = f"refine factor {setting.refine_factor}" if setting.refine_factor else "no refine"
-    return RecallPoint(f"nprobes {setting.nprobes}, {refine}", setting.recall, setting.p50_ms, chosen)

@@ -12,6 +12,7 @@ from pipelines.events import (
     Counted,
     Counts,
     Event,
+    IndexMeasured,
     Judged,
     Published,
     Publishing,
@@ -67,6 +68,7 @@ class Recorder:
     postponed: tuple[str, ...] = ()
     published: int | None = None
     pictures: Sequence[Pictured] = ()
+    index: IndexMeasured | None = None  # if the index was built anew
     last: float = 0.0  # when the event before this one was reported
 
     def __call__(self, event: Event) -> None:
@@ -99,6 +101,8 @@ class Recorder:
             case Published():
                 self.phases["tidying"] = now
                 self.published = event.version
+            case IndexMeasured():
+                self.index = event
             case UpkeepPostponed():
                 self.postponed += (event.message,)
         self.last = now

@@ -8,7 +8,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from pipelines.events import Counts
+from pipelines.events import Counts, IndexMeasured, MeasuredSetting
 from pipelines.progress import duration
 from pipelines.report.charts import (
     Phase,
@@ -104,6 +104,24 @@ def recall_section(points: Sequence[RecallPoint], wanted: float | None = None, n
     ]
     body = [wide(recall_chart(points, wanted)), table(["setting", "recall@10", "ms at p50", ""], rows, numbers=(1, 2))]
     return Section("Recall against latency", joined(body), note)
+
+
+def measured_section(measured: IndexMeasured | None, wanted: float | None = None) -> Section | None:
+    """What the settings of a vector index find, as far as an index was measured."""
+    if measured is None:
+        return None
+    chosen = measured.chosen
+    others = [each for each in measured.settings if chosen is None or setting_of(each) != setting_of(chosen)]
+    points = [RecallPoint(setting_of(each), each.recall, each.p50_ms) for each in others]
+    points += [RecallPoint(setting_of(chosen), chosen.recall, chosen.p50_ms, chosen=True)] if chosen else []
+    note = "Each setting against exact search. The red one is stored with the table, and used by searches."
+    return recall_section(points, wanted, note)
+
+
+def setting_of(measured: MeasuredSetting) -> str:
+    """A setting in words."""
+    refine = f"refine factor {measured.refine_factor}" if measured.refine_factor else "no refine"
+    return f"nprobes {measured.nprobes}, {refine}"
 
 
 def nights_section(nights: Sequence[Night], run: str) -> Section | None:

@@ -8,7 +8,9 @@ from pipelines.events import (
     BundleCommitted,
     Counted,
     Counts,
+    IndexMeasured,
     Judged,
+    MeasuredSetting,
     Published,
     Publishing,
     Reading,
@@ -44,6 +46,8 @@ def test_phases_gates_and_rows_are_noted_with_their_times():
     run.at(61, ReadingEnded(counts))
     run.at(70, Counted(counts), UpkeepPostponed("the index was not updated"))
     run.at(71, Judged(Verdict("conservation", True, "")))
+    measured = IndexMeasured((MeasuredSetting(8, 0, 0.97, 1.5, 2.5),), None)
+    run.at(71, measured)
     run.at(74, Judged(Verdict("canary", False, "0.4")))
     run.at(80, Publishing(7))
     run.at(81, Published(7))
@@ -60,6 +64,7 @@ def test_phases_gates_and_rows_are_noted_with_their_times():
     assert found.resolved.points == [(0, 0), (30, 0), (60, 300)]
     assert [(each.verdict.gate, each.seconds) for each in found.judgements] == [("conservation", 1), ("canary", 3)]
     assert (found.counts, found.commits, found.published) == (counts, 1, 7)
+    assert found.index is measured
     assert found.postponed == ("the index was not updated",)
 
 
