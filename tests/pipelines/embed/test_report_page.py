@@ -36,7 +36,7 @@ def report_of_a_run(folder: Path, text: str = "text", **options) -> RunReport:
     report = RunReport(time.monotonic())
     report.recorder(Arrived(4, Counts()))
     committer = new_committer(folder, RUN, listener=report.recorder)
-    rows = with_seconds(block({f"{text} {n}": f"{text} {n}" for n in range(3)}), {"decode": 2.0, "encode": 6.0})
+    rows = with_seconds(block({f"{text} {n}": f"{text} {n}" for n in range(3)}), {"decode": 200.0, "encode": 600.0})
     commit(committer, rows, rejected([f"bad {text}"]), stats(read=4))
     report.recorder(ReadingEnded(committer.counts))
     report.recorder(Judged(Verdict("canary", True, f"16 of 16 rows, {text}")))
@@ -71,8 +71,8 @@ def test_the_page_of_a_run_that_published(tmp_path):
         "image_undecodable The bytes are not an image",
         "✓ passed canary 16 of 16 rows",
         "among all 3 rows of the table",
-        "2.0 s, 25%",
-        "6.0 s, 75%",
+        "3 min 20 s, 25%",
+        "10 min 0 s, 75%",
         f"Run {RUN} of vista embed",
     ):
         assert words in text, words
