@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pipelines.reasons import REASONS
-from pipelines.records import Misfits
+from pipelines.records import Misfits, Pictured
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class Counts:
     skipped_rejected: int = 0  # records of skipped files that an earlier run rejected
     reasons: Counter[str] = field(default_factory=Counter)  # rejected records by reason
     misfits: Mapping[str, Misfits] = field(default_factory=dict)  # values that don't fit, by column
+    # What each stage took, added up over all tasks. No two runs agree in it, so it is not compared.
+    seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
 
     @property
     def rejected(self) -> int:
@@ -91,6 +93,7 @@ class BundleCommitted:
     """A bundle is committed in full: rows, rejects and the manifest of files."""
 
     counts: Counts
+    pictures: Sequence[Pictured] = ()  # of a few of its records
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@
 
 A record that a stage rejects keeps its row: REASON, STAGE and MESSAGE are set, later stages pass it on untouched, and
 the write step puts it into `NAME_rejects`. Counts travel as rows, too (`batch_stats`): Ray retries tasks but yields
-each block once, so what is counted in the stream is counted once.
+each block once, so what is counted in the stream is counted once. For the same reason the seconds that a stage took for
+a batch travel in its first row (SECONDS), and small pictures of a few records for the report of the run (PICTURE).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ MODALITY, TRUNCATED = "modality", "truncated"
 # Columns of a record on its way. The table has fingerprint and vector under the names of its vector column.
 ROW, MISFITS, REASON, STAGE, MESSAGE, STATS = "_row", "_misfits", "_reason", "_stage", "_message", "_stats"
 FINGERPRINT, VECTOR, HAS_VECTOR = "_content_fingerprint", "_encoded_vector", "_has_vector"
+SECONDS, PICTURE = "_stage_seconds", "_picture"
 INPUT_IDS, PIXELS = "_input_ids", "_pixels"
 
 FINGERPRINT_TYPE = pa.binary(16)
@@ -56,6 +58,8 @@ STATS_TYPE = pa.struct(  # batch_stats.BatchStats
     ]
 )
 
+SECONDS_TYPE = pa.list_(pa.struct([("stage", pa.string()), ("seconds", pa.float64())]))
+
 # Columns that a source reads, before its own.
 READ_FIELDS = (
     pa.field(ID, pa.string()),
@@ -75,6 +79,8 @@ FLOW_FIELDS = (
     pa.field(MESSAGE, pa.string()),
     pa.field(STATS, STATS_TYPE),
     pa.field(HAS_VECTOR, pa.bool_()),  # the content is unchanged, so the table's vector is copied
+    pa.field(SECONDS, SECONDS_TYPE),  # what stages took for the batches in which this row was the first
+    pa.field(PICTURE, pa.binary()),  # a small JPEG, of a few records
 )
 # What `decode` adds, and `encode` consumes.
 DECODED_FIELDS = (
@@ -108,6 +114,16 @@ class Misfits(NamedTuple):
     column: str
     number: int
     example: str
+
+
+class Pictured(NamedTuple):
+    """A small picture of a record's image."""
+
+    id: str | None
+    file: str | None
+    row: int | None  # of the file
+    reason: str | None  # for which the record was rejected; None if it got into the table
+    jpeg: bytes
 
 
 def read_schema(extra: pa.Schema) -> pa.Schema:

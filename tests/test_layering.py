@@ -17,7 +17,7 @@ LAYERS = ("vista_core", "pipelines", "jobs")  # each may import those before it
 ROOMS = (
     ("reasons",),
     ("records",),
-    ("terminal", "events", "signals", "options", "fingerprint", "batch_stats"),
+    ("terminal", "events", "signals", "options", "fingerprint", "batch_stats", "pictures"),
     ("storage",),
     ("cluster",),
     ("tables",),
@@ -25,9 +25,11 @@ ROOMS = (
     ("fetching",),
     ("stages",),
     ("ingest",),
+    ("progress",),
+    ("report",),
     ("index",),  # a command as well, whose parts keep an index up to date in `embed`
     ("gates",),
-    ("progress", "sample_catalog"),
+    ("sample_catalog",),
     ("embed", "search", "rollback"),  # the commands
     ("serve",),  # which searches
 )

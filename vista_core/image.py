@@ -52,7 +52,7 @@ def _square_pixels(image: Image.Image, size: int, alpha: str, resize: str) -> np
     check_cost(image, size, alpha)
     image.load()
     if alpha == "white":
-        image = _on_white(image)
+        image = on_white(image)
     width, height = image.size
     if width <= height:
         width, height = size, int(size * height / width)
@@ -107,7 +107,8 @@ def _strips(image: Image.Image) -> Iterator[Image.Image]:
         yield image.crop((0, top, image.width, min(top + rows, image.height)))
 
 
-def _on_white(image: Image.Image) -> Image.Image:
+def on_white(image: Image.Image) -> Image.Image:
+    """An image with its transparency composited on white; one without transparency as it is."""
     if not image.has_transparency_data or image.mode.startswith(("I", "F")):  # these modes can't become RGBA
         return image
     flat, top = Image.new("RGB", image.size), 0

@@ -9,6 +9,7 @@ import tyro
 
 from pipelines.fetching.locations import check_typed
 from pipelines.options import ABOVE_0, AT_LEAST_0, AT_LEAST_1, NAME, SHARE, SHARE_ABOVE_0, Device, check_options
+from pipelines.report.destination import check_option
 from pipelines.sources.columns import Images
 from pipelines.sources.detect import Kind
 from pipelines.sources.scope import Scope
@@ -120,6 +121,9 @@ class EmbedConfig:
     interrupted, run the same command again."""
     retention_days: Annotated[float, AT_LEAST_0] = 7.0
     """Days for which old versions of the table are kept; tagged versions are kept longer."""
+    report: str | None = None
+    """Where the report of the run goes, an HTML page: a file that each run replaces (a path or s3:// URI that ends in
+    .html), or `none`; default: DB/TABLE_reports/RUN.html, of which the last 90 are kept."""
     take_over: bool = False
     """Start although another run holds the table, because that run is dead."""
     plan: bool = False
@@ -133,6 +137,7 @@ class EmbedConfig:
         check_typed(self.allow_prefix)
         if self.deletes and not self.scope.is_whole:
             raise UsageError("--delete-missing: with --limit or --sample, nobody can know which records are missing")
+        check_option(self.report)
         encoder_settings(self)  # checks the options that it takes
 
     @property

@@ -23,6 +23,7 @@ from pipelines.fetching.addresses import is_network
 from pipelines.fetching.locations import FetchRules
 from pipelines.ingest.manifest import Entry, read_manifest, row_checksum_by_file, unchanged_files
 from pipelines.ingest.reembed import is_under_way
+from pipelines.report.destination import absolute_option
 from pipelines.sources.source import Source, units_in
 from pipelines.sources.units import Unit
 from pipelines.storage.files import SourceFile
@@ -118,6 +119,7 @@ def with_absolute_paths(config: EmbedConfig) -> EmbedConfig:
         db=absolute(config.db),
         weights=config.weights and absolute(config.weights),
         from_pretrained=config.from_pretrained and absolute(config.from_pretrained),
+        report=absolute_option(config.report),
         image_root=config.image_root and absolute(config.image_root),
         allow_prefix=tuple(each if is_network(each) else absolute(each) for each in config.allow_prefix),
     )

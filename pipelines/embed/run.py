@@ -21,6 +21,7 @@ from pipelines.embed.finish import Gates, collect_evidence, finish
 from pipelines.embed.flow import Stages, build, stream
 from pipelines.embed.job import Job, configuration, resolve_job, with_absolute_paths
 from pipelines.embed.plan import Plan, plan
+from pipelines.embed.report import RunReport
 from pipelines.embed.summary import Stopwatch, Summary, how_far
 from pipelines.embed.tables import open_manifest, open_tables, settle_table, table_to_continue
 from pipelines.events import Events, Listener, Reading, ReadingEnded
@@ -28,6 +29,7 @@ from pipelines.gates.judge import require_few_rejects
 from pipelines.ingest.commit import Committer, Target
 from pipelines.ingest.reembed import begin_reembedding
 from pipelines.progress import RunProgress
+from pipelines.report.write import reporting
 from pipelines.signals import stopped_by
 from pipelines.stages.select import Snapshot, file_hashes
 from pipelines.storage.errors import cause_of
@@ -69,6 +71,7 @@ def embed(config: EmbedConfig, setup: Setup = Setup()) -> Summary | Plan:
     table, rejects = open_tables(job, existing)
     runs, stopwatch = Runs(config.side_table("runs")), Stopwatch(began)
     with (
+        reporting(RunReport(began)) as report,
         hold(table if existing is None else existing, runs, config.take_over) as (table, lease),
         RunRecord(runs.uri, lease.run, started, configuration(job)).running() as record,
         RunProgress() as progress,
@@ -76,14 +79,15 @@ def embed(config: EmbedConfig, setup: Setup = Setup()) -> Summary | Plan:
         record.mark_abandoned()
         table = settle_table(job, existing, table)
         job, target = prepare(job, table, lance.dataset(rejects.uri), record.run)
-        committer = Committer(target, lease, Events([record, stopwatch, progress, *setup.listeners]))
+        committer = Committer(target, lease, Events([record, stopwatch, report.recorder, progress, *setup.listeners]))
+        report.watch(job, committer)
         with saying_how_far(job, committer, record):
             ingest(job, committer, setup)
             version = finish(job, committer, setup.gates)
             seconds = time.monotonic() - began
-            summary = Summary(job, committer.counts, version, seconds, stopwatch.timing, stopwatch.postponed)
-            record.succeed(version, summary.rows_per_second)
-    return summary
+            report.summary = Summary(job, committer.counts, version, seconds, stopwatch.timing, stopwatch.postponed)
+            record.succeed(version, report.summary.rows_per_second)
+    return report.written()
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipelines.embed.job import Job, describe_encoder
@@ -59,6 +60,29 @@ def how_far(job: Job, counts: Counts, published: int | None) -> str:
     return f"{counts.resolved:,} rows committed, none left; the same command checks and publishes them"
 
 
+def remarks(job: Job, counts: Counts, postponed: Sequence[str]) -> list[str]:
+    """What a user should know beside the figures: rows that left the table or may, values that don't fit, upkeep."""
+    config, lines = job.config, list[str]()
+    if counts.deleted:
+        lines.append(f"removed {counts.deleted:,} rows that are no longer in the source")
+    if left := counts.missing - counts.deleted:
+        note = f"not removed: {WHY_SOME_STAY}" if config.deletes else "--delete-missing removes them"
+        lines.append(f"{left:,} rows are no longer in the source ({note})")
+    if counts.removed:
+        lines.append(f"removed {counts.removed:,} rows whose record is rejected now (--keep-stale keeps them)")
+    if counts.foreign:
+        lines.append(
+            f"{counts.foreign:,} rows are those of other clients (`_object IS NULL`), and stay: a record with the "
+            "same id replaces such a row"
+        )
+    for each in counts.misfits.values():
+        lines.append(
+            f"column {each.column}: {each.number:,} values don't fit and are null, such as {one_line(each.example)}"
+        )
+    lines += [f"left for a later run: {message}" for message in postponed]
+    return lines
+
+
 @dataclass(frozen=True)
 class Summary:
     """How a run ended."""
@@ -69,6 +93,7 @@ class Summary:
     seconds: float
     timing: Timing
     postponed: tuple[str, ...] = ()  # upkeep that is left for a later run
+    report: str | None = None  # where the page is, if one was written
 
     def __str__(self) -> str:
         """The lines that end a run."""
@@ -82,27 +107,13 @@ class Summary:
         ]
         if counts.skipped or skipped:
             lines.append(f"skipped, unchanged: {len(skipped):,} files, {counts.skipped:,} rows")
-        if counts.deleted:
-            lines.append(f"removed {counts.deleted:,} rows that are no longer in the source")
-        if left := counts.missing - counts.deleted:
-            note = f"not removed: {WHY_SOME_STAY}" if config.deletes else "--delete-missing removes them"
-            lines.append(f"{left:,} rows are no longer in the source ({note})")
-        if counts.removed:
-            lines.append(f"removed {counts.removed:,} rows whose record is rejected now (--keep-stale keeps them)")
-        if counts.foreign:
-            lines.append(
-                f"{counts.foreign:,} rows are those of other clients (`_object IS NULL`), and stay: a record with the "
-                "same id replaces such a row"
-            )
         if counts.reasons:
             lines.append(f"rejected, see {config.table}_rejects: {name_reasons(counts.reasons)}")
-        for each in counts.misfits.values():
-            lines.append(
-                f"column {each.column}: {each.number:,} values don't fit and are null, such as {one_line(each.example)}"
-            )
-        lines += [f"left for a later run: {message}" for message in self.postponed]
+        lines += remarks(self.job, counts, self.postponed)
         lines += config.scope.describe()
         lines.append(f"published version {self.version} of {config.table_uri}")
+        if self.report is not None:
+            lines.append(f"report: {self.report}")
         return "\n".join(lines)
 
     @property

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pipelines.options import NAME, SHARE_ABOVE_0, check_options
+from pipelines.report.destination import check_option
 from pipelines.tables.dataset import table_uri
 
 Kind = Literal["IVF_RQ", "IVF_PQ", "IVF_HNSW_SQ"]
@@ -31,12 +32,16 @@ class IndexConfig:
     """The share of the 10 nearest rows that a search has to find (recall@10)."""
     json: bool = False
     """Print the result as JSON."""
+    report: str | None = None
+    """Where the report of the run goes, an HTML page: a file that each run replaces (a path or s3:// URI that ends in
+    .html), or `none`; default: DB/TABLE_reports/RUN.html, of which the last 90 are kept."""
     take_over: bool = False
     """Start although another run holds the table, because that run is dead."""
 
     def __post_init__(self) -> None:
         """Raise UsageError for values that can't work."""
         check_options(self)
+        check_option(self.report)
 
     @property
     def table_uri(self) -> str:

@@ -26,6 +26,7 @@ class Indexed:
     is_published: bool | None  # whether that has the indexes; None for a table that was never published
     seconds: float
     postponed: str | None = None  # what is left for a later run
+    report: str | None = None  # where the page is, if one was written
 
     def __str__(self) -> str:
         """For people, or as JSON."""
@@ -38,6 +39,8 @@ class Indexed:
         if self.postponed:
             lines.append(f"left for a later run: {self.postponed}")
         lines.append(f"{self.seconds:.0f} s; {self.outcome}")
+        if self.report is not None:
+            lines.append(f"report: {self.report}")
         return "\n".join(lines)
 
     @property
@@ -73,6 +76,7 @@ class Indexed:
             "published": self.is_published,
             "seconds": round(self.seconds, 3),
             "postponed": self.postponed,
+            "report": self.report,
         }
 
 

@@ -19,9 +19,12 @@ from pipelines.index.choose import Choice, choose
 from pipelines.index.config import IndexConfig
 from pipelines.index.measure import QUERIES, is_vector
 from pipelines.index.pieces import Pieces
+from pipelines.index.report import IndexReport
 from pipelines.index.result import Indexed
 from pipelines.index.scalar import ScalarIndex, build_scalar_index, cover_rows, is_there, scalar_indexes
 from pipelines.index.vector import Target, build_vector_index, vectors_of
+from pipelines.report.destination import absolute_option
+from pipelines.report.write import reporting, write_at_the_end
 from pipelines.storage.uris import absolute
 from pipelines.tables.dataset import open_dataset, published
 from pipelines.tables.lease import hold
@@ -51,7 +54,7 @@ def index_table(config: IndexConfig, setup: Setup = Setup()) -> Indexed:
     run fails. Then searches go on with the index that they had, and the same command continues the build.
     """
     began, started = time.monotonic(), datetime.now(UTC)
-    config = dataclasses.replace(config, db=absolute(config.db))
+    config = dataclasses.replace(config, db=absolute(config.db), report=absolute_option(config.report))
     seen = open_table(config)
     column = choose_column(seen, config.column)
     choice = setup.choice or choose(vectors_of(seen, column), config.kind)
@@ -62,17 +65,21 @@ def index_table(config: IndexConfig, setup: Setup = Setup()) -> Indexed:
     runs, pieces = Runs(config.side_table("runs")), Pieces(config.side_table("index_build"))
     check_side_tables(runs, pieces)
     with (
+        reporting(IndexReport(config, column, began)) as report,
         hold(seen, runs, config.take_over) as (table, lease),
         RunRecord(runs.uri, lease.run, started, {"index": dataclasses.asdict(config)}).running() as record,
     ):
         record.mark_abandoned()
-        events = Events([record, *setup.listeners])
+        report.run = lease.run
+        events = Events([record, report, *setup.listeners])
         target = Target(table.uri, column, config.recall, lease, pieces, workers, events, setup.queries)
         scalar = build_scalar_indexes(target)
         measurement = None if choice.kind is None else build_vector_index(target, choice)
         postponed = cover_all(target)
         version, is_published = publish_indexes(target)
+        report.version = version
         record.succeed(version, None)
+    uri = write_at_the_end(report, f"the indexes of {config.table_uri} are built")
     return Indexed(
         config=dataclasses.replace(config, column=column),
         choice=choice,
@@ -82,6 +89,7 @@ def index_table(config: IndexConfig, setup: Setup = Setup()) -> Indexed:
         is_published=is_published,
         seconds=time.monotonic() - began,
         postponed=postponed,
+        report=uri,
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import lance
 from pyroaring import BitMap64
 
+from pipelines.batch_stats import added_seconds
 from pipelines.cluster.logs import log_again
 from pipelines.events import (
     BundleCommitted,
@@ -138,7 +139,7 @@ class Committer:
         self.counts = added(self.counts, written)
         self.manifest.count(written.stats)
         self.manifest.record()
-        self.events.report(BundleCommitted(self.counts))
+        self.events.report(BundleCommitted(self.counts, written.pictures))
 
     def reopen(self) -> None:
         """Go on with the latest version, in which others may have committed."""
@@ -206,6 +207,7 @@ def added(counts: Counts, written: Written) -> Counts:
         deleted=counts.deleted + written.deleted,
         reasons=counts.reasons + written.reasons,
         misfits=added_misfits(counts.misfits, written.misfits),
+        seconds=added_seconds(counts.seconds, written.seconds),
     )
 
 

@@ -6,6 +6,7 @@ is committed in between sends the bundle here again. A task that dies leaves orp
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,8 +18,9 @@ import pyarrow.compute as pc
 from lance.fragment import write_fragments
 from pyroaring import BitMap64
 
-from pipelines.batch_stats import BatchStats, split_stats
+from pipelines.batch_stats import BatchStats, added_seconds, seconds_by_stage, split_stats
 from pipelines.ingest.manifest import FileStats, RowChecksum, add_up, checksums_of
+from pipelines.ingest.pictured import pictured
 from pipelines.ingest.resolve import Incoming, Known, Resolution, StoredRow, duplicate, resolve
 from pipelines.reasons import BAD_VECTOR, DUPLICATE_ID, OBJECT_UNREADABLE, REASONS, REPEATED_CONTENT, Reject
 from pipelines.records import (
@@ -37,6 +39,7 @@ from pipelines.records import (
     TRUNCATED,
     VECTOR,
     Misfits,
+    Pictured,
     embeddable,
     replace_column,
     with_rejects,
@@ -95,6 +98,8 @@ class Written:
     rejects: Sequence[str] = ()  # new fragments of NAME_rejects
     misfits: Sequence[Misfits] = ()  # values that don't fit their column
     warnings: Sequence[str] = ()  # log messages of the workers
+    seconds: Mapping[str, float] = field(default_factory=dict)  # by stage
+    pictures: Sequence[Pictured] = ()
 
     @property
     def read(self) -> int:
@@ -104,7 +109,8 @@ class Written:
 
 def write_bundle(bundle: Bundle, *blocks: pa.Table) -> Written | Replacement:
     """Resolve `blocks`, write their fragments, and say what to commit."""
-    records, stats = split_stats(pa.concat_tables(blocks, promote_options="default"))
+    began, arrived = time.perf_counter(), pa.concat_tables(blocks, promote_options="default")
+    records, stats = split_stats(arrived)
     accounted = BitMap64.deserialize(bundle.accounted)
     before = len(accounted)
     duplicates = account_for_unchanged(stats, bundle, accounted)
@@ -139,6 +145,8 @@ def write_bundle(bundle: Bundle, *blocks: pa.Table) -> Written | Replacement:
         rejects=write(rejects, bundle.rejects_uri),
         misfits=[misfits for each in stats for misfits in each.misfits],
         warnings=[warning for each in stats for warning in each.warnings],
+        pictures=pictured(records),
+        seconds=added_seconds(seconds_by_stage(arrived), {"write": time.perf_counter() - began}),
     )
 
 

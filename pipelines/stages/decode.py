@@ -9,12 +9,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.cluster.watchdog import WATCHDOG
-from pipelines.reasons import REASONS, Reject
+from pipelines.pictures import picture_of_image, picture_of_pixels
+from pipelines.reasons import IMAGE_TRUNCATED, REASONS, Reject
 from pipelines.records import (
     DECODED_FIELDS,
     IMAGE,
     INPUT_IDS,
     MODALITY,
+    PICTURE,
     PIXELS,
     TEXT,
     TRUNCATED,
@@ -25,6 +27,8 @@ from pipelines.records import (
 from pipelines.stages.report import reports_warnings
 from vista_core import EncoderSettings, Preprocessor, RecordError
 from vista_core.tokenizer import Tokens
+
+PICTURES = 4  # of a batch: some kilobytes beside its vectors
 
 
 @functools.lru_cache(maxsize=2)
@@ -43,12 +47,15 @@ def decode(records: pa.Table, settings: EncoderSettings, store_images: bool) -> 
     pixels = np.empty((wanted.sum(), prepare.image_size, prepare.image_size, 3), np.uint8)
     decoded = np.zeros(len(records), bool)
     rejects: dict[int, Reject] = {}
+    cut_off: dict[int, bytes | None] = {}
     for row in np.flatnonzero(wanted).tolist():
         try:
             pixels[np.count_nonzero(decoded)] = prepare.decode_image(images[row].as_py())
             decoded[row] = True
         except RecordError as error:
             rejects[row] = REASONS[error.reason].reject(error.message, stage="decode")
+            if error.reason == IMAGE_TRUNCATED.name and len(cut_off) < PICTURES:
+                cut_off[row] = picture_of_image(images[row].as_py(), partly=True)
         WATCHDOG.progress()
 
     rows = [row for row in range(len(records)) if live[row] and row not in rejects]
@@ -64,11 +71,23 @@ def decode(records: pa.Table, settings: EncoderSettings, store_images: bool) -> 
         INPUT_IDS: [np.asarray(tokens[row].input_ids) if row in tokens else None for row in range(len(records))],
         PIXELS: pixel_column(pixels, decoded),
     }
-    records = with_rejects(records, rejects)
+    records = with_pictures(with_rejects(records, rejects), pixels, decoded, cut_off)
     for field in DECODED_FIELDS:
         records = records.append_column(field, pa.array(values[field.name], field.type))
     kept = images if store_images else pa.nulls(len(records), images.type)
     return replace_column(records, IMAGE, kept)
+
+
+def with_pictures(
+    records: pa.Table, pixels: np.ndarray, decoded: np.ndarray, others: dict[int, bytes | None]
+) -> pa.Table:
+    """`records` with small pictures of some images, evenly spaced, for the report of the run; and with `others`."""
+    if not (decoded.any() or others):
+        return records
+    found = np.flatnonzero(decoded)
+    chosen = range(0, len(found), max(1, len(found) // PICTURES))[:PICTURES]
+    pictures = others | {int(found[at]): picture_of_pixels(pixels[at]) for at in chosen}
+    return replace_column(records, PICTURE, pa.array([pictures.get(row) for row in range(len(records))], pa.binary()))
 
 
 def tokenized(prepare: Preprocessor, texts: list[str | None], with_image: list[bool]) -> list[Tokens | RecordError]:

@@ -12,7 +12,7 @@ import vista_core
 from pipelines.cluster.logs import captured_warnings, log_again
 from pipelines.cluster.session import cores
 from pipelines.records import INPUT_IDS, PIXELS, VECTOR, embeddable
-from pipelines.stages.report import reports_warnings
+from pipelines.stages.report import reports_warnings, timed
 from pipelines.storage.weights import local_file
 from vista_core import EncoderIdentity, EncoderSettings, VistaError
 
@@ -40,6 +40,7 @@ class EncodeActor:
         if differences := self.encoder.identity.differences(identity, there="on the driver"):
             raise VistaError(f"the encoder on this node differs from the driver's: {'; '.join(differences)}")
 
+    @timed("encode")
     @reports_warnings
     def __call__(self, records: pa.Table) -> pa.Table:
         """`records` with their vectors, float16 [D]; other rows pass through with zeros."""

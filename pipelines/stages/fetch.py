@@ -11,7 +11,7 @@ from pipelines.fetching.fetcher import shared_fetcher
 from pipelines.fetching.locations import FetchError, FetchRules, Location, absolute_uri, allowed_location
 from pipelines.reasons import Reject
 from pipelines.records import IMAGE, IMAGE_URI, OBJECT, embeddable, replace_column, with_rejects
-from pipelines.stages.report import reports_warnings
+from pipelines.stages.report import reports_warnings, timed
 from pipelines.tables.dataset import without_source
 
 
@@ -49,6 +49,7 @@ def identify(
     return with_images(records, contents), bad | rejects, identities
 
 
+@timed("fetch")
 @reports_warnings
 def fetch(records: pa.Table, rules: FetchRules) -> pa.Table:
     """After select: `records` with the content of external images; those that can't be fetched are rejected.

@@ -22,6 +22,7 @@ from pipelines.records import DECODED_FIELDS, IMAGE, replace_column, with_reject
 from pipelines.sources.scope import Batches
 from pipelines.sources.source import Source
 from pipelines.sources.units import Unit
+from pipelines.stages.report import timed
 
 Stage = Callable[[pa.Table], pa.Table]
 
@@ -39,6 +40,7 @@ def read_or_reject(source: Source, unit: Unit, limits: ProcessLimits = READING) 
     return source.read(unit) if attempts is None else watched(source.read(unit), limits.seconds)
 
 
+@timed("decode")
 def decode_or_reject(records: pa.Table, stage: Stage, limits: ProcessLimits = DECODING) -> pa.Table:
     """`stage(records)`, where `stage` is `decode`; a record that ends its process is rejected."""
     if earlier_attempts():

@@ -10,15 +10,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.batch_stats import BatchStats
+from pipelines.batch_stats import BatchStats, with_seconds
 from pipelines.cluster.child import ProcessLimits
 from pipelines.cluster.logs import captured_warnings
 from pipelines.fetching.locations import FetchRules
+from pipelines.reasons import Reject
 from pipelines.records import OBJECT, read_schema, replace_column
 from pipelines.sources.source import Source
 from pipelines.sources.units import Unit
 from pipelines.stages.fetch import identify
 from pipelines.stages.isolation import READING, read_or_reject
+from pipelines.stages.report import StageClock
 from pipelines.stages.select import Snapshot, select, with_content
 
 IDENTIFIED_ROWS = 256  # whose images may be in memory at once
@@ -43,25 +45,35 @@ def read_and_select(
     """The tasks of `batch`, streamed: records that need a vector, rejects, and batch statistics."""
     for row in batch["task"]:
         task: Task = pickle.loads(row)
+        clock = StageClock()
         with captured_warnings() as warnings:
-            yield from selected(task, source, rules, snapshot, limits)
-        if warnings or not snapshot.second_pass:
-            ended = () if snapshot.second_pass else task.files
-            yield BatchStats(ended=ended, warnings=warnings).row(record_schema(source))
+            batches = read_or_reject(source, task.unit, limits)
+            for records, rejects in clock.each("read", task.unit.scope.select(batches)):
+                yield from selected(records, rejects, task, Selection(source, rules, snapshot, clock))
+        ended = () if snapshot.second_pass else task.files
+        yield with_seconds(BatchStats(ended=ended, warnings=warnings).row(record_schema(source)), clock.seconds)
 
 
-def selected(
-    task: Task, source: Source, rules: FetchRules, snapshot: Snapshot, limits: ProcessLimits
-) -> Iterator[pa.Table]:
-    """What is selected from a unit, and the statistics of each batch."""
-    for records, rejects in task.unit.scope.select(read_or_reject(source, task.unit, limits)):
-        if task.mark:
-            records = replace_column(records, OBJECT, pc.binary_join_element_wise(task.mark, records[OBJECT], ""))
-        rows = IDENTIFIED_ROWS if source.external_images else max(1, len(records))
-        for start in range(0, len(records), rows):
-            bad = {row - start: reject for row, reject in rejects.items() if start <= row < start + rows}
-            identified = identify(records.slice(start, rows), bad, rules)
-            yield from select(*identified, source.has_ids, snapshot)
+@dataclass(frozen=True)
+class Selection:
+    """By what a batch is selected, and the clock that counts how long that takes."""
+
+    source: Source
+    rules: FetchRules
+    snapshot: Snapshot
+    clock: StageClock
+
+
+def selected(records: pa.Table, rejects: dict[int, Reject], task: Task, by: Selection) -> Iterator[pa.Table]:
+    """What is selected from a batch, and its statistics."""
+    if task.mark:
+        records = replace_column(records, OBJECT, pc.binary_join_element_wise(task.mark, records[OBJECT], ""))
+    rows = IDENTIFIED_ROWS if by.source.external_images else max(1, len(records))
+    for start in range(0, len(records), rows):
+        bad = {row - start: reject for row, reject in rejects.items() if start <= row < start + rows}
+        with by.clock.on("fetch"):
+            identified = identify(records.slice(start, rows), bad, by.rules)
+        yield from by.clock.each("select", select(*identified, by.source.has_ids, by.snapshot))
 
 
 def record_schema(source: Source) -> pa.Schema:

@@ -1,0 +1,69 @@
+"""The runs of the past, from `NAME_runs`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from pipelines.tables.dataset import open_dataset
+
+NIGHTS: Final = 30
+COLUMNS: Final = (
+    *("run", "status", "started", "heartbeat", "finished", "read", "written", "rewritten", "unchanged", "rejected"),
+    *("missing", "published_version", "rows_per_second", "error"),
+)
+
+
+@dataclass(frozen=True)
+class Night:
+    """A run of the past."""
+
+    run: str
+    status: str
+    started: datetime | None
+    ended: datetime | None
+    read: int
+    written: int
+    rejected: int
+    missing: int
+    published: int | None
+    rows_per_second: float | None
+    error: str | None
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Night:
+        """A row of `NAME_runs`."""
+        numbers = {name: row[name] or 0 for name in ("read", "written", "rejected", "missing")}
+        return cls(
+            run=row["run"],
+            status=row["status"],
+            started=row["started"],
+            ended=row["finished"] or row["heartbeat"],
+            published=row["published_version"],
+            rows_per_second=row["rows_per_second"],
+            error=row["error"],
+            **numbers,
+        )
+
+    @property
+    def minutes(self) -> float | None:
+        """How long it took, by the clock of its machine."""
+        if self.started is None or self.ended is None:
+            return None
+        return max(0.0, (self.ended - self.started).total_seconds() / 60)
+
+    @property
+    def reject_percent(self) -> float | None:
+        """Rejected records among those that were read."""
+        return 100 * self.rejected / self.read if self.read else None
+
+
+def read_nights(uri: str) -> list[Night]:
+    """The last runs, oldest first."""
+    runs = open_dataset(uri)
+    if runs is None:
+        return []
+    rows = runs.to_table(list(COLUMNS)).sort_by([("run", "descending")]).slice(0, NIGHTS)
+    return [Night.of(row) for row in rows.to_pylist()][::-1]

@@ -1,0 +1,44 @@
+"""The sample of rows with their nearest neighbours, on the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipelines.records import ID, MODALITY, OBJECT, TEXT
+from pipelines.report.markup import Markup, joined, shortened, tag
+from pipelines.report.neighbours import Sample
+from pipelines.report.page import Section
+from pipelines.report.sections import picture
+
+
+def sample_section(sample: Sample, pictures: Mapping[str, bytes]) -> Section | None:
+    """Rows with their neighbours and the cosines; None if the table has none."""
+    if not sample.rows:
+        return None
+    pictures = {key: pictures[key] for key in sample.ids if key in pictures}
+    rows = [
+        tag(
+            "div",
+            cell(sampled.row, None, pictures),
+            *(cell(near.row, near.cosine, pictures) for near in sampled.neighbours),
+            class_="near",
+        )
+        for sampled in sample.rows
+    ]
+    note = f"Left: a row. Right of it: those with the most similar vectors, with their cosines, among {sample.among}."
+    if not pictures:
+        note += " Pictures are shown of images that the table stores (--store-images), or that it names by URI."
+    return Section("A sample, with nearest neighbours", tag("div", *rows, class_="wide", tabindex="0"), note)
+
+
+def cell(row: Mapping[str, Any], cosine: float | None, pictures: Mapping[str, bytes]) -> Markup:
+    """A row of the table: its picture, id and text. Where no row has a picture, none has an empty frame."""
+    text, has_image = row.get(TEXT), row.get(MODALITY) != "text"
+    lines = [
+        picture(pictures.get(row[ID]), of="") if has_image and pictures else None,
+        tag("div", f"{cosine:.3f}", class_="score") if cosine is not None else None,
+        tag("div", tag("strong", shortened(row[ID], 60))),
+        tag("div", shortened(text, 140)) if text else None,
+    ]
+    return tag("div", joined(lines), class_="asked" if cosine is None else None, title=shortened(row.get(OBJECT) or ""))

@@ -1,0 +1,187 @@
+"""The parts of a report that any command may put on its page."""
+
+from __future__ import annotations
+
+import base64
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from pipelines.events import Counts, IndexMeasured, MeasuredSetting
+from pipelines.progress import duration
+from pipelines.report.charts import (
+    Phase,
+    RecallPoint,
+    nights_chart,
+    phases_chart,
+    recall_chart,
+    stages_chart,
+    throughput,
+)
+from pipelines.report.flow_diagram import flow_diagram
+from pipelines.report.markup import Markup, joined, shortened, table, tag
+from pipelines.report.nights import Night
+from pipelines.report.page import Section
+from pipelines.report.recorder import Judgement, Timeline
+
+SHORTEST_STAGE: Final = 0.005  # seconds; one that had nothing to do is not shown
+SHORTEST_FLOW: Final = 1.0  # seconds; in less, a rate says nothing
+LONGEST_VALUE: Final = 2_000  # characters of an option
+
+
+def picture(jpeg: bytes | None, of: str) -> Markup:
+    """A small JPEG, as part of the page; an empty frame if there is none."""
+    if jpeg is None:
+        return tag("div", "no picture", class_="picture blank")
+    source = f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+    return tag("img", src=source, alt=of, class_="picture", loading="lazy")
+
+
+def wide(chart: Markup) -> Markup:
+    """A chart, which a narrow screen scrolls."""
+    return tag("div", chart, class_="wide", tabindex="0")
+
+
+def flow_section(counts: Counts, remarks: Sequence[str]) -> Section | None:
+    """What became of the records; `remarks` are on rows that no record of this run stands for."""
+    diagram = flow_diagram(counts)
+    if diagram is None and not remarks:
+        return None
+    notes = tag("ul", *(tag("li", each) for each in remarks)) if remarks else None
+    return Section("What became of the records", joined([diagram and wide(diagram), notes]))
+
+
+def throughput_section(panels: Sequence[tuple[str, Timeline]], start: float, end: float) -> Section | None:
+    """Records a second; None if nothing came, or all at once."""
+    shown = [(name, timeline) for name, timeline in panels if timeline.points[-1][1]]
+    if not shown or end - start < SHORTEST_FLOW:
+        return None
+    note = f"From the first rows on, which came after {duration(start)}, to the last commit."
+    return Section("Throughput", wide(throughput(shown, start, end)), note)
+
+
+def time_section(phases: Sequence[Phase], stages: Mapping[str, float]) -> Section | None:
+    """Where the time went: by the clock, and by the work of the stages."""
+    if not phases:
+        return None
+    parts = [wide(phases_chart(phases))]
+    stages = {stage: seconds for stage, seconds in stages.items() if seconds >= SHORTEST_STAGE}
+    if stages:
+        busy = "By stage: seconds that tasks worked, added up over all tasks. They may be more than those of the clock:"
+        parts += [tag("p", busy, class_="faint"), wide(stages_chart(stages))]
+    return Section("Where the time went", joined(parts), "By the clock:")
+
+
+def gates_section(judgements: Sequence[Judgement]) -> Section | None:
+    """The verdict of each gate that was asked."""
+    if not judgements:
+        return None
+    rows = [
+        [
+            mark(each.verdict.passed),
+            each.verdict.gate,
+            shortened(each.verdict.message, LONGEST_VALUE),
+            f"{each.seconds:.1f} s",
+        ]
+        for each in judgements
+    ]
+    return Section("Gates", table(["", "gate", "what it saw", "took"], rows, numbers=(3,)))
+
+
+def mark(passed: bool) -> Markup:
+    """A verdict that can be told without colours."""
+    return tag("span", "✓ passed" if passed else "✗ failed", class_=f"mark {'passed' if passed else 'failed'}")
+
+
+def recall_section(points: Sequence[RecallPoint], wanted: float | None = None, note: str = "") -> Section | None:
+    """Recall against latency of an index, as it was measured."""
+    if not points:
+        return None
+    rows = [
+        [point.setting, f"{point.recall:.3f}", f"{point.milliseconds:.2f}", "used by searches" if point.chosen else ""]
+        for point in sorted(points, key=lambda point: point.milliseconds)
+    ]
+    body = [wide(recall_chart(points, wanted)), table(["setting", "recall@10", "ms at p50", ""], rows, numbers=(1, 2))]
+    return Section("Recall against latency", joined(body), note)
+
+
+def measured_section(measured: IndexMeasured | None, wanted: float | None = None) -> Section | None:
+    """What the settings of a vector index find, as far as an index was measured."""
+    if measured is None:
+        return None
+    chosen = measured.chosen
+    others = [each for each in measured.settings if chosen is None or setting_of(each) != setting_of(chosen)]
+    points = [RecallPoint(setting_of(each), each.recall, each.p50_ms) for each in others]
+    points += [RecallPoint(setting_of(chosen), chosen.recall, chosen.p50_ms, chosen=True)] if chosen else []
+    note = "Each setting against exact search. The red one is stored with the table, and used by searches."
+    return recall_section(points, wanted, note)
+
+
+def setting_of(measured: MeasuredSetting) -> str:
+    """A setting in words."""
+    refine = f"refine factor {measured.refine_factor}" if measured.refine_factor else "no refine"
+    return f"nprobes {measured.nprobes}, {refine}"
+
+
+def nights_section(nights: Sequence[Night], run: str) -> Section | None:
+    """The runs before this one, and this one."""
+    if not nights:
+        return None
+    rows = [
+        [
+            f"{night.started:%Y-%m-%d %H:%M}" if night.started else "",
+            night.status + (" (this run)" if night.run == run else ""),
+            f"{night.read:,}",
+            f"{night.written:,}",
+            f"{night.rejected:,}",
+            duration(60 * night.minutes) if night.minutes is not None else "",
+            "" if night.published is None else f"{night.published}",
+            shortened(night.error or "", 160),
+        ]
+        for night in reversed(nights)
+    ]
+    head = ["started (UTC)", "status", "read", "embedded", "rejected", "took", "published", "error"]
+    listed = tag("details", tag("summary", "as a table"), table(head, rows, numbers=range(2, 7)))
+    title = "This run" if len(nights) == 1 else f"The last {len(nights)} runs"
+    note = "Oldest first. Blue: published; red: failed or killed; amber: stopped by a signal; grey: still running."
+    return Section(title, joined([wide(nights_chart(nights)), listed]), note)
+
+
+def configuration_section(options: Mapping[str, Any], defaults: Mapping[str, Any], rest: Mapping[str, Any]) -> Section:
+    """The options that were given; the others, and what they were resolved to, can be unfolded."""
+    given = {name: value for name, value in options.items() if value != defaults.get(name)}
+    others = {name: value for name, value in options.items() if name not in given}
+    unfolded = [tag("h3", "options at their defaults"), values(others)]
+    for name, more in rest.items():
+        unfolded += [tag("h3", name), values(more if isinstance(more, Mapping) else {name: more})]
+    return Section(
+        "Configuration",
+        joined([values(given), tag("details", tag("summary", "everything else"), *unfolded)]),
+    )
+
+
+def values(named: Mapping[str, Any]) -> Markup:
+    """Names and values as a table."""
+    rows = [[tag("code", name), tag("code", shortened(as_text(value), LONGEST_VALUE))] for name, value in named.items()]
+    return table(["name", "value"], rows)
+
+
+def as_text(value: Any) -> str:
+    """A value as people write it."""
+    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+
+
+def versions_section(versions: Mapping[str, str], encoder: Mapping[str, Any]) -> Section:
+    """What made the vectors, if the run made some: the encoder's identity; and the libraries."""
+    machine = {"python": platform.python_version(), "driver": f"{platform.system()} {platform.machine()}"}
+    parts = [
+        tag("div", tag("h3", "encoder"), values(encoder)) if encoder else None,
+        tag("div", tag("h3", "software"), values(dict(versions) | machine)),
+    ]
+    return Section("Versions", tag("div", *parts, class_="two"))
+
+
+def failed_section(title: str, cause: str) -> Section:
+    """In place of a section that could not be made."""
+    return Section(title, tag("p", f"could not be made: {shortened(cause)}", class_="faint"))
