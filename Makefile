@@ -15,9 +15,11 @@ env: .venv/.ready
 
 demo: env
 	$(BIN)/python -m pipelines.sample_catalog .demo/catalog
-	$(BIN)/vista embed --source .demo/catalog/catalog.parquet --db .demo/db --table shapes
+	$(BIN)/vista embed --source .demo/catalog/catalog.parquet --db .demo/db --table shapes --store-images
+	$(BIN)/vista index --db .demo/db --table shapes
 	$(BIN)/vista search --db .demo/db --table shapes --image .demo/catalog/query.png --k 5
 	$(BIN)/vista search --db .demo/db --table shapes --text 'a red circle on a white background' --k 5
+	@echo "To search it in a browser: $(BIN)/vista serve --db .demo/db --table shapes"
 
 test: env
 	# In the order of the files: that by number of tests would leave the longest files to the end.
