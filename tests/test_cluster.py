@@ -20,7 +20,7 @@ from pipelines.cluster.resources import Cluster, share_out
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "cluster.yaml").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-CORES_PER_GPU = 40  # for an H100, as docs/performance.md says
+CORES_PER_GPU = 25  # for an H200, as docs/performance.md says
 
 
 @pytest.fixture
