@@ -19,6 +19,7 @@ class Resources:
     actor_gpus: float
     readers: int  # the most read tasks, and fetch tasks, at the same time
     transport_rows: int  # rows that an encode actor gets at once
+    actor_calls: int = 1  # batches that an encode actor has at the same time
     # Each stage reserves another amount, since Ray Data fuses stages with equal reservations.
     read_cpus: float = 0.1
     fetch_cpus: float = 0.05
@@ -58,7 +59,10 @@ def share_out(cluster: Cluster, device: str, num_actors: int | None) -> Resource
 
 
 def for_gpus(cluster: Cluster, num_actors: int | None) -> Resources:
-    """An encode actor for each GPU. It reserves no CPU, although copies and kernel launches use most of one."""
+    """An encode actor for each GPU. It reserves no CPU, although copies and kernel launches use most of one.
+
+    It has two batches at the same time, so that the GPU computes while vectors are copied out and pixels are taken in.
+    """
     actors = int(cluster.gpus) if num_actors is None else num_actors
     if actors > cluster.gpus:
         raise UsageError(f"--num-actors {actors}: each needs a GPU, and the Ray cluster has {cluster.gpus:g}")
@@ -70,6 +74,7 @@ def for_gpus(cluster: Cluster, num_actors: int | None) -> Resources:
         actor_gpus=1,
         readers=max_readers(cluster),
         transport_rows=1024,
+        actor_calls=2,
     )
 
 

@@ -23,7 +23,7 @@ from pipelines.ingest.fragments import write_bundle
 from pipelines.signals import deferred
 from pipelines.sources.units import Unit
 from pipelines.stages.decode import decode
-from pipelines.stages.encode import CALLS, EncodeActor
+from pipelines.stages.encode import EncodeActor
 from pipelines.stages.fetch import fetch
 from pipelines.stages.isolation import DECODING, READING, decode_or_reject
 from pipelines.stages.read import Task, read_and_select
@@ -80,7 +80,7 @@ def build(job: Job, units: Sequence[Unit], snapshot: Snapshot, stages: Stages) -
             batch_format="pyarrow",
             batch_size=uses.transport_rows,
             compute=ActorPoolStrategy(
-                size=uses.actors, max_concurrent_calls_per_actor=CALLS, enable_true_multi_threading=True
+                size=uses.actors, max_concurrent_calls_per_actor=uses.actor_calls, enable_true_multi_threading=True
             ),
             num_cpus=uses.actor_cpus or None,  # Ray Data wants one of the two, not both
             num_gpus=uses.actor_gpus or None,

@@ -28,7 +28,7 @@ from pipelines.storage.files import SourceFile
 from pipelines.tables.dataset import PUBLISHED
 from vista_core import UsageError
 
-FIRST_ROWS = 16  # in a fragment's first batch, whose size decides how many the next one has
+FIRST_ROWS = range(16, 65)  # in a fragment's first batch, whose size decides how many the next one has
 GROWTH = 4  # from a batch to the next at most, since later rows may be larger
 CACHE_BYTES = 64 << 20  # of metadata of files in a worker, instead of Lance's default of a gigabyte
 
@@ -73,7 +73,7 @@ class LanceTable:
         """
         found = {}
         for fragment in self.fragments():
-            size = sum(file.file_size_bytes or 0 for file in fragment.metadata.files)
+            size = stored_bytes(fragment)
             version = xxhash.xxh3_128_hexdigest(json.dumps(fragment.metadata.to_json()).encode())
             found[self.name(fragment)] = SourceFile(self.name(fragment), size, version)
         return found
@@ -118,11 +118,12 @@ class LanceTable:
 
     def batches(self, unit: Fragment, names: Sequence[str]) -> Iterator[Batch]:
         """The fragment's columns `names`. Deleted rows are neither read nor counted in row numbers."""
-        row, rows = 0, FIRST_ROWS
+        row = 0
         try:
             fragment = open_version(self.uri, int(unit.version)).get_fragment(unit.fragment)
             if fragment is None:
                 raise ValueError(f"Not found: fragment {unit.fragment}")
+            rows = first_rows(unit.rows, stored_bytes(fragment), self.limits)
             while row < unit.rows:
                 # A scan for each batch: a single scan prefetches many batches regardless of its readahead settings.
                 part = fragment.to_table(columns=list(names), limit=rows, offset=row, blob_handling="all_binary")
@@ -151,7 +152,18 @@ def open_version(uri: str, version: int) -> lance.LanceDataset:
     return lance.dataset(uri, version=version, metadata_cache_size_bytes=CACHE_BYTES)
 
 
+def stored_bytes(fragment: lance.LanceFragment) -> int:
+    """The size of a fragment's files, as far as the table says it."""
+    return sum(file.file_size_bytes or 0 for file in fragment.metadata.files)
+
+
+def first_rows(rows: int, stored: int, limits: Limits) -> int:
+    """How many rows to read first of a fragment of `rows` rows in `stored` bytes: few, since they may be compressed."""
+    by_size = limits.batch_bytes * rows // stored if stored else 0
+    return max(FIRST_ROWS[0], min(limits.batch_rows, FIRST_ROWS[-1], by_size))
+
+
 def next_rows(part: pa.Table, limits: Limits) -> int:
     """How many rows to read after `part` to stay within the limits, if they are as large as those of `part`."""
     by_size = limits.batch_bytes * len(part) // max(1, part.nbytes)
-    return max(FIRST_ROWS, min(limits.batch_rows, GROWTH * len(part), by_size))
+    return max(FIRST_ROWS[0], min(limits.batch_rows, GROWTH * len(part), by_size))

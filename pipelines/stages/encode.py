@@ -16,15 +16,9 @@ from pipelines.stages.report import reports_warnings, timed
 from pipelines.storage.weights import local_file
 from vista_core import EncoderIdentity, EncoderSettings, VistaError
 
-CALLS = 2  # of an actor at the same time
-
 
 class EncodeActor:
-    """Loads the model once; each call turns a batch of decoded records into one with vectors.
-
-    Two calls run at the same time. So a GPU has the next batch while the last one's vectors are copied out. On a CPU, a
-    core that is interrupted doesn't hold up the others, as it does where all cores share each matrix product.
-    """
+    """Loads the model once; each call turns a batch of decoded records into one with vectors. Calls may overlap."""
 
     def __init__(self, settings: EncoderSettings, identity: EncoderIdentity, actors_per_node: int) -> None:
         """On a CPU the actors of a node share its cores. Raises VistaError if the weights here are others."""
@@ -32,7 +26,7 @@ class EncodeActor:
             import torch
 
             # Ray sets OMP_NUM_THREADS to what the actor reserves, which is less than what it may use.
-            threads = -(-cores() // (actors_per_node * CALLS))
+            threads = max(1, cores() // actors_per_node)
             os.environ["OMP_NUM_THREADS"] = str(threads)
             torch.set_num_threads(threads)
         with captured_warnings() as self.warnings:  # of loading; they follow the first batch

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import threading
 
 import pytest
 import ray
@@ -96,3 +97,13 @@ def test_the_warnings_of_a_stage_come_with_its_blocks(ray_cluster):
 
     found = ray.data.range(3, override_num_blocks=3).map_batches(stage, batch_size=1).take_all()
     assert sorted(row["warnings"] for row in found) == sorted(3 * WARNINGS)
+
+
+def test_warnings_of_another_thread_are_not_captured():
+    """Calls of an encode actor overlap, each in a thread of its own."""
+    with captured_warnings() as warnings:
+        other = threading.Thread(target=LOG.warning, args=("theirs",))
+        other.start()
+        other.join()
+        LOG.warning("ours")
+    assert warnings == ["WARNING pipelines.somewhere: ours"]

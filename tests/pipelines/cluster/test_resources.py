@@ -83,3 +83,9 @@ def test_more_actors_than_gpus_are_refused_with_both_numbers():
 def test_actors_that_would_starve_the_others_are_refused_with_what_to_change(cluster):
     with pytest.raises(UsageError, match="Lower --num-actors or add CPUs"):
         share_out(cluster, "auto", 8)
+
+
+def test_only_a_gpu_has_two_batches_at_the_same_time():
+    cluster = Cluster(cpus=16, gpus=1, nodes=1)
+    assert share_out(cluster, "cuda", None).actor_calls == 2
+    assert share_out(cluster, "cpu", None).actor_calls == 1

@@ -180,6 +180,15 @@ def test_a_table_without_rows_has_no_units(local):
     assert source.units() == []
 
 
+@pytest.mark.parametrize(("batch_bytes", "first"), [(10_000, 16), (20_000, 20), (1 << 20, 64)])
+def test_the_size_of_the_first_batch_follows_from_what_is_stored(local, batch_bytes, first):
+    """At most 64 rows, since they may be compressed."""
+    images = [np.random.default_rng(row).bytes(1000) for row in range(100)]
+    table = LanceTable.open(new_table(local, pa.table({"image": images})), Limits(batch_bytes=batch_bytes))
+    [unit] = table.units()
+    assert len(next(table.batches(unit, ["image"])).table) == pytest.approx(first, abs=1)
+
+
 @settings(max_examples=20)
 @given(
     runs=st.lists(st.tuples(st.integers(1, 120), st.integers(0, 300)), min_size=1, max_size=4),
@@ -194,7 +203,7 @@ def test_the_size_of_a_batch_follows_from_the_one_before(tmp_path_factory, runs,
     tables = [batch.table for batch in found]
     assert [len(image) for table in tables for image in table["image"].to_pylist()] == sizes
     assert [row for batch in found for row in batch.rows] == list(range(len(sizes)))
-    assert len(tables[0]) <= 16
+    assert len(tables[0]) <= 64
     for before, after in itertools.pairwise(tables):
         mean = sum(len(image) for image in before["image"].to_pylist()) / len(before)
         assert len(after) <= max(16, min(100, 4 * len(before)))
