@@ -123,7 +123,7 @@ class Pictured(NamedTuple):
     file: str | None
     row: int | None  # of the file
     reason: str | None  # for which the record was rejected; None if it got into the table
-    jpeg: bytes
+    picture: bytes  # WebP
 
 
 def read_schema(extra: pa.Schema) -> pa.Schema:

@@ -55,7 +55,7 @@ class Sample:
 
     rows: Sequence[Sampled] = ()
     among: str = ""
-    pictures: dict[str, bytes] = field(default_factory=dict)  # JPEGs by id
+    pictures: dict[str, bytes] = field(default_factory=dict)  # WebPs by id
 
     @property
     def ids(self) -> list[str]:
@@ -76,7 +76,7 @@ def sample_rows(
     if not total or column.name not in table.schema.names:
         return Sample()
     way = way_of_searching(table, column.name)
-    pictured = {each.id: each.jpeg for each in pictures if each.reason is None and each.id is not None}
+    pictured = {each.id: each.picture for each in pictures if each.reason is None and each.id is not None}
     some = COMPARED_FOR_IDS if way else compared
     ids, vectors = stretches(table, column, some) if way is None or len(pictured) < SHOWN else ([], NOTHING)
     asked = [*pictured][:SHOWN]

@@ -95,7 +95,7 @@ def examples_of(reason: str, rows: Sequence[dict[str, Any]], pictures: Sequence[
     """A few records that were rejected for a reason."""
     if not rows:
         return None
-    by_place = {(each.file, each.row, each.id): each.jpeg for each in pictures}
+    by_place = {(each.file, each.row, each.id): each.picture for each in pictures}
     cards = [
         tag(
             "div",

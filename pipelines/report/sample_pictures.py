@@ -27,7 +27,7 @@ Draw = Callable[[bytes], bytes | None]
 
 
 def pictures_of(version: TableVersion, ids: Sequence[str], rules: FetchRules) -> dict[str, bytes]:
-    """A JPEG by id for those of some rows whose image can be had."""
+    """A picture by id for those of some rows whose image can be had."""
     names = version.open().schema.names
     if IMAGE in names:
         return drawn(stored_images(version, ids))

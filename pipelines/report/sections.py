@@ -30,11 +30,11 @@ SHORTEST_FLOW: Final = 1.0  # seconds; in less, a rate says nothing
 LONGEST_VALUE: Final = 2_000  # characters of an option
 
 
-def picture(jpeg: bytes | None, of: str) -> Markup:
-    """A small JPEG, as part of the page; an empty frame if there is none."""
-    if jpeg is None:
+def picture(drawn: bytes | None, of: str) -> Markup:
+    """A small picture, as part of the page; an empty frame if there is none."""
+    if drawn is None:
         return tag("div", "no picture", class_="picture blank")
-    source = f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+    source = f"data:image/webp;base64,{base64.b64encode(drawn).decode()}"
     return tag("img", src=source, alt=of, class_="picture", loading="lazy")
 
 

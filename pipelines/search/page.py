@@ -10,13 +10,13 @@ from html import escape
 from pathlib import Path
 from typing import Any, Final
 
+from pipelines.pictures import picture_of_image
 from pipelines.records import ID, TEXT
 from pipelines.search.pinned import SCORE
 from pipelines.search.query import Query
 from pipelines.search.results import Results, json_value, shortened
-from pipelines.search.thumbnail import thumbnail
 from pipelines.terminal import one_line
-from vista_core import RecordError, UsageError
+from vista_core import UsageError
 
 SIZE: Final = 256  # pixels of a thumbnail's longer side
 MOST_IMAGES: Final = 500  # on one page, about 5 MB
@@ -108,12 +108,10 @@ class Page:
 
 def picture(content: bytes | None, what: str) -> str:
     """An image in the page itself; nothing for what can't be shown."""
-    if content is None:
+    drawn = None if content is None else picture_of_image(content, SIZE)
+    if drawn is None:
         return ""
-    try:
-        data = base64.b64encode(thumbnail(content, SIZE)).decode()
-    except RecordError:
-        return ""
+    data = base64.b64encode(drawn).decode()
     return f'<img src="data:image/webp;base64,{data}" alt="{safe(what)}">'
 
 

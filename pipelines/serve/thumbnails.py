@@ -9,11 +9,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from pipelines.search.thumbnail import thumbnail
+from pipelines.pictures import picture_of_image
 from pipelines.serve.config import ServeLimits
 from pipelines.serve.metrics import Metrics
 from pipelines.serve.overload import OverloadError
-from vista_core import RecordError
 
 SIZES = (320, 960)  # pixels of the longer side: in the grid, and alone
 
@@ -98,7 +97,4 @@ def weight(value: bytes) -> int:
 def made_of(load: Callable[[], bytes | None], size: int) -> bytes | None:
     """Load an image and make a thumbnail of it."""
     data = load()
-    try:
-        return None if data is None else thumbnail(data, size)
-    except RecordError:
-        return None
+    return None if data is None else picture_of_image(data, size)

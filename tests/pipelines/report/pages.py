@@ -55,6 +55,6 @@ def check(html: str) -> Elements:
     for name, values in page.found:
         assert name not in {"script", "link", "iframe", "object", "embed", "base", "form", "use" if not ids else ""}
         assert not {key for key in values if key.startswith("on") or key in {"style", "srcset", "action", "xlink:href"}}
-        assert (values.get("src") or "data:image/jpeg;base64,").startswith("data:image/jpeg;base64,")
+        assert (values.get("src") or "data:image/webp;base64,").startswith("data:image/webp;base64,")
         assert (values.get("href") or "#").startswith("#")
     return page

@@ -37,7 +37,7 @@ from pipelines.report.sections import (
 )
 from tests.pipelines.report.pages import HOSTILE, Elements, check
 
-JPEG = picture_of_pixels(np.zeros((8, 8, 3), np.uint8))
+PICTURE = picture_of_pixels(np.zeros((8, 8, 3), np.uint8))
 NOW = datetime(2026, 11, 26, 3, tzinfo=UTC)
 
 
@@ -58,9 +58,9 @@ def hostile_sections() -> list[Section | None]:
         flow_section(counts, [HOSTILE]),
         gates_section([Judgement(Verdict(HOSTILE, False, HOSTILE), 1.0)]),
         rejects_section(
-            counts, Rejected(Counter(), {HOSTILE: [reject]}), [Pictured(HOSTILE, HOSTILE, 7, HOSTILE, JPEG)]
+            counts, Rejected(Counter(), {HOSTILE: [reject]}), [Pictured(HOSTILE, HOSTILE, 7, HOSTILE, PICTURE)]
         ),
-        sample_section(Sample([Sampled(row, [Neighbour(row, 0.5)])], HOSTILE), {HOSTILE: JPEG}),
+        sample_section(Sample([Sampled(row, [Neighbour(row, 0.5)])], HOSTILE), {HOSTILE: PICTURE}),
         throughput_section([(HOSTILE, timeline((1, 5), (2, 9)))], 0, 2),
         time_section([Phase(HOSTILE, 0, 2)], {HOSTILE: 1.0, "read": 2.0}),
         recall_section([RecallPoint(HOSTILE, 0.9, 1.0, True), RecallPoint("other", 0.5, 0.5)], 0.95, HOSTILE),
@@ -158,9 +158,9 @@ def test_shortened_text_says_so():
 
 
 @pytest.mark.parametrize("side", [3, 500])
-def test_pictures_are_small_jpegs_without_what_the_catalog_had(side):
+def test_pictures_are_small_webps_without_what_the_catalog_had(side):
     pixels = np.random.default_rng(0).integers(0, 255, (side, side, 3), np.uint8)
-    jpeg = picture_of_pixels(pixels)
-    assert Image.open(io.BytesIO(jpeg)).format == "JPEG"
-    assert max(Image.open(io.BytesIO(jpeg)).size) == min(side, 128)
-    assert len(jpeg) < 16_000
+    picture = picture_of_pixels(pixels)
+    assert Image.open(io.BytesIO(picture)).format == "WEBP"
+    assert max(Image.open(io.BytesIO(picture)).size) == min(side, 128)
+    assert len(picture) < 16_000

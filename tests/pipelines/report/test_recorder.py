@@ -108,4 +108,4 @@ def test_of_a_record_that_comes_twice_the_later_picture_is_kept():
     run = Run()
     run.at(1, BundleCommitted(Counts(), [Pictured("a", "x", 1, None, b"old")]))
     run.at(2, BundleCommitted(Counts(), [Pictured("a", "y", 1, None, b"new")]))
-    assert [each.jpeg for each in run.recorder.pictures] == [b"new"]
+    assert [each.picture for each in run.recorder.pictures] == [b"new"]

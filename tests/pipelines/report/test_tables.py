@@ -65,15 +65,15 @@ def near(sampled) -> list[tuple[str, float]]:
 
 def test_neighbours_of_a_small_table_are_exact_and_begin_with_what_the_run_wrote(tmp_path):
     version = table_of(tmp_path, rows_of(300))
-    pictures = [Pictured(f"id {n}", "a", n, None, b"jpeg") for n in (7, 8)]
-    pictures.append(Pictured("id 9", "a", 9, "bad_vector", b"jpeg"))
+    pictures = [Pictured(f"id {n}", "a", n, None, b"picture") for n in (7, 8)]
+    pictures.append(Pictured("id 9", "a", 9, "bad_vector", b"picture"))
     sample = sample_rows(version, COLUMN, pictures)
     assert sample.among == "all 300 rows of the table"
     assert len(sample.rows) == SHOWN
     assert {"id 7", "id 8"} <= {each.row["id"] for each in sample.rows}
     for each in sample.rows:
         assert near(each) == cosines(version, each.row["id"])[:NEIGHBOURS]
-    assert sample.pictures == {"id 7": b"jpeg", "id 8": b"jpeg"}
+    assert sample.pictures == {"id 7": b"picture", "id 8": b"picture"}
 
 
 def test_of_a_large_table_a_bounded_number_of_rows_is_read(tmp_path):
@@ -127,7 +127,7 @@ def test_stored_images_are_pictured_and_damaged_ones_cost_nothing_but_themselves
     version = table_of(tmp_path, with_images, store_images=True)
     found = pictures_of(version, [row["id"] for row in rows], NO_IMAGES)
     assert found.keys() == {"id 0", "id 1"}
-    assert all(Image.open(io.BytesIO(jpeg)).format == "JPEG" for jpeg in found.values())
+    assert all(Image.open(io.BytesIO(each)).format == "WEBP" for each in found.values())
     assert Image.open(io.BytesIO(found["id 0"])).size == (128, 128)
     assert pictures_of(version, [], NO_IMAGES) == {}
 
