@@ -24,7 +24,7 @@ def picture_of_pixels(pixels: np.ndarray) -> bytes:
 
 
 def picture_of_image(data: bytes, side: int = SIDE, *, partly: bool = False) -> bytes | None:
-    """A WebP of an encoded image of at most `side` x `side` pixels, turned as its EXIF says. Transparent parts are kept.
+    """A WebP of an image, at most `side` pixels high and wide, turned as its EXIF says. Transparent parts are kept.
 
     It is decoded within the limits of `vista_core.image_limits`. None if it can't be decoded. With `partly`, an image
     that is cut off can: what it has of its pixels.

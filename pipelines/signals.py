@@ -81,7 +81,7 @@ def watch(reader: int, seconds: float) -> None:
     if (first := next_signal(reader, None)) is None:
         os.close(reader)
         return
-    log.warning("%s: stopping. What is ready is committed first; a second signal stops at once", first.name)
+    log.warning("%s: stopping. What is finished is kept; a second signal stops at once", first.name)
     STOP.announced.set()
     now = time.monotonic()
     end, deaf_until, last = now + seconds, now + ECHO_SECONDS, None

@@ -10,6 +10,7 @@ from typing import Any, Final
 from pipelines.tables.dataset import open_dataset
 
 NIGHTS: Final = 30
+EMBEDDED: Final = """configuration IS NULL OR NOT starts_with(configuration, '{"index":')"""  # not only indexed
 COLUMNS: Final = (
     *("run", "status", "started", "heartbeat", "finished", "read", "written", "rewritten", "unchanged", "rejected"),
     *("missing", "published_version", "rows_per_second", "error"),
@@ -61,9 +62,9 @@ class Night:
 
 
 def read_nights(uri: str) -> list[Night]:
-    """The last runs, oldest first."""
+    """The last runs that embedded, oldest first: what a run of `vista index` took says nothing of a night."""
     runs = open_dataset(uri)
     if runs is None:
         return []
-    rows = runs.to_table(list(COLUMNS)).sort_by([("run", "descending")]).slice(0, NIGHTS)
+    rows = runs.to_table(list(COLUMNS), filter=EMBEDDED).sort_by([("run", "descending")]).slice(0, NIGHTS)
     return [Night.of(row) for row in rows.to_pylist()][::-1]

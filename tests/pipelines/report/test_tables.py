@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import json
 import os
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -212,6 +213,7 @@ def test_the_last_nights_come_oldest_first(tmp_path):
         }
         for n in range(40)
     ]
+    rows.append({"run": run_id(40), "status": "done", "configuration": json.dumps({"index": {"table": "t"}})})
     lance.write_dataset(pa.Table.from_pylist(rows[::-1], schema=RUN_SCHEMA), f"{tmp_path}/t_runs.lance")
     nights = read_nights(f"{tmp_path}/t_runs.lance")
     assert [night.run for night in nights] == [run_id(n) for n in range(40 - NIGHTS, 40)]
