@@ -19,6 +19,7 @@ from pipelines.index.choose import Choice, choose
 from pipelines.index.config import IndexConfig
 from pipelines.index.measure import QUERIES, is_vector
 from pipelines.index.pieces import Pieces
+from pipelines.index.progress import log_step
 from pipelines.index.report import IndexReport
 from pipelines.index.result import Indexed
 from pipelines.index.scalar import ScalarIndex, build_scalar_index, cover_rows, is_there, scalar_indexes
@@ -71,7 +72,7 @@ def index_table(config: IndexConfig, setup: Setup = Setup()) -> Indexed:
     ):
         record.mark_abandoned()
         report.run = lease.run
-        events = Events([record, report, *setup.listeners])
+        events = Events([record, report, log_step, *setup.listeners])
         target = Target(table.uri, column, config.recall, lease, pieces, workers, events, setup.queries)
         scalar = build_scalar_indexes(target)
         measurement = None if choice.kind is None else build_vector_index(target, choice)

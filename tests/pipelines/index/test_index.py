@@ -112,6 +112,18 @@ def test_what_is_found_is_what_exact_search_finds(db, uri):
     assert words["title"].to_pylist() == ["lamp number 17"]
 
 
+def test_each_step_is_logged(db, uri, caplog):
+    with caplog.at_level("INFO"):
+        index_table(config(db), setup())
+    steps = [each.getMessage() for each in caplog.records if each.name == "pipelines.index.progress"]
+    assert steps[:-1] == [
+        "the partitions are found; building segments",
+        *["a segment of 800 rows is built"] * 3,
+        "the segments are merged; measuring recall and latency",
+    ]
+    assert steps[-1].endswith(" settings are measured")
+
+
 def test_segments_are_merged_so_a_compaction_still_merges_fragments(db, uri):
     segments = []
     index_table(config(db), setup(lambda event: segments.append(event) if isinstance(event, SegmentBuilt) else None))
