@@ -18,7 +18,7 @@ DEEPEST: Final = 10  # parentheses inside each other
 # elsewhere: E'it\'s', $$it's$$.
 TOKENS = re.compile(
     r"""(?P<value>'(?:[^']|'')*'|\d[\w.]*|,|\s+)|(?P<comment>--[^\n]*|/\*.*?\*/)"""
-    r"""|(?P<other>\$|\w*[\w&]')|(?P<term>"(?:[^"]|"")*"|`[^`]*`|\w+)|(?P<open>[(\[])|(?P<close>[)\]])|(?P<sign>.)""",
+    r"""|(?P<other>\$|\w*[\w&]')|(?P<quoted>")|(?P<term>`[^`]*`|\w+)|(?P<open>[(\[])|(?P<close>[)\]])|(?P<sign>.)""",
     re.DOTALL,
 )
 
@@ -38,6 +38,10 @@ def enclosed(where: str | None) -> str | None:
         kind = token.lastgroup
         if kind == "other":
             raise UsageError(f"--where {where!r}: write strings as 'it''s', with nothing before the first quote")
+        if kind == "quoted":  # a string for Lance, and the name of a column in standard SQL: it would find nothing
+            raise UsageError(
+                f"--where {where!r}: write the names of columns as they are or as `name`, and strings as 'it'"
+            )
         terms += kind in ("term", "sign")
         depth += (kind == "open") - (kind == "close")
         if not 0 <= depth <= DEEPEST:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Form, Query, Request, Response, UploadFile
+from fastapi import APIRouter, Depends, Form, Header, HTTPException, Query, Request, Response, UploadFile
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from pipelines.search import Query as SearchQuery
@@ -19,6 +19,7 @@ from vista_core import UsageError
 
 router = APIRouter()
 LIMITS = ServeLimits()
+FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 
 
 def without_blank(value: Any) -> Any:
@@ -78,12 +79,19 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"description": "The query can't be answered; `detail` says why"},
     401: {"description": "The token is missing or wrong"},
     413: {"description": "The request is too long"},
+    415: {"description": "The request is no form"},
     422: {"description": "A field is not valid"},
     503: {"description": "Too many requests; `Retry-After` says when to come again"},
 }
 
 
-@router.post("/api/search", responses=REFUSALS)
+def check_form(content_type: Annotated[str, Header(include_in_schema=False)] = FORMS[0]) -> None:
+    """Raises HTTPException for a body of another kind, such as JSON, of which no field would be read."""
+    if not content_type.lower().startswith(FORMS):
+        raise HTTPException(415, f"send a form, as {' or '.join(FORMS)}, not {content_type[:100]}")
+
+
+@router.post("/api/search", responses=REFUSALS, dependencies=[Depends(check_form)])
 async def search(request: Request, form: Annotated[SearchForm, Form(media_type="multipart/form-data")]) -> SearchAnswer:
     """Search by text, by image, by both, or by a row; see the fields."""
     serving, started = serving_of(request), time.perf_counter()

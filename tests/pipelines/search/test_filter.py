@@ -29,6 +29,7 @@ def test_an_empty_filter_is_none(where):
         ("price = 1 -- ends in a comment (", 1),
         ("name = 'a)1' OR name = 'it''s (' OR price < 2", 2),
         ("`price` < 3 /* ) */", 3),
+        ("name = 'a\"1'", 0),
         ("price IN (" + ", ".join(map(str, range(1_500))) + ")", 10),
         ("name IN (" + ", ".join(f"'a{i}'" for i in range(1_000)) + ")", 10),
         ("price = 1" + " + 1" * (MOST_TERMS - 2), 0),
@@ -48,6 +49,8 @@ def test_filters_that_people_type_are_used(table, where, rows):
         ("((price = 1)", "parentheses don't match"),
         ("price = 1 -- ) \n)", "parentheses don't match"),
         ("name = E'\\' ( ' ) OR true OR name = (' '", "write strings as"),
+        ("\"name\" = 'a1'", "write the names of columns as they are or as `name`"),
+        ('name = "a1"', "and strings as 'it'"),
         ("$$ ( $$ = name) OR (true", "write strings as"),
         # These end the process, or take minutes, if Lance gets them.
         ("price = 1" + " + 1" * 1_000, "1002 names and operators; at most 200"),

@@ -3,6 +3,7 @@
 import json
 import re
 import socket
+from urllib.parse import urlencode
 
 import pytest
 
@@ -109,6 +110,14 @@ def test_json_and_other_bodies_are_not_searched(client):
         400,
         422,
     )
+
+
+def test_a_body_that_is_no_form_is_415_instead_of_a_search_for_nothing(client):
+    answer = client.request("POST", "/api/search", json.dumps({"text": TEXT}), {"Content-Type": "application/json"})
+    assert (answer.status, answer.json["detail"].partition(" as ")[0]) == (415, "send a form,")
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    found = client.request("POST", "/api/search", urlencode({"text": TEXT, "k": 20}), form)
+    assert [row["id"] for row in found.json["results"]] == client.ids(text=TEXT, k=20)
 
 
 def test_a_body_that_is_too_long_is_413_whether_its_length_is_told_or_not(db):
