@@ -39,9 +39,7 @@ def enclosed(where: str | None) -> str | None:
         if kind == "other":
             raise UsageError(f"--where {where!r}: write strings as 'it''s', with nothing before the first quote")
         if kind == "quoted":  # a string for Lance, and the name of a column in standard SQL: it would find nothing
-            raise UsageError(
-                f"--where {where!r}: write the names of columns as they are or as `name`, and strings as 'it'"
-            )
+            raise UsageError(f"--where {where!r}: write columns as they are or as `name`, and strings as 'it'")
         terms += kind in ("term", "sign")
         depth += (kind == "open") - (kind == "close")
         if not 0 <= depth <= DEEPEST:

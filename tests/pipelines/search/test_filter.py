@@ -49,7 +49,7 @@ def test_filters_that_people_type_are_used(table, where, rows):
         ("((price = 1)", "parentheses don't match"),
         ("price = 1 -- ) \n)", "parentheses don't match"),
         ("name = E'\\' ( ' ) OR true OR name = (' '", "write strings as"),
-        ("\"name\" = 'a1'", "write the names of columns as they are or as `name`"),
+        ("\"name\" = 'a1'", "write columns as they are or as `name`"),
         ('name = "a1"', "and strings as 'it'"),
         ("$$ ( $$ = name) OR (true", "write strings as"),
         # These end the process, or take minutes, if Lance gets them.
