@@ -169,6 +169,10 @@ def search_once(searched: Searched, asked: Asked, number: int, point: Point | No
     nearest |= {"metric": searched.metric, "use_index": point is not None}
     if point is not None:
         nearest |= options(point.nprobes, point.refine_factor, filtered=asked.where is not None)
+        if asked.where is not None:
+            # Searches go on to more partitions if these have too few rows. How many more depends on how busy the
+            # machine is, so their share of the recall is not counted.
+            nearest["maximum_nprobes"] = point.nprobes
     table, began = searched.table.open(), time.perf_counter()
     rows = table.to_table(
         [searched.column, "_distance"], asked.where, nearest=nearest, prefilter=True, with_row_address=True

@@ -125,7 +125,7 @@ def setting_of(measured: MeasuredSetting) -> str:
 
 
 def nights_section(nights: Sequence[Night], run: str) -> Section | None:
-    """The runs before this one, and this one."""
+    """The runs that embedded, and this one if it did."""
     if not nights:
         return None
     rows = [
@@ -143,7 +143,8 @@ def nights_section(nights: Sequence[Night], run: str) -> Section | None:
     ]
     head = ["started (UTC)", "status", "read", "embedded", "rejected", "took", "published", "error"]
     listed = tag("details", tag("summary", "as a table"), table(head, rows, numbers=range(2, 7)))
-    title = "This run" if len(nights) == 1 else f"The last {len(nights)} runs"
+    several = f"The last {len(nights)} runs" if len(nights) > 1 else "The last run"
+    title = "This run" if [night.run for night in nights] == [run] else several
     note = "Oldest first. Blue: published; red: failed or killed; amber: stopped by a signal; grey: still running."
     return Section(title, joined([wide(nights_chart(nights)), listed]), note)
 
