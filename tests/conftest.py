@@ -43,8 +43,9 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
 
 
 @pytest.fixture(scope="session")
-def ray_cluster(s3: S3) -> Iterator[str]:
+def ray_cluster(s3: S3, request: pytest.FixtureRequest) -> Iterator[str]:
     """One Ray instance for all tests; its workers find the S3 server. Yields the address for submitting jobs."""
+    jobs = any({"jobs", "chaos"} & {*item.path.relative_to(REPOSITORY).parts} for item in request.session.items)
     import ray
 
     from pipelines.cluster.session import variables
@@ -53,7 +54,7 @@ def ray_cluster(s3: S3) -> Iterator[str]:
         context = ray.init(
             address="local",  # even if another Ray runs on this machine
             num_cpus=int(os.environ.get("VISTA_CPUS", "2")),  # tests with two drivers at once need four
-            include_dashboard=True,
+            include_dashboard=jobs,  # it takes the submitted jobs, and always uses some CPU
             dashboard_host="127.0.0.1",
             dashboard_port=free_ports(1)[0],
             log_to_driver=False,

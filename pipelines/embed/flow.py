@@ -14,6 +14,7 @@ import ray
 from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
 
 from pipelines.cluster.child import ProcessLimits
+from pipelines.cluster.resources import Resources
 from pipelines.cluster.session import on_a_worker
 from pipelines.cluster.streaming import Blocks
 from pipelines.embed.job import Job
@@ -37,10 +38,13 @@ COMMIT_BYTES = 256 << 20
 
 @dataclass(frozen=True)
 class Stages:
-    """The stages that cost the most; tests and benchmarks put others in their place."""
+    """The stages that cost the most; tests and benchmarks put others in their place.
+
+    `encoder` is a class, of which each encode actor is an instance, or a function, which tasks on any worker call.
+    """
 
     decode: Callable[..., pa.Table] = decode
-    encoder: type = EncodeActor
+    encoder: Callable[..., Any] = EncodeActor
     decoding: ProcessLimits = DECODING
     reading: ProcessLimits = READING
 
@@ -79,14 +83,21 @@ def build(job: Job, units: Sequence[Unit], snapshot: Snapshot, stages: Stages) -
             stages.encoder,
             batch_format="pyarrow",
             batch_size=uses.transport_rows,
-            compute=ActorPoolStrategy(
-                size=uses.actors, max_concurrent_calls_per_actor=uses.actor_calls, enable_true_multi_threading=True
-            ),
             num_cpus=uses.actor_cpus or None,  # Ray Data wants one of the two, not both
             num_gpus=uses.actor_gpus or None,
-            fn_constructor_args=(settings, job.column.identity, uses.actors_per_node),
+            **encoders(stages, uses, (settings, job.column.identity, uses.actors_per_node)),
         )
     )
+
+
+def encoders(stages: Stages, uses: Resources, arguments: tuple[Any, ...]) -> dict[str, Any]:
+    """How Ray Data runs the encoder, with `arguments` for the constructor of actors or, after a batch, the function."""
+    if not isinstance(stages.encoder, type):
+        return {"compute": TaskPoolStrategy(size=uses.actors), "fn_args": arguments}
+    pool = ActorPoolStrategy(
+        size=uses.actors, max_concurrent_calls_per_actor=uses.actor_calls, enable_true_multi_threading=True
+    )
+    return {"compute": pool, "fn_constructor_args": arguments}
 
 
 @dataclass

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.embed.config import EmbedConfig
-from pipelines.embed.run import embed
 from pipelines.gates.judge import GateError
 from pipelines.sample_catalog import draw
+from tests.pipelines.embed.on_warm_workers import embed
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

@@ -17,9 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.embed import run
 from pipelines.embed.config import EmbedConfig
 from pipelines.embed.flow import Stages
-from pipelines.embed.run import Setup, embed
+from pipelines.embed.run import Setup
 from pipelines.embed.summary import Timing
 from pipelines.events import Counts
 from pipelines.gates.judge import GateError, TooManyRejectsError
@@ -29,6 +30,7 @@ from pipelines.stages.encode import EncodeActor
 from pipelines.stages.report import reports_warnings
 from pipelines.tables.dataset import open_dataset, published
 from pipelines.tables.origin import vista_column
+from tests.pipelines.embed.on_warm_workers import embed
 from vista_core import Encoder, EncoderSettings, Record, UsageError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -59,9 +61,9 @@ def write_texts(path: Path, texts: dict[str, str], row_group_size: int = 100) ->
 
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory, catalog):
-    """The sample catalog, embedded once. Tests must not change the table's rows."""
+    """The sample catalog, embedded once, by an encode actor. Tests must not change the table's rows."""
     db = tmp_path_factory.mktemp("db")
-    return db, embed(EmbedConfig(str(catalog), str(db), "t"))
+    return db, run.embed(EmbedConfig(str(catalog), str(db), "t"))
 
 
 def test_each_record_is_once_in_the_table_or_once_in_the_rejects(embedded):

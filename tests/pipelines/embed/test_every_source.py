@@ -16,8 +16,8 @@ import pytest
 
 from benchmarks.catalogs import FORMS, catalog_id, write
 from pipelines.embed.config import EmbedConfig
-from pipelines.embed.run import embed
 from pipelines.tables.dataset import open_dataset, published
+from tests.pipelines.embed.on_warm_workers import embed
 
 ROOT = Path(__file__).resolve().parents[3]
 pytestmark = pytest.mark.usefixtures("ray_cluster")

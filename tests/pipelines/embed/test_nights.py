@@ -13,7 +13,7 @@ import pytest
 from pipelines.embed.config import EmbedConfig
 from pipelines.embed.flow import Stages
 from pipelines.embed.plan import Plan
-from pipelines.embed.run import Setup, embed
+from pipelines.embed.run import Setup
 from pipelines.events import BundleCommitted
 from pipelines.gates.judge import GateError
 from pipelines.records import VECTOR
@@ -23,6 +23,7 @@ from pipelines.stages.encode import EncodeActor
 from pipelines.tables.dataset import open_dataset, published
 from pipelines.tables.lease import LeaseHeldError, hold
 from pipelines.tables.origin import vista_column
+from tests.pipelines.embed.on_warm_workers import embed
 from tests.tables import NO_RUNS
 from vista_core import UsageError, VistaError
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from pipelines.embed.config import EmbedConfig
-from pipelines.embed.run import embed
 from pipelines.tables.origin import Origin, vista_column
+from tests.pipelines.embed.on_warm_workers import embed
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "table_0_1.tar.gz"
 pytestmark = pytest.mark.usefixtures("ray_cluster")

@@ -15,10 +15,11 @@ import pytest
 from PIL import Image
 
 from pipelines.embed.config import EmbedConfig
-from pipelines.embed.run import Setup, embed
+from pipelines.embed.run import Setup
 from pipelines.events import BundleCommitted, Published
 from pipelines.gates.judge import TooManyRejectsError
 from pipelines.tables.dataset import published
+from tests.pipelines.embed.on_warm_workers import embed
 from tests.pipelines.report.pages import HOSTILE, Elements, check
 from vista_core import UsageError, VistaError
 
