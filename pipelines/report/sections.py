@@ -63,14 +63,12 @@ def throughput_section(panels: Sequence[tuple[str, Timeline]], start: float, end
 
 def time_section(phases: Sequence[Phase], stages: Mapping[str, float]) -> Section | None:
     """Where the time went: by the clock, and by the work of the stages."""
-    if not phases:
-        return None
-    parts = [wide(phases_chart(phases))]
     stages = {stage: seconds for stage, seconds in stages.items() if seconds >= SHORTEST_STAGE}
+    parts = [tag("p", "By the clock:", class_="faint"), wide(phases_chart(phases))] if phases else []
     if stages:
         busy = "By stage: seconds that tasks worked, added up over all tasks. They may be more than those of the clock:"
         parts += [tag("p", busy, class_="faint"), wide(stages_chart(stages))]
-    return Section("Where the time went", joined(parts), "By the clock:")
+    return Section("Where the time went", joined(parts)) if parts else None
 
 
 def gates_section(judgements: Sequence[Judgement]) -> Section | None:
