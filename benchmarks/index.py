@@ -25,6 +25,7 @@ import tyro
 
 from pipelines.cluster.calls import in_this_process
 from pipelines.index.measure import NOBODY, K, Queries, Searched, best_scores, found_shares, scores
+from pipelines.index.scalar import cover_rows
 from pipelines.search.query import Query
 from pipelines.search.searcher import Searcher
 from pipelines.tables.dataset import TableVersion
@@ -36,6 +37,7 @@ CLUSTERS = 1_000
 INNER = 64  # dimensions in which the rows of a cluster differ, apart from a little noise in all
 CATEGORIES = 100  # so that a filter on one keeps 1 % of the rows
 FILTER = "category = 7"
+CHANGED = "category = 11"  # the rows that change in a night
 CLIENTS = 16
 SAMPLE_SECONDS = 0.5
 NAME = "t"
@@ -79,21 +81,25 @@ class Generator:
         return found / np.linalg.norm(found, axis=1, keepdims=True)
 
 
+def rows_of(numbers: np.ndarray, generator: Generator, seed: int) -> pa.RecordBatch:
+    """Rows with these numbers, and generated vectors."""
+    vectors = generator.vectors(len(numbers), seed).astype(np.float16)
+    return pa.record_batch(
+        {
+            "id": pa.array([f"item-{number:09}" for number in numbers]),
+            "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1]),
+            "text": pa.array([f"a lamp of wood and brass, number {number}" for number in numbers]),
+            "category": pa.array((numbers * 7919 % CATEGORIES).astype(np.int64)),
+        }
+    )
+
+
 def write_table(uri: str, options: Options, generator: Generator) -> None:
     """Generate the table."""
 
     def batches() -> Iterator[pa.RecordBatch]:
         for start in range(0, options.rows, BATCH_ROWS):
-            numbers = np.arange(start, min(start + BATCH_ROWS, options.rows))
-            vectors = generator.vectors(len(numbers), seed=1 + start).astype(np.float16)
-            yield pa.record_batch(
-                {
-                    "id": pa.array([f"item-{number:09}" for number in numbers]),
-                    "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), options.dimension),
-                    "text": pa.array([f"a lamp of wood and brass, number {number}" for number in numbers]),
-                    "category": pa.array((numbers * 7919 % CATEGORIES).astype(np.int64)),
-                }
-            )
+            yield rows_of(np.arange(start, min(start + BATCH_ROWS, options.rows)), generator, seed=1 + start)
 
     schema = pa.schema(
         [
@@ -105,6 +111,17 @@ def write_table(uri: str, options: Options, generator: Generator) -> None:
     )
     reader = pa.RecordBatchReader.from_batches(schema, batches())
     lance.write_dataset(reader, uri, max_rows_per_file=FRAGMENT_ROWS, data_storage_version="2.1")
+
+
+def night(uri: str, options: Options, generator: Generator) -> float:
+    """Change 1 % of the rows as a night does, and let the indexes cover them. Returns the seconds of the latter."""
+    table, numbers = lance.dataset(uri), np.arange(options.rows)
+    table.delete(CHANGED)
+    changed = rows_of(numbers[numbers * 7919 % CATEGORIES == int(CHANGED.split()[-1])], generator, seed=2)
+    lance.write_dataset(pa.Table.from_batches([changed]), uri, mode="append")
+    began = time.monotonic()
+    cover_rows(uri)
+    return time.monotonic() - began
 
 
 def build(db: Path) -> dict[str, Any]:
@@ -218,7 +235,8 @@ def recall(search: Search, db: Path, vectors: np.ndarray, where: str | None) -> 
     for number, vector in enumerate(vectors):
         keys = search(vector, where)["id"].to_pylist()
         if keys:
-            rows = table.take([int(key.removeprefix("item-")) for key in keys], ["vector"])["vector"]
+            listed = ", ".join(f"'{key}'" for key in keys)
+            rows = table.to_table(["vector"], f"id IN ({listed})")["vector"]
             near = np.stack(rows.to_numpy()).astype(np.float32)
             found[number, : len(keys)] = scores(vector[None], near, "cosine")[0]
     return float(found_shares(found, best).mean())
@@ -245,6 +263,9 @@ def main(options: Options) -> None:
         }
         print(json.dumps(figures["recall"]), flush=True)
         figures["searches"] = compare(sides, vectors, options)
+        figures["night_seconds"] = night(f"{db}/{NAME}.lance", options, generator)
+        figures["recall_after_night"] = [recall(by_vista(db), db, vectors, where) for where in (None, FILTER)]
+        print(json.dumps({name: figures[name] for name in ("night_seconds", "recall_after_night")}), flush=True)
     finally:
         shutil.rmtree(folder)
     if options.output:
