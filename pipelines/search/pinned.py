@@ -135,10 +135,13 @@ def version_of(dataset: lance.LanceDataset, name: str, asked: int | str | None) 
 
 
 def at_version(dataset: lance.LanceDataset, version: int) -> lance.LanceDataset:
-    """The dataset at a version. Raises UsageError, which says what exists, if there is no such version."""
+    """The dataset at a version. Raises UsageError, which says what exists, if there is no such version.
+
+    Versions share their caches: most of the next night's indexes are in memory already, and each takes no memory anew.
+    """
     if version == dataset.version:
         return dataset
-    there = open_dataset(dataset.uri, version) if version > 0 else None
+    there = open_dataset(dataset.uri, version, dataset.session()) if version > 0 else None
     if there is None:
         versions = in_ranges([each["version"] for each in dataset.versions()])
         raise UsageError(

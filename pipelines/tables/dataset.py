@@ -90,10 +90,13 @@ def table_uri(db: str, name: str) -> str:
     return f"{db}/{name}.lance"
 
 
-def open_dataset(uri: str, version: int | str | None = None) -> lance.LanceDataset | None:
-    """The dataset at `uri`, or None if there is none. Raises UsageError, with the cause, if it can't be read."""
+def open_dataset(uri: str, version: int | str | None = None, session: Any = None) -> lance.LanceDataset | None:
+    """The dataset at `uri`, or None if there is none. Raises UsageError, with the cause, if it can't be read.
+
+    `session` is the `lance.Session` of another version, whose caches of indexes and metadata it then shares.
+    """
     try:
-        return lance.dataset(uri, version=version)
+        return lance.dataset(uri, version=version, session=session)
     except (ValueError, OSError) as error:
         if is_missing_dataset(error):
             return None

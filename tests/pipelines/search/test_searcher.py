@@ -206,6 +206,7 @@ def test_a_searcher_keeps_to_its_version_until_it_is_refreshed(tmp_path, write, 
     write_table(f"{tmp_path}/shapes.lance", shapes(["star", "unpublished"]))
     assert set(ids(searcher.search("x"))) == {"ring", "star", "disc", "picture"}
     after = searcher.refreshed()
+    assert after.table.dataset.session().is_same_as(searcher.table.dataset.session()), "they share their caches"
     assert (searcher.version, after.version) == (2, 4)
     assert set(ids(after.search("x"))) == {"star", "unpublished"}
     assert after.encoder is searcher.encoder
