@@ -19,7 +19,7 @@ from pipelines.tables.search_setting import SearchSetting, vector_indexes
 from pipelines.tables.upkeep import UpkeepError
 from tests.tables import COLUMN, block, commit, new_committer, stats
 
-CHOICE = Choice("IVF_RQ", "as the test says", partitions=8, bits=5, sample_rate=64)
+CHOICE = Choice("IVF_RQ", "as the test says", partitions=8, bits=7, sample_rate=64)
 ROWS = 1_500
 
 

@@ -156,7 +156,8 @@ def test_every_answer_costs_only_its_own_image_in_bounded_time_and_memory():
         tracemalloc.start()
         try:
             began = time.monotonic()
-            results = fetched([f"{url}/{name}" for name in quick], rules(url, seconds=60.0, attempts=1))
+            # Twice, since a request may get a connection that the answer to another one has broken.
+            results = fetched([f"{url}/{name}" for name in quick], rules(url, seconds=60.0, attempts=2))
             took = time.monotonic() - began
             given = rules(url, seconds=1.0, attempts=1)
             assert fetched([f"{url}/plain"], given) == [IMAGE], "so that the host counts as one that works"

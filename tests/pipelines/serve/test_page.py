@@ -154,7 +154,7 @@ def test_filters_are_made_of_the_columns_and_sql_is_for_who_wants_it(open_page):
 def test_an_image_is_chosen_dropped_or_pasted(open_page):
     page = open_page()
     page.set_input_files("#file", {"name": "a.png", "mimeType": "image/png", "buffer": PICTURE})
-    settled(page)
+    page.wait_for_selector(".card")
     assert ids(page)[0] == "circle-yellow-on-blue"
     expect(page.locator("#query-picture")).to_be_visible()
     page.reload()

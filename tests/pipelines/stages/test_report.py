@@ -105,7 +105,7 @@ def test_a_few_images_of_a_batch_are_pictured_evenly_spaced():
     assert all(int(key) % 2 for key in pictures), "only records with an image have a picture"
     assert max(map(int, pictures)) > 70
     image = Image.open(io.BytesIO(pictures["1"]))
-    assert image.format == "JPEG"
+    assert image.format == "WEBP"
     red, _, blue = image.getpixel((2, 2))
     assert blue > red, "it is the record's own image"
 
@@ -125,13 +125,13 @@ def test_pictures_reach_the_driver_with_what_became_of_their_records(tmp_path):
     events = []
     committer = new_committer(tmp_path, listener=events.append)
     rows = block({f"id {n}": f"text {n}" for n in range(2 * ROWS)})
-    jpegs = pa.array([b"%d" % n for n in range(len(rows))], pa.binary())
-    rows = rows.set_column(rows.schema.get_field_index(PICTURE), PICTURE, jpegs)
+    pictures = pa.array([b"%d" % n for n in range(len(rows))], pa.binary())
+    rows = rows.set_column(rows.schema.get_field_index(PICTURE), PICTURE, pictures)
     commit(committer, rows)
     [pictures] = [event.pictures for event in events if hasattr(event, "pictures")]
     assert len(pictures) == ROWS
     assert {(each.file, each.reason) for each in pictures} == {("a.parquet", None)}
-    assert all(each.id == f"id {each.jpeg.decode()}" for each in pictures)
+    assert all(each.id == f"id {each.picture.decode()}" for each in pictures)
 
 
 def test_of_rejected_records_a_few_pictures_of_each_reason_are_kept():
