@@ -93,7 +93,7 @@ def mark(passed: bool) -> Markup:
 
 
 def recall_section(points: Sequence[RecallPoint], wanted: float | None = None, note: str = "") -> Section | None:
-    """Recall against latency of an index, as it was measured."""
+    """Recall against latency of an index, from its measurement."""
     if not points:
         return None
     rows = [

@@ -1,4 +1,4 @@
-"""How the nearest rows of a table are found: by an index, as it was measured, or exactly."""
+"""How the nearest rows of a table are found: by an index with its measured setting, or exactly."""
 
 from __future__ import annotations
 
