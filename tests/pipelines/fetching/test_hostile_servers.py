@@ -156,7 +156,7 @@ def test_every_answer_costs_only_its_own_image_in_bounded_time_and_memory():
         tracemalloc.start()
         try:
             began = time.monotonic()
-            # Twice, since a request may get a connection that the answer to another one has broken.
+            # Twice, since a request may get a kept connection that this server is closing (ConnectionResetError).
             results = fetched([f"{url}/{name}" for name in quick], rules(url, seconds=60.0, attempts=2))
             took = time.monotonic() - began
             given = rules(url, seconds=1.0, attempts=1)
