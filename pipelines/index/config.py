@@ -25,7 +25,7 @@ class IndexConfig:
     table: Annotated[str, NAME]
     """Name of the table."""
     column: str | None = None
-    """The column of vectors; default: `vector`, or the only one that there is."""
+    """The column of vectors; default: that which is searched by default, or the only one that there is."""
     kind: Literal["auto", "IVF_RQ", "IVF_PQ", "IVF_HNSW_SQ"] = "auto"
     """Kind of the vector index; `auto` chooses by rows, dimension and place, and builds none for few rows."""
     recall: Annotated[float, SHARE_ABOVE_0] = 0.95

@@ -19,6 +19,7 @@ from pipelines.cluster.calls import Workers, one
 from pipelines.events import MeasuredSetting
 from pipelines.tables.dataset import ADDRESS, SCAN, TableVersion, open_dataset
 from pipelines.tables.search_setting import SearchSetting, options
+from pipelines.tables.vector_column import is_vector
 
 K: Final = 10
 QUERIES: Final = 256
@@ -73,11 +74,6 @@ def stored_queries(searched: Searched, number: int = QUERIES) -> Queries:
     found = dataset.to_table([searched.column], limit=number, offset=max(0, rows - number))
     vectors, usable = matrix(found[searched.column])
     return Queries(vectors, np.full(int(usable.sum()), NOBODY))
-
-
-def is_vector(kind: pa.DataType) -> bool:
-    """True for vectors of floats, all of one dimension."""
-    return bool(pa.types.is_fixed_size_list(kind) and pa.types.is_floating(kind.value_type))
 
 
 def matrix(column: pa.ChunkedArray | pa.Array) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,7 @@ from pipelines.cluster.tasks import as_completed
 from pipelines.events import Events, Listener, Publishing
 from pipelines.index.choose import Choice, choose
 from pipelines.index.config import IndexConfig
-from pipelines.index.measure import QUERIES, is_vector
+from pipelines.index.measure import QUERIES
 from pipelines.index.pieces import Pieces
 from pipelines.index.progress import log_step
 from pipelines.index.report import IndexReport
@@ -28,11 +28,12 @@ from pipelines.report.destination import absolute_option
 from pipelines.report.write import reporting, write_at_the_end
 from pipelines.storage.uris import absolute
 from pipelines.tables.dataset import open_dataset, published
+from pipelines.tables.default_column import default_column, searched_column
 from pipelines.tables.lease import hold
 from pipelines.tables.publish import publish, same_content, same_rows
 from pipelines.tables.runs import RUN_SCHEMA, RunRecord, Runs
 from pipelines.tables.upkeep import UpkeepError, postponing
-from pipelines.tables.vector_column import DEFAULT
+from pipelines.tables.vector_column import vector_columns
 from vista_core import UsageError
 
 log = logging.getLogger(__name__)
@@ -103,14 +104,12 @@ def open_table(config: IndexConfig) -> lance.LanceDataset:
 
 
 def choose_column(table: lance.LanceDataset, asked: str | None) -> str:
-    """The column of vectors: that asked for, else `vector`, else the only one. Raises UsageError if there is none."""
-    names = [each.name for each in table.schema if is_vector(each.type)]
-    if asked is None and (DEFAULT in names or len(names) == 1):
-        return DEFAULT if DEFAULT in names else names[0]
-    if asked in names:
-        return str(asked)
+    """The column of vectors: that asked for, the default, or the only one. Raises UsageError if there is none."""
+    names, column = vector_columns(table.schema), asked or searched_column(table)
+    if column in names:
+        return str(column)
     there = f"there are {', '.join(names)}" if names else "there is none"
-    raise UsageError(f"--column {asked or DEFAULT}: {table.uri} has no such column of vectors; {there}")
+    raise UsageError(f"--column {asked or default_column(table)}: {table.uri} has no such column of vectors; {there}")
 
 
 def check_side_tables(runs: Runs, pieces: Pieces) -> None:

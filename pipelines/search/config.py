@@ -32,7 +32,9 @@ class SearchConfig:
     mode: Mode = "vector"
     """Search by `vector`, by the words of `text` (BM25), or by both (`hybrid`: reciprocal rank fusion)."""
     column: str | None = None
-    """The vector column; default: `vector`, or the only one that there is."""
+    """The vector column; default: `vector`, unless `vista switch` named another one, or the only one that there is."""
+    allow_incomplete: bool = False
+    """Search also a column that a backfill has not filled yet: rows without a vector are not found."""
     version: str | None = None
     """A version of the table: its number, or a tag; default: the one that is published."""
     exact: bool = False

@@ -18,12 +18,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EncoderChoice:
-    """What a user says of the encoder; None: as it is stored with the table. See the options of the same names."""
+    """What a user says of the encoder; None: as it is stored with the table. See the options of the same names.
+
+    It holds for the column that is searched first: a table's default column may become another one.
+    """
 
     model: str | None = None
     weights: str | None = None
     from_pretrained: str | None = None
     device: str = "auto"
+    column: str | None = None  # the column that the others are said of; None: any
+
+    def of(self, column: str) -> EncoderChoice:
+        """The choice for a column: of any other than it was made for, only the device."""
+        return self if self.column in (None, column) else EncoderChoice(device=self.device)
 
 
 def load_encoder(table: PinnedTable, choice: EncoderChoice) -> Encoder:
@@ -34,6 +42,7 @@ def load_encoder(table: PinnedTable, choice: EncoderChoice) -> Encoder:
     """
     from vista_core import Encoder  # imports torch
 
+    choice = choice.of(table.vector)
     settings = query_settings(table, choice)
     encoder = Encoder.load(settings)
     stored = table.column.identity if table.column else None
@@ -75,3 +84,13 @@ def query_settings(table: PinnedTable, choice: EncoderChoice) -> EncoderSettings
         settings = table.column.settings(settings)
     # The column's precision was chosen for speed; one query can have the most exact vector.
     return dataclasses.replace(settings, dtype="float32")
+
+
+def same_encoder(one: PinnedTable, other: PinnedTable) -> bool:
+    """True if the encoder of a table's column is that of another's, as far as the tables say.
+
+    Of a column that names none, it is what the user said of this column.
+    """
+    if one.column is None or other.column is None:
+        return one.column is other.column and (one.vector, one.dimension) == (other.vector, other.dimension)
+    return (one.column.identity, one.origin) == (other.column.identity, other.origin)

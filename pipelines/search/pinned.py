@@ -16,9 +16,16 @@ from pipelines.sources.roles import ID_NAMES, IMAGE_NAMES, URI_NAMES, usual
 from pipelines.sources.types import is_bytes, is_number, is_text
 from pipelines.storage.uris import absolute
 from pipelines.tables.dataset import PUBLISHED, open_dataset, published, table_uri
-from pipelines.tables.origin import MADE_FROM, MARKER, Origin, vista_column
+from pipelines.tables.default_column import default_column, searched_column
+from pipelines.tables.origin import MARKER, encoder_files, vista_column
 from pipelines.tables.publish import in_ranges
-from pipelines.tables.vector_column import DEFAULT, VectorColumn, fingerprint_column, names_encoder
+from pipelines.tables.vector_column import (
+    VectorColumn,
+    fingerprint_column,
+    names_encoder,
+    vector_columns,
+    why_incomplete,
+)
 from vista_core import UsageError
 
 SCORE: Final = "score"
@@ -26,6 +33,15 @@ OWN: Final = (ID, SCORE)  # columns of results; a table's own columns of these n
 TEXT_INDEX: Final = "Inverted"  # Lance's name for the type of a full-text index
 BLOB: Final = b"lance-encoding:blob"  # metadata of a column whose bytes Lance reads in another way
 DISTANCES: Final = {"_distance", "_score"}  # the names of what Lance's searches add to the table's columns
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What of a table is to be searched."""
+
+    column: str | None = None  # the vector column; None: the version's default
+    version: int | str | None = None  # a number or a tag; None: the one that is published
+    allow_incomplete: bool = False  # also a column that a backfill has not filled yet
 
 
 @dataclass(frozen=True)
@@ -43,7 +59,7 @@ class PinnedTable:
 
     name: str  # for messages
     dataset: lance.LanceDataset
-    asked: int | str | None  # the version or tag that was asked for; None: the one that is published
+    asked: Asked
     vector: str  # name of the vector column
     column: VectorColumn | None  # None if the column does not name its encoder
     origin: Origins
@@ -63,7 +79,7 @@ class PinnedTable:
         A column of the table that is named like one of a result's is renamed.
         """
         schema = self.dataset.schema
-        vectors = {field.name for field in schema if is_vector(field.type)}
+        vectors = set(vector_columns(schema))
         hidden = {*vectors, *map(fingerprint_column, vectors), OBJECT, RUN, *LANCE_NAMES}
         hidden |= {field.name for field in schema if is_image(field)}
         shown = [name for name in schema.names if name not in hidden and (name != ID or self.id != ID)]
@@ -81,27 +97,40 @@ class PinnedTable:
         return usual(self.dataset.schema, (IMAGE_URI, *URI_NAMES), is_text)
 
 
-def open_table(db: str, table: str, column: str | None, version: int | str | None) -> PinnedTable:
+def open_table(db: str, table: str, asked: Asked) -> PinnedTable:
     """The table at a version, by number or tag; None: the published one or, of a table that vista didn't make and
     nobody published, the latest.
 
-    Raises UsageError if there is no such table, version or vector column.
+    Raises UsageError if there is no such table, version or vector column, or if the column is incomplete.
     """
     db = absolute(db)
     dataset = open_dataset(table_uri(db, table))
     if dataset is None:
         raise UsageError(f"there is no table {table} in {db}")
-    return pin(at_version(dataset, version_of(dataset, table, version)), table, column, version)
+    return pin(at_version(dataset, version_of(dataset, table, asked.version)), table, asked)
 
 
-def pin(dataset: lance.LanceDataset, name: str, column: str | None, asked: int | str | None) -> PinnedTable:
+def repinned(table: PinnedTable) -> PinnedTable:
+    """The table on the version that is published now (or that its tag names now); itself if it is this one.
+
+    Without a column that was asked for, it is that version's default column.
+    """
+    version = version_of(table.dataset, table.name, table.asked.version)
+    if version == table.dataset.version:
+        return table
+    return pin(at_version(table.dataset, version), table.name, table.asked)
+
+
+def pin(dataset: lance.LanceDataset, name: str, asked: Asked) -> PinnedTable:
     """What a search needs to know of a version of a table. Raises UsageError if it can't be searched."""
     if clash := DISTANCES.intersection(dataset.schema.names):
         raise UsageError(
             f"{dataset.uri} has a column `{clash.pop()}`, which is what Lance calls a column of its own. Rename it"
         )
-    vector = choose_column(dataset, column)
+    vector = choose_column(dataset, asked.column)
     vector_column = column_of(dataset, vector)
+    if vector_column is not None and vector_column.filling and not asked.allow_incomplete:
+        raise UsageError(f"{dataset.uri}: {why_incomplete(vector)}; --allow-incomplete searches what is there")
     indexed_texts = [each.field_names[0] for each in dataset.describe_indices() if each.index_type == TEXT_INDEX]
     return PinnedTable(
         name=name,
@@ -151,21 +180,19 @@ def at_version(dataset: lance.LanceDataset, version: int) -> lance.LanceDataset:
 
 
 def choose_column(dataset: lance.LanceDataset, asked: str | None) -> str:
-    """The vector column: the one asked for, else `vector`, else the only one. Raises UsageError if there is none."""
-    found = [field.name for field in dataset.schema if is_vector(field.type)]
-    if asked is None and (DEFAULT in found or MARKER in (dataset.schema.metadata or {})):
-        return DEFAULT
-    if asked is None and len(found) == 1:
-        return found[0]
-    if asked is None or asked not in found:
+    """The vector column: the one asked for, else the default, else the only one. Raises UsageError if there is none."""
+    if asked is None and MARKER in (dataset.schema.metadata or {}):
+        return default_column(dataset)
+    found, column = vector_columns(dataset.schema), asked or searched_column(dataset)
+    if column is None or column not in found:
         what = f"--column {asked}: no such vector column" if asked else "which vector column? Name it: --column"
         raise UsageError(f"{dataset.uri}: {what}. Vector columns: {', '.join(found) or 'none'}")
-    return asked
+    return column
 
 
 def column_of(dataset: lance.LanceDataset, name: str) -> VectorColumn | None:
     """The column with its encoder; None if it has vectors whose encoder is not known."""
-    if MARKER in (dataset.schema.metadata or {}) and name == DEFAULT:
+    if MARKER in (dataset.schema.metadata or {}) and name == default_column(dataset):
         return vista_column(dataset, name)
     field = dataset.schema.field(name)
     return VectorColumn.of(dataset.schema, name) if names_encoder(field) else None
@@ -175,11 +202,8 @@ def origin_of(dataset: lance.LanceDataset, column: VectorColumn | None) -> Origi
     """Where the encoder of a column comes from."""
     if column is None:
         return Origins()
-    if MADE_FROM in (dataset.schema.metadata or {}):
-        made_by = Origin.of(dataset)
-        if made_by.model == column.identity.model:
-            return Origins(made_by.model, made_by.weights, made_by.from_pretrained)
-    return Origins(column.identity.model)
+    files = encoder_files(dataset, column)
+    return Origins(column.identity.model, files.weights, files.from_pretrained)
 
 
 def is_image(field: pa.Field) -> bool:
@@ -192,8 +216,3 @@ def renamed(name: str, names: Sequence[str]) -> str:
     while name in names:
         name = f"{name}_in_table"
     return name
-
-
-def is_vector(kind: pa.DataType) -> bool:
-    """True for vectors of floats, all of one length."""
-    return bool(pa.types.is_fixed_size_list(kind) and pa.types.is_floating(kind.value_type))

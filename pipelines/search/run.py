@@ -30,6 +30,7 @@ def search(config: SearchConfig) -> Results | str:
         config.table,
         column=config.column,
         version=config.version,
+        allow_incomplete=config.allow_incomplete,
         encoder=choice if query.needs_encoder else None,
     )
     if searcher.advice and query.mode != "text" and not query.exact:

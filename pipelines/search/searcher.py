@@ -14,10 +14,10 @@ import pyarrow as pa
 
 from pipelines.fetching.locations import FetchRules
 from pipelines.records import ID
-from pipelines.search.encoder import EncoderChoice, load_encoder
+from pipelines.search.encoder import EncoderChoice, load_encoder, same_encoder
 from pipelines.search.images import images_of
 from pipelines.search.method import NPROBES, REFINE_FACTOR
-from pipelines.search.pinned import SCORE, PinnedTable, at_version, open_table, pin, version_of
+from pipelines.search.pinned import SCORE, Asked, PinnedTable, open_table, repinned
 from pipelines.search.query import Mode, Query
 from pipelines.search.ranking import Ranking, rank
 from pipelines.search.rows import address_of, rows_at, vector_at
@@ -41,6 +41,14 @@ class Options(TypedDict, total=False):
     exact: bool
 
 
+class Opened(TypedDict, total=False):
+    """Which part of a table is opened; see `Asked`."""
+
+    column: str | None
+    version: int | str | None
+    allow_incomplete: bool
+
+
 @dataclass(frozen=True)
 class Searcher:
     """One version of a table, and the encoder of that version's vectors. Thread-safe.
@@ -58,17 +66,21 @@ class Searcher:
         db: str,
         table: str,
         *,
-        column: str | None = None,
-        version: int | str | None = None,
         encoder: EncoderChoice | None = EncoderChoice(),  # noqa: B008  # a frozen value
+        **asked: Unpack[Opened],
     ) -> Searcher:
-        """Open a version of a table: a number or a tag, by default the one that is published.
+        """Open a `version` of a table: a number or a tag, by default the one that is published. Without a `column`, its
+        default column is searched.
 
         With `encoder=None` no model is loaded, which is enough for keywords. Raises UsageError if there is no such
-        table, version or vector column, or if its encoder is another one or not known.
+        table, version or vector column, if its encoder is another one or not known, or if the column is incomplete and
+        this is not allowed.
         """
-        pinned = open_table(db, table, column, version)
-        return cls(pinned, encoder, None if encoder is None else load_encoder(pinned, encoder))
+        pinned = open_table(db, table, Asked(**asked))
+        if encoder is None:
+            return cls(pinned, None, None)
+        choice = dataclasses.replace(encoder, column=encoder.column or pinned.vector)
+        return cls(pinned, choice, load_encoder(pinned, choice))
 
     @property
     def version(self) -> int:
@@ -78,8 +90,9 @@ class Searcher:
     @property
     def model(self) -> str:
         """The name of the encoder's model, for people."""
-        name = self.table.origin.model or (self.choice.model if self.choice else None)
-        return display_name(name, self.choice.weights if self.choice else None) if name else "unknown model"
+        choice = self.choice.of(self.table.vector) if self.choice else EncoderChoice()
+        name = self.table.origin.model or choice.model
+        return display_name(name, choice.weights or self.table.origin.weights) if name else "unknown model"
 
     @property
     def schema(self) -> pa.Schema:
@@ -198,19 +211,13 @@ class Searcher:
     def refreshed(self) -> Searcher:
         """The same searcher on the version that is published now (or that its tag names now); itself if it is this one.
 
-        The encoder is loaded again only if the column has another one.
+        A searcher that was opened without a column follows the table to another default column. The encoder is loaded
+        again only if the column has another one.
         """
-        dataset = self.table.dataset
-        version = version_of(dataset, self.table.name, self.table.asked)
-        if version == self.version:
+        table = repinned(self.table)
+        if table is self.table:
             return self
-        table = pin(at_version(dataset, version), self.table.name, self.table.vector, self.table.asked)
-        same = (table.column, table.origin, table.dimension) == (
-            self.table.column,
-            self.table.origin,
-            self.table.dimension,
-        )
-        if self.choice is None or same:
+        if self.choice is None or same_encoder(table, self.table):
             return dataclasses.replace(self, table=table)
         return dataclasses.replace(self, table=table, encoder=load_encoder(table, self.choice))
 

@@ -22,7 +22,8 @@ from pipelines.storage.errors import explained
 from vista_core import UsageError
 
 STATIC = Path(__file__).parent / "static"
-OPTION = re.compile(r"--([a-z][a-z-]*)")  # as messages of the command name what is a field here
+# As messages of the command name what is a field here, but for an option that only the server has.
+OPTION = re.compile(r"--(?!allow-incomplete\b)([a-z][a-z-]*)")
 SESSION_SECONDS = 7 * 24 * 3600
 FRESH = {"cache-control": "no-cache"}  # pages are small, and a newer server has newer ones
 

@@ -57,7 +57,10 @@ class ServeConfig:
     table: Annotated[str, NAME]
     """Name of the table."""
     column: str | None = None
-    """The vector column that is searched unless a request names another one; default: `vector`."""
+    """The vector column that is searched unless a request names another one; default: that of the table (`vector`,
+    unless `vista switch` named another), also when this changes."""
+    allow_incomplete: bool = False
+    """Search also columns that a backfill has not filled yet: rows without a vector are not found."""
     host: str = "127.0.0.1"
     """The address to listen on. Any other than this machine's own needs a token, since everybody can reach it."""
     port: Annotated[int, PORT] = 8080

@@ -11,7 +11,7 @@ from typing import Any
 from pipelines.fetching.locations import FetchRules
 from pipelines.search import Query, Searcher
 from pipelines.search.filter import enclosed
-from pipelines.search.pinned import PinnedTable, is_vector
+from pipelines.search.pinned import PinnedTable
 from pipelines.serve.batching import Batcher
 from pipelines.serve.config import ServeConfig, ServeLimits, fetch_rules
 from pipelines.serve.facets import Facets, count_facets
@@ -21,7 +21,7 @@ from pipelines.serve.values import holds_bytes
 from pipelines.serve.versions import Versions
 from pipelines.sources.types import is_text
 from pipelines.tables.dataset import quoted
-from pipelines.tables.vector_column import VectorColumn, names_encoder
+from pipelines.tables.vector_column import VectorColumn, is_vector, names_encoder
 from vista_core import UsageError, VistaError
 
 
@@ -120,9 +120,11 @@ def description(searcher: Searcher) -> dict[str, Any]:
     columns = []
     for field in dataset.schema:
         vector = is_vector(field.type)
-        model = VectorColumn.of(dataset.schema, field.name).identity.model if names_encoder(field) else None
+        column = VectorColumn.of(dataset.schema, field.name) if names_encoder(field) else None
         if vector or not (field.name.startswith("_") or holds_bytes(field.type)):
-            columns.append({"name": field.name, "type": str(field.type), "vector": vector, "model": model})
+            model, incomplete = (None, False) if column is None else (column.identity.model, column.filling)
+            described = {"name": field.name, "type": str(field.type), "vector": vector, "model": model}
+            columns.append({**described, "incomplete": incomplete})
     return {
         "version": searcher.version,
         "model": searcher.model,

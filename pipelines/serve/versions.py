@@ -11,8 +11,8 @@ from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 
 from pipelines.search import EncoderChoice, Searcher
-from pipelines.search.encoder import load_encoder
-from pipelines.search.pinned import PinnedTable, at_version, open_table, pin, version_of
+from pipelines.search.encoder import load_encoder, same_encoder
+from pipelines.search.pinned import Asked, PinnedTable, at_version, open_table, pin, repinned, version_of
 from pipelines.serve.config import ServeConfig, ServeLimits
 from pipelines.serve.metrics import Metrics
 from pipelines.serve.overload import OverloadError
@@ -20,23 +20,30 @@ from pipelines.storage.errors import explained
 from vista_core import UsageError
 
 log = logging.getLogger(__name__)
-Pinned = tuple[str, int]  # vector column, version
+Column = str | None  # the vector column that was asked for; None: the default one of the version
 
 
 class Versions:
     """Searchers by column and version. A searcher keeps to its version, so whoever has one sees no other.
 
+    Who asks for no column gets the one of `--column`, or the default column of the version that is asked for.
     Opening takes storage, and perhaps the loading of a model, so it is done in one thread of its own.
     """
 
     def __init__(self, config: ServeConfig, limits: ServeLimits, metrics: Metrics) -> None:
         """Open the published version. Raises UsageError as `Searcher.open` does."""
         self.config, self.limits, self.metrics = config, limits, metrics
-        self.choice = EncoderChoice(config.model, config.weights, config.from_pretrained, config.device)
-        first = Searcher.open(config.db, config.table, column=config.column, encoder=self.choice)
-        self.column = first.table.vector
-        self.published: dict[str, Searcher] = {self.column: first}  # by column; replaced as a whole, never changed
-        self.pinned: OrderedDict[Pinned, Searcher] = OrderedDict()
+        choice = EncoderChoice(config.model, config.weights, config.from_pretrained, config.device)
+        first = Searcher.open(
+            config.db,
+            config.table,
+            column=config.column,
+            allow_incomplete=config.allow_incomplete,
+            encoder=choice,
+        )
+        self.choice = first.choice or choice  # whose files are those of the column that is searched first
+        self.published: dict[Column, Searcher] = {config.column: first}  # replaced as a whole, never changed
+        self.pinned: OrderedDict[tuple[Column, int], Searcher] = OrderedDict()
         self.lock = threading.Lock()  # of `pinned`
         self.opening = 0
         self.thread = ThreadPoolExecutor(1, "open")
@@ -45,27 +52,29 @@ class Versions:
     @property
     def current(self) -> Searcher:
         """The published version, with the column that is searched by default."""
-        return self.published[self.column]
+        return self.published[self.config.column]
 
-    async def get(self, column: str | None, version: int | str | None) -> Searcher:
+    async def get(self, column: Column, version: int | str | None) -> Searcher:
         """The searcher for a column and a version: a number or a tag; None: as published.
 
         Raises UsageError if there is no such column or version, OverloadError if too many wait to be opened.
         """
-        if (known := self.known(column or self.column, version)) is not None:
+        column = column or self.config.column
+        if (known := self.known(column, version)) is not None:
             return known
         if self.opening >= self.limits.openings:
             raise OverloadError("too many versions are being opened")
         self.opening += 1
         try:
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self.thread, self.open, column or self.column, version)
+            return await loop.run_in_executor(self.thread, self.open, column, version)
         finally:
             self.opening -= 1
 
-    def known(self, column: str, version: int | str | None) -> Searcher | None:
+    def known(self, column: Column, version: int | str | None) -> Searcher | None:
         """The searcher, if it is open. What a tag names has to be looked up."""
-        published = self.published.get(column)
+        current = self.current
+        published = current if column == current.table.vector else self.published.get(column)
         if version is None or (published is not None and published.version == version):
             return published
         if not isinstance(version, int):
@@ -75,18 +84,20 @@ class Versions:
                 self.pinned.move_to_end((column, version))
             return found
 
-    def open(self, column: str, version: int | str | None) -> Searcher:
+    def open(self, column: Column, version: int | str | None) -> Searcher:
         """Open a searcher, with the encoder of an open one if it is the same."""
+        asked = Asked(column, None, self.config.allow_incomplete)
         if version is None:
-            table = open_table(self.config.db, self.config.table, column, None)
-            made = self.with_encoder(table)
+            if (known := self.known(column, None)) is not None:  # who came first had it opened
+                return known
+            made = self.with_encoder(open_table(self.config.db, self.config.table, asked))
             self.published = {**self.published, column: made}
             return made
         dataset = self.current.table.dataset
         number = version_of(dataset, self.config.table, version)
         if (known := self.known(column, number)) is not None:
             return known
-        made = self.with_encoder(pin(at_version(dataset, number), self.config.table, column, number))
+        made = self.with_encoder(pin(at_version(dataset, number), self.config.table, asked))
         self.keep(made)
         return made
 
@@ -95,17 +106,14 @@ class Versions:
         with self.lock:
             open_ones = [*self.published.values(), *self.pinned.values()]
         for known in open_ones:
-            same = (known.table.column, known.table.origin) == (table.column, table.origin)
-            if same and known.table.column is not None:
+            if same_encoder(known.table, table):
                 return dataclasses.replace(known, table=table)
-        # The options name the files of the column that is searched by default; other columns name their own.
-        choice = self.choice if table.vector == self.column else EncoderChoice(device=self.config.device)
-        return Searcher(table, choice, load_encoder(table, choice))
+        return Searcher(table, self.choice, load_encoder(table, self.choice))
 
     def keep(self, searcher: Searcher) -> None:
         """Keep a searcher of a version that may be asked for again, and forget the one that was not for longest."""
         with self.lock:
-            self.pinned[searcher.table.vector, searcher.version] = searcher
+            self.pinned[searcher.table.asked.column, searcher.version] = searcher
             while len(self.pinned) > self.limits.pinned:
                 self.pinned.popitem(last=False)
 
@@ -128,22 +136,35 @@ class Versions:
 
         A page that shows results of the version before can still ask for it.
         """
-        before = self.published
-        after = {self.column: before[self.column].refreshed()}
+        before, default = self.published, self.config.column
+        was = before[default]
+        now = self.refreshed(was)
+        after = {default: now}
         for column in before.keys() - after.keys():
             with contextlib.suppress(UsageError):  # it is gone: who asks for it is told so
-                after[column] = before[column].refreshed()
+                after[column] = self.refreshed(before[column])
+        if now.table.vector != was.table.vector:  # who named the default column before had this searcher as well
+            with contextlib.suppress(UsageError):
+                after[was.table.vector] = self.with_encoder(in_column(now.table, was.table.vector))
         if after.keys() == before.keys() and all(after[column] is before[column] for column in before):
             return
         for searcher in before.values():
             self.keep(searcher)
         self.published = after
-        self.metrics.version.set(self.current.version)
+        self.metrics.version.set(now.version)
         self.metrics.refreshes.labels("done").inc()
-        log.info(
-            "version %d is published now, and served instead of %d", self.current.version, before[self.column].version
-        )
+        log.info("version %d, %s, is published now, and served instead of %d", now.version, now.model, was.version)
+
+    def refreshed(self, searcher: Searcher) -> Searcher:
+        """The searcher on the version that is published now; itself if it is this one."""
+        table = repinned(searcher.table)
+        return searcher if table is searcher.table else self.with_encoder(table)
 
     def close(self) -> None:
         """End the thread once it has finished."""
         self.thread.shutdown(wait=False, cancel_futures=True)
+
+
+def in_column(table: PinnedTable, column: str) -> PinnedTable:
+    """The same version with another vector column. Raises UsageError if it can't be searched."""
+    return pin(table.dataset, table.name, dataclasses.replace(table.asked, column=column))

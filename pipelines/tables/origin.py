@@ -11,8 +11,9 @@ import lance
 import pyarrow as pa
 
 from pipelines.records import OBJECT, RUN
+from pipelines.tables.default_column import default_column
 from pipelines.tables.own_columns import earlier_versions, opened, vector_column, why_missing
-from pipelines.tables.vector_column import DEFAULT, VectorColumn
+from pipelines.tables.vector_column import DEFAULT, EncoderFiles, VectorColumn, names_encoder
 from vista_core import UsageError
 
 MARKER = b"vista.table"  # metadata of the schema of every table that vista made
@@ -21,7 +22,9 @@ MADE_FROM = b"vista.made_from"  # metadata, too: the origin as JSON
 
 @dataclass(frozen=True)
 class Origin:
-    """The run that made the table: searches take the encoder's files from it, later runs how the source is read.
+    """The run that made the table: later runs take from it how the source is read.
+
+    Searches take the encoder's files from it, for a column that doesn't name its own.
 
     Stored as JSON, so the names of the fields are fixed.
     """
@@ -76,9 +79,44 @@ def vista_column(dataset: lance.LanceDataset, name: str = DEFAULT) -> VectorColu
     Raises UsageError if vista didn't make the table, or if it has no such column.
     """
     Origin.of(dataset)
-    if name == DEFAULT and name not in dataset.schema.names:
+    if name not in dataset.schema.names and name in (DEFAULT, default_column(dataset)):
         raise UsageError(
             f"{why_missing(dataset, name)}. If a run with --reembed ended while it replaced the column `{name}`, run "
             "that command again"
         )
     return vector_column(dataset, name)
+
+
+def encoder_files(dataset: lance.LanceDataset, column: VectorColumn) -> EncoderFiles:
+    """Where the files of a column's encoder are: as the column says or, in older tables, the schema."""
+    if column.files is not None:
+        return column.files
+    if MADE_FROM in (dataset.schema.metadata or {}):
+        made_by = Origin.of(dataset)
+        if made_by.model == column.identity.model:
+            return EncoderFiles(made_by.weights, made_by.from_pretrained)
+    return EncoderFiles()
+
+
+def follow_default_column(uri: str) -> lance.LanceDataset:
+    """The latest version of the table, whose origin names the default column's encoder if it named one that is gone.
+
+    Raises UsageError if the default column doesn't name its encoder.
+    """
+    latest = lance.dataset(uri)
+    if MADE_FROM not in (latest.schema.metadata or {}):
+        return latest
+    made_by, schema = Origin.of(latest), latest.schema
+    columns = [VectorColumn.of(schema, each.name) for each in schema if names_encoder(each)]
+    if (made_by.model, made_by.weights, made_by.from_pretrained) in [origin_of(latest, each) for each in columns]:
+        return latest
+    model, weights, from_pretrained = origin_of(latest, VectorColumn.of(schema, default_column(latest)))
+    now = dataclasses.replace(made_by, model=model, weights=weights, from_pretrained=from_pretrained)
+    latest.update_schema_metadata({MADE_FROM.decode(): now.metadata[MADE_FROM].decode()})
+    return latest
+
+
+def origin_of(dataset: lance.LanceDataset, column: VectorColumn) -> tuple[str, str | None, str | None]:
+    """The model of a column's encoder and its files, as `Origin` has them."""
+    files = encoder_files(dataset, column)
+    return column.identity.model, files.weights, files.from_pretrained

@@ -10,10 +10,12 @@ import lance
 from pipelines.events import Events, Published, TagMoving
 from pipelines.signals import deferred
 from pipelines.tables.dataset import PUBLISHED, open_dataset, published
+from pipelines.tables.default_column import default_column
 from pipelines.tables.lease import Lease, holder_of, put
+from pipelines.tables.origin import MARKER
 from pipelines.tables.search_setting import KEY
 from pipelines.tables.transactions import CommitConflictError
-from pipelines.tables.vector_column import VectorColumn
+from pipelines.tables.vector_column import VectorColumn, vector_columns
 from vista_core import UsageError
 
 PREVIOUS = "previous"  # tag of the version that was published before the present one
@@ -67,19 +69,28 @@ def roll_back(table: lance.LanceDataset, lease: Lease, events: Events, to: int |
         versions = in_ranges([each["version"] for each in table.versions()])
         raise UsageError(f"{table.uri}: version {version} {fault}. Versions that exist: {versions}")
     try:
-        VectorColumn.of(there.schema)
+        require_vectors(there)
     except UsageError as error:
         raise UsageError(f"{table.uri}, version {version}: {error}") from error
     publish(there, lease, events)
     return version
 
 
-def same_content(one: lance.LanceDataset, other: lance.LanceDataset) -> bool:
-    """True if two versions have the same rows, indexes and settings of searches, so that readers see no difference."""
+def require_vectors(table: lance.LanceDataset) -> None:
+    """Raise UsageError unless a version has vectors; in a table of vista's, the default column names its encoder."""
+    if MARKER in (table.schema.metadata or {}):
+        VectorColumn.of(table.schema, default_column(table))
+    elif not vector_columns(table.schema):
+        raise UsageError("it has no column of vectors")
 
-    def beside_rows(table: lance.LanceDataset) -> tuple[set, dict]:
+
+def same_content(one: lance.LanceDataset, other: lance.LanceDataset) -> bool:
+    """True if readers see no difference: same rows, indexes, settings of searches, and default column."""
+
+    def beside_rows(table: lance.LanceDataset) -> tuple[set, dict, str]:
         segments = {segment.uuid for index in table.describe_indices() for segment in index.segments}
-        return segments, {key: value for key, value in table.config().items() if key.startswith(KEY)}
+        settings = {key: value for key, value in table.config().items() if key.startswith(KEY)}
+        return segments, settings, default_column(table)
 
     return same_rows(one, other) and beside_rows(one) == beside_rows(other)
 

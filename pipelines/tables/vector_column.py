@@ -1,10 +1,12 @@
-"""A vector column: its name, the encoder that fills it, and since which run. A table can have several."""
+"""A vector column: its name, the encoder that fills it, and how far it does. A table can have several."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass
 
+import lance
 import pyarrow as pa
 
 from pipelines.records import FINGERPRINT_TYPE
@@ -15,6 +17,26 @@ DEFAULT = "vector"
 FLOAT16 = pa.float16()
 IDENTITY = b"vista.encoder"  # metadata of the column's field: the identity of its encoder
 SINCE = b"vista.since"  # metadata, too: the run that began to replace the column; see `VectorColumn.since`
+FILES = b"vista.files"  # the files of its encoder, as JSON; older tables have them in the schema's metadata alone
+FILLING = b"vista.filling"  # "1" while a backfill has not covered every row
+
+
+@dataclass(frozen=True)
+class EncoderFiles:
+    """Where the files of an encoder are. Stored as JSON, so the names of the fields are fixed."""
+
+    weights: str | None = None
+    from_pretrained: str | None = None
+
+    @classmethod
+    def from_json(cls, text: str) -> EncoderFiles:
+        """The inverse of `to_json`."""
+        stored = json.loads(text)
+        return cls(**{each.name: stored[each.name] for each in dataclasses.fields(cls) if each.name in stored})
+
+    def to_json(self) -> str:
+        """The JSON that is stored with a column."""
+        return json.dumps(dataclasses.asdict(self))
 
 
 @dataclass(frozen=True)
@@ -25,6 +47,9 @@ class VectorColumn:
     identity: EncoderIdentity
     since: str = ""  # rows of runs before this one have another encoder's vectors; empty if there are none
     values: pa.DataType = FLOAT16  # another client may have cast the column to wider floats
+    # Wherever its files are, it is the same encoder.
+    files: EncoderFiles | None = dataclasses.field(default=None, compare=False)  # None: as the table's `Origin` says
+    filling: bool = False  # True while a backfill has not covered every row
 
     @classmethod
     def of(cls, schema: pa.Schema, name: str = DEFAULT) -> VectorColumn:
@@ -34,8 +59,14 @@ class VectorColumn:
         metadata = schema.field(name).metadata or {}
         if IDENTITY not in metadata:
             raise UsageError(f"the column `{name}` does not name the encoder of its vectors, so it is not vista's")
-        identity = EncoderIdentity.from_json(metadata[IDENTITY].decode())
-        return cls(name, identity, metadata.get(SINCE, b"").decode()).as_in(schema)
+        column = cls(
+            name,
+            EncoderIdentity.from_json(metadata[IDENTITY].decode()),
+            metadata.get(SINCE, b"").decode(),
+            files=EncoderFiles.from_json(metadata[FILES].decode()) if FILES in metadata else None,
+            filling=FILLING in metadata,
+        )
+        return column.as_in(schema)
 
     def as_in(self, schema: pa.Schema) -> VectorColumn:
         """The column with the floats that a table's schema has for it. Raises UsageError if it has no such vectors."""
@@ -69,7 +100,21 @@ class VectorColumn:
         metadata = {IDENTITY: self.identity.to_json().encode()}
         if self.since:
             metadata[SINCE] = self.since.encode()
+        if self.files is not None:
+            metadata[FILES] = self.files.to_json().encode()
+        if self.filling:
+            metadata[FILLING] = b"1"
         return pa.field(self.name, self.type, metadata=metadata)
+
+    @property
+    def field_update(self) -> dict[str, dict[str, str | None]]:
+        """What Lance's `update_field_metadata` takes to give a column that is there this metadata, and no other of it.
+
+        It keeps keys that it isn't told of, so those that this column hasn't are named, too.
+        """
+        metadata = self.field.metadata
+        values = {key: metadata.get(key) for key in (IDENTITY, SINCE, FILES, FILLING)}
+        return {self.name: {key.decode(): None if value is None else value.decode() for key, value in values.items()}}
 
     @property
     def fingerprint_field(self) -> pa.Field:
@@ -96,6 +141,28 @@ def since(schema: pa.Schema, name: str) -> str:
     """`VectorColumn.since` of a column; empty if the schema has no such column, or a cast dropped its metadata."""
     metadata = schema.field(name).metadata if name in schema.names else None
     return (metadata or {}).get(SINCE, b"").decode()
+
+
+def completed(table: lance.LanceDataset, name: str) -> lance.LanceDataset:
+    """The latest version of the table, in which the vector column `name` is marked as complete."""
+    latest = lance.dataset(table.uri)
+    latest.update_field_metadata({name: {FILLING.decode(): None}})
+    return latest
+
+
+def why_incomplete(name: str) -> str:
+    """The fault of a column that is being filled, and what finishes it."""
+    return f"the column `{name}` is incomplete, since a backfill has not covered all rows: `vista backfill` finishes it"
+
+
+def is_vector(kind: pa.DataType) -> bool:
+    """True for vectors of floats, all of one length."""
+    return bool(pa.types.is_fixed_size_list(kind) and pa.types.is_floating(kind.value_type))
+
+
+def vector_columns(schema: pa.Schema) -> list[str]:
+    """The names of all columns of vectors, whoever made them."""
+    return [each.name for each in schema if is_vector(each.type)]
 
 
 def names_encoder(field: pa.Field) -> bool:

@@ -139,6 +139,21 @@ async function run() {
     return showError(explained(answers[0]));
   }
   draw(answers);
+  follow(answers.filter((answer, side) => !asked[side].version));
+}
+
+/** Ask for the table again if answers are of another published version: its default column may be another, too. */
+async function follow(answers) {
+  if (!table || !answers.some((answer) => answer.version && answer.version !== table.version)) return;
+  const [column, other] = [chosen("column"), chosen("other-column")];
+  try {
+    table = await describe();
+  } catch {
+    return; // the next answer is another chance
+  }
+  showTable();
+  byId("column").value = column || table.column;
+  byId("other-column").value = other || table.column;
 }
 
 const explained = (error) => (error instanceof TypeError ? "The server does not answer. Is it still running?"
@@ -260,7 +275,8 @@ function showTable() {
   document.title = `${table.name} · vista search`;
   byId("table-name").textContent = table.name;
   byId("table-about").textContent = `${table.rows.toLocaleString("en")} rows, version ${table.version}, ${table.model}`;
-  const options = () => table.columns.filter((each) => each.vector).map((each) => new Option(each.model ? `${each.name}: ${each.model}` : each.name, each.name));
+  const label = (each) => `${each.name}${each.model ? `: ${each.model}` : ""}${each.incomplete ? " (incomplete)" : ""}`;
+  const options = () => table.columns.filter((each) => each.vector).map((each) => new Option(label(each), each.name));
   byId("column").replaceChildren(...options());
   byId("other-column").replaceChildren(...options());
   byId("versions").replaceChildren(...Object.entries(table.tags).map(([tag, version]) => element("option", { value: tag }, `version ${version}`)));

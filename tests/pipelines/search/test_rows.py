@@ -4,7 +4,7 @@ import lance
 import numpy as np
 import pyarrow as pa
 
-from pipelines.search.pinned import open_table
+from pipelines.search.pinned import Asked, open_table
 from pipelines.search.rows import addresses_of, rows_at
 from tests.pipelines.search.tables import vectors_array
 
@@ -16,7 +16,7 @@ def test_rows_are_read_by_their_address_in_the_order_asked_for(tmp_path):
     uri = f"{tmp_path}/t.lance"
     dataset = lance.write_dataset(pa.table({"vector": vectors, "id": ids, "n": range(30)}), uri, max_rows_per_file=10)
     dataset.delete("n = 3 OR n = 12")
-    table = open_table(str(tmp_path), "t", None, None)
+    table = open_table(str(tmp_path), "t", Asked())
     wanted = ["r25", "r0", "r13", "r4", "r29"]
     addresses = addresses_of(table, [*wanted, "r3", "nobody"])
     assert set(addresses) == set(wanted)

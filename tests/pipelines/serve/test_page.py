@@ -4,12 +4,17 @@ import base64
 import re
 import time
 
+import lance
+import numpy as np
 import pyarrow as pa
 import pytest
 from playwright.sync_api import expect
 
 from pipelines.sample_catalog import draw
 from pipelines.serve.config import ServeConfig
+from pipelines.tables.default_column import set_default_column
+from pipelines.tables.vector_column import VectorColumn, completed
+from tests.pipelines.search.tables import with_column
 from tests.pipelines.serve.chromium import axe_source, chromium
 from tests.pipelines.serve.client import running
 from tests.pipelines.serve.shapes import TABLE, VERSION, move, publish
@@ -306,6 +311,27 @@ def test_two_versions_side_by_side_and_a_version_that_is_published_meanwhile(ope
         expect(page.locator(".side").nth(1)).to_contain_text("version 99 does not exist")
         assert page.locator(".side").first.locator(".card").count() == 24
         move(dataset, 2)
+
+
+def test_a_page_that_is_open_shows_another_default_column(open_page, tmp_path, shapes, encoder):
+    vectors = np.array(shapes["vector"].to_pylist(), np.float16)
+    column = VectorColumn("other", encoder.identity, filling=True)
+    publish(tmp_path, with_column(shapes, column, vectors))
+    with running(ServeConfig(str(tmp_path), TABLE, port=0, device="cpu")) as client:
+        page = open_page("/?q=a+red+circle&compare=1", client.url)
+        settled(page)
+        labels = [f"{name}: vista-tiny" for name in ("vector", "other")]
+        expect(page.locator("#column option")).to_have_text([labels[0], f"{labels[1]} (incomplete)"])
+        page.fill("#text", "a blue square")
+        dataset = set_default_column(completed(lance.dataset(f"{tmp_path}/{TABLE}.lance"), "other"), "other")
+        move(dataset, dataset.version)
+        while page.input_value("#column") == "vector":
+            page.click("#box button.primary")
+            settled(page)
+        expect(page.locator("#column option")).to_have_text(labels)
+        assert page.input_value("#text") == "a blue square"
+        assert page.input_value("#other-column") == "other"
+        assert all(", other, " in head for head in page.locator(".side > h2").all_text_contents())
 
 
 def test_what_the_table_says_is_text_and_never_a_script(open_page, tmp_path, shapes):

@@ -2,10 +2,12 @@
 
 import dataclasses
 
+import lance
 import pyarrow as pa
 import pytest
 
-from pipelines.tables.vector_column import VectorColumn
+from pipelines.tables.vector_column import EncoderFiles, VectorColumn, completed, vector_columns
+from tests.pipelines.tables.conftest import write
 from tests.tables import COLUMN, IDENTITY
 from vista_core import EncoderSettings, UsageError
 
@@ -44,3 +46,38 @@ def test_settings_take_precision_pixels_and_lengths_from_the_column_and_the_rest
     given = EncoderSettings(model="vista-tiny", device="cpu", weights="w.pth", inference_tokens=7)
     found = VectorColumn("vector", identity).settings(given)
     assert found == dataclasses.replace(given, dtype="bfloat16", alpha="white", resize=resize, max_tokens=100)
+
+
+def test_a_column_knows_the_files_of_its_encoder_and_is_the_same_without_them():
+    files = EncoderFiles("s3://models/m.safetensors", None)
+    column = dataclasses.replace(COLUMN, files=files)
+    assert column.field.metadata[b"vista.files"] == b'{"weights": "s3://models/m.safetensors", "from_pretrained": null}'
+    found = VectorColumn.of(pa.schema([column.field]))
+    assert (found.files, found) == (files, COLUMN)
+    assert VectorColumn.of(pa.schema([COLUMN.field])).files is None, "an older table"
+
+
+def test_a_column_that_is_being_filled_is_marked_until_it_is_complete(tmp_path):
+    table = write(tmp_path, {"a": "x"})
+    filling = dataclasses.replace(COLUMN, name="other", filling=True, files=EncoderFiles("w"))
+    assert filling.field.metadata[b"vista.filling"] == b"1"
+    assert filling != dataclasses.replace(filling, filling=False)
+    table.add_columns(filling.field)
+    table = lance.dataset(table.uri)
+    assert vector_columns(table.schema) == ["vector", "other"]
+    assert VectorColumn.of(table.schema, "other") == filling
+    done = completed(table, "other")
+    assert done.version == lance.dataset(table.uri).version == table.version + 1
+    column = VectorColumn.of(done.schema, "other")
+    assert (column.filling, column.files, column.identity) == (False, EncoderFiles("w"), filling.identity)
+    assert done.schema.field("other").metadata.keys() == {b"vista.encoder", b"vista.files"}
+    assert VectorColumn.of(done.schema) == COLUMN, "other columns stay as they are"
+
+
+def test_a_column_that_takes_the_place_of_another_leaves_nothing_of_it(tmp_path):
+    table = write(tmp_path, {"a": "x"})
+    before = dataclasses.replace(COLUMN, files=EncoderFiles("w"), filling=True, since="run-1")
+    table.update_field_metadata(before.field_update)
+    assert VectorColumn.of(lance.dataset(table.uri).schema) == before
+    table.update_field_metadata(COLUMN.field_update)
+    assert lance.dataset(table.uri).schema.field("vector").metadata == COLUMN.field.metadata
