@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from dataclasses import dataclass
-from typing import Any
+from pkgutil import resolve_name as load
 
 from jobs import run
 from pipelines.options import parse
@@ -29,6 +28,8 @@ COMMANDS = {
     "rollback": Command(
         "pipelines.rollback:RollbackConfig", "pipelines.rollback:roll_back_table", "publish an earlier version again"
     ),
+    "switch": Command("pipelines.switch:SwitchConfig", "pipelines.switch:switch_column", "use another vector column"),
+    "drop-column": Command("pipelines.drop_column:DropConfig", "pipelines.drop_column:drop", "drop a vector column"),
 }
 
 
@@ -38,18 +39,12 @@ def run_command(name: str, arguments: list[str] | None = None, program: str | No
     return run(lambda: show(str(load(command.function)(parse(load(command.config), arguments, program))), sys.stdout))
 
 
-def load(name: str) -> Any:
-    """Import what a `module:attribute` names."""
-    module, _, attribute = name.partition(":")
-    return getattr(importlib.import_module(module), attribute)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run `vista COMMAND OPTIONS`, and return the exit code."""
     name, *options = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name in COMMANDS:
         return run_command(name, options, f"vista {name}")
-    lines = [f"  {each:10} {command.summary}" for each, command in COMMANDS.items()]
+    lines = [f"  {each:11} {command.summary}" for each, command in COMMANDS.items()]
     usage = "\n".join(["usage: vista COMMAND [OPTIONS]", "", *lines, "", "vista COMMAND --help explains the options."])
     if name in ("-h", "--help"):
         print(usage)

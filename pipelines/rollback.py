@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Annotated
 
-from pipelines.events import Events
 from pipelines.options import AT_LEAST_1, NAME, check_options
 from pipelines.storage.uris import absolute
-from pipelines.tables.dataset import open_dataset, published, table_uri
-from pipelines.tables.lease import hold
+from pipelines.tables.dataset import published
 from pipelines.tables.publish import roll_back
-from pipelines.tables.runs import RunRecord, Runs
-from vista_core import UsageError
+from pipelines.tables.recorded import open_existing, recorded
 
 
 @dataclass(frozen=True)
@@ -60,24 +56,8 @@ def roll_back_table(config: RollbackConfig) -> RolledBack:
 
     Raises UsageError if there is no such table or version, and LeaseHeldError if another run holds the table.
     """
-    db, started = absolute(config.db), datetime.now(UTC)
-    uri = table_uri(db, config.table)
-    seen = open_dataset(uri)
-    if seen is None:
-        raise UsageError(f"there is no table {config.table} in {db}")
-    configuration = {"rollback": True, "to": config.to}
-    runs = Runs(table_uri(db, f"{config.table}_runs"))
-    with (
-        hold(seen, runs, config.take_over) as (table, lease),
-        RunRecord(runs.uri, lease.run, started, configuration).running() as record,
-    ):
-        before = published(table)
-        try:
-            version = roll_back(table, lease, Events((record,)), config.to)
-            record.succeed(version, None)
-        except KeyboardInterrupt as stop:
-            if (version_now := record.published_version) is None:
-                raise
-            # Whoever runs the command again, taking it for undone, would undo it.
-            raise KeyboardInterrupt(f"stopped, but version {version_now} of {uri} is published") from stop
-    return RolledBack(uri, version, before)
+    seen = open_existing(absolute(config.db), config.table)
+    with recorded(seen, {"rollback": True, "to": config.to}, config.take_over) as run:
+        before = published(run.table)
+        version = roll_back(run.table, run.lease, run.events, config.to)
+    return RolledBack(seen.uri, version, before)

@@ -30,13 +30,15 @@ ROOMS = (
     ("index",),  # a command as well, whose parts keep an index up to date in `embed`
     ("gates",),
     ("sample_catalog",),
-    ("embed", "search", "rollback"),  # the commands
+    ("embed", "search", "rollback", "switch", "drop_column"),  # the commands
     ("serve",),  # which searches
 )
 WITHOUT_RAY = (
     "pipelines.search.run",
     "pipelines.serve.run",
     "pipelines.rollback",
+    "pipelines.switch",
+    "pipelines.drop_column",
     "pipelines.tables.dataset",
     "pipelines.storage.errors",
 )

@@ -14,7 +14,7 @@ from jobs.vista import COMMANDS, load
 
 ROOT = Path(__file__).resolve().parents[1]
 OPTION = re.compile(r"(?<![\w-])--([a-z][a-z0-9-]*)")
-COMMAND = re.compile(r"\bvista ([a-z]+) --")
+COMMAND = re.compile(r"\bvista ([a-z-]+) --")
 FILE = re.compile(r"(?<![/\w])((?:jobs|pipelines|vista_core|docs|benchmarks|tools)/[\w/]+\.\w+)")
 MODULE = re.compile(r"python -m ([\w.]+)")
 OF_OTHER_PROGRAMS = {

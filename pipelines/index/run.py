@@ -31,7 +31,7 @@ from pipelines.tables.dataset import open_dataset, published
 from pipelines.tables.default_column import default_column, searched_column
 from pipelines.tables.lease import hold
 from pipelines.tables.publish import publish, same_content, same_rows
-from pipelines.tables.runs import RUN_SCHEMA, RunRecord, Runs
+from pipelines.tables.runs import RunRecord, Runs
 from pipelines.tables.upkeep import UpkeepError, postponing
 from pipelines.tables.vector_column import vector_columns
 from vista_core import UsageError
@@ -114,9 +114,7 @@ def choose_column(table: lance.LanceDataset, asked: str | None) -> str:
 
 def check_side_tables(runs: Runs, pieces: Pieces) -> None:
     """Raise UsageError if the tables that a run needs beside the indexed one are somebody else's."""
-    dataset = open_dataset(runs.uri)
-    if dataset is not None and not set(RUN_SCHEMA.names) <= set(dataset.schema.names):
-        raise UsageError(f"{runs.uri} is needed for reports of the runs, and is another table. Rename that one")
+    runs.check()
     pieces.check()
 
 

@@ -27,7 +27,7 @@ from pipelines.signals import deferred, stopped_by
 from pipelines.storage.errors import cause_of, explained, without_rust_location
 from pipelines.storage.uris import redacted_text
 from pipelines.tables.dataset import ensure_dataset, open_dataset, quoted
-from vista_core import VistaError
+from vista_core import UsageError, VistaError
 
 LIBRARIES: Final = ("ray", "pylance", "lancedb", "torch", "tokenizers", "pillow", "pyarrow", "vista")
 LONGEST_ERROR: Final = 2000
@@ -98,6 +98,12 @@ class Runs:
     """`NAME_runs`, which need not exist yet, as a run sees it that is about to begin."""
 
     uri: str
+
+    def check(self) -> None:
+        """Raise UsageError if there is a table of this name that is somebody else's."""
+        dataset = open_dataset(self.uri)
+        if dataset is not None and not set(RUN_SCHEMA.names) <= set(dataset.schema.names):
+            raise UsageError(f"{self.uri} is needed for reports of the runs, and is another table. Rename that one")
 
     def last_heard(self, run: str) -> datetime | None:
         """The last heartbeat of a run, by its machine's clock; None if there was none."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,7 +71,13 @@ def options(nprobes: int, refine_factor: int, filtered: bool) -> dict[str, Any]:
 
 def drop_setting(table: lance.LanceDataset, index: str) -> lance.LanceDataset:
     """The table without the setting of an index: searches are exact from then on."""
-    return set_config(table, {**forgotten(table), KEY + index: None})
+    return drop_settings(table, [index])
+
+
+def drop_settings(table: lance.LanceDataset, indexes: Sequence[str]) -> lance.LanceDataset:
+    """The table without the settings of some indexes, and of those that are gone."""
+    changes = {**forgotten(table), **{KEY + index: None for index in indexes}}
+    return set_config(table, changes) if changes else table
 
 
 def forgotten(table: lance.LanceDataset) -> dict[str, str | None]:

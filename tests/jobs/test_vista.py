@@ -18,6 +18,8 @@ FILES = {
     "serve": "serve.py",
     "index": "build_index.py",
     "rollback": "rollback.py",
+    "switch": "switch.py",
+    "drop-column": "drop_column.py",
 }
 
 
@@ -91,6 +93,8 @@ def test_wrong_usage_ends_with_2_and_names_the_option(name):
             "there is no table t in /no/such/folder",
         ),
         (["rollback", "--db", "/no/such/folder", "--table", "t"], "there is no table t in /no/such/folder"),
+        (["switch", "--db", "/no/such/folder", "--table", "t", "--column", "c"], "there is no table t in"),
+        (["drop-column", "--db", "/no/such/folder", "--table", "t", "--column", "c"], "there is no table t in"),
     ],
 )
 def test_values_that_cannot_work_end_with_2_and_one_line(arguments, message):
@@ -100,7 +104,7 @@ def test_values_that_cannot_work_end_with_2_and_one_line(arguments, message):
     assert f" ERROR jobs: {message}" in line
 
 
-@pytest.mark.parametrize("name", ["search", "serve", "rollback"])
+@pytest.mark.parametrize("name", ["search", "serve", "rollback", "switch", "drop-column"])
 def test_commands_on_a_table_import_neither_ray_nor_the_embedding(name):
     program = "import sys; from jobs.vista import COMMANDS, load; [load(n) for n in sys.argv[1:]]; print(*sys.modules)"
     done = run("-c", program, COMMANDS[name].config, COMMANDS[name].function)
