@@ -11,11 +11,15 @@ A record that a stage rejects keeps its row: REASON, STAGE and MESSAGE are set, 
 the write step puts it into `NAME_rejects`. Counts travel as rows, too (`batch_stats`): Ray retries tasks but yields
 each block once, so what is counted in the stream is counted once. For the same reason the seconds that a stage took for
 a batch travel in its first row (SECONDS), and small pictures of a few records for the report of the run (PICTURE).
+
+A record that is encoded for several vector columns at once has HAS_VECTOR, INPUT_IDS, PIXELS and VECTOR for each of
+them, under the names of its `Slot`.
 """
 
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -89,6 +93,37 @@ DECODED_FIELDS = (
     pa.field(INPUT_IDS, pa.list_(pa.int32())),
     pa.field(PIXELS, pa.large_binary()),  # uint8 [S, S, 3]: a quarter of float32 on its way to the device
 )
+
+
+@dataclass(frozen=True)
+class Slot:
+    """The columns of a record on its way that belong to one of the vector columns it is encoded for."""
+
+    number: int = 0
+    pixels_of: int = 0  # the number of the slot whose pixels its encoder takes, since they would be the same
+    keeps_pixels: bool = False  # True if the encoder of a later slot takes them, too
+
+    def named(self, column: str) -> str:
+        """The slot's name for a column."""
+        return slot_name(column, self.number)
+
+    @property
+    def pixels(self) -> str:
+        """The column with the pixels."""
+        return slot_name(PIXELS, self.pixels_of)
+
+    @property
+    def own_fields(self) -> tuple[pa.Field, ...]:
+        """The fields that `decode` adds for this slot."""
+        names = [INPUT_IDS, *([PIXELS] if self.pixels_of == self.number else [])]
+        return tuple(field.with_name(self.named(field.name)) for field in DECODED_FIELDS if field.name in names)
+
+
+def slot_name(column: str, number: int) -> str:
+    """The name of a column that each slot has: those of the first slot are those of the constants."""
+    return f"{column}_{number}" if number else column
+
+
 # Names that columns of a source can't have: the flow's, the table's, and those that Lance adds to what is read.
 LANCE_NAMES = {"_rowid", "_rowaddr", "_rowoffset", "_distance"}
 LANCE_NAMES |= {"_row_created_at_version", "_row_last_updated_at_version"}
@@ -151,7 +186,11 @@ def replace_column(table: pa.Table, name: str, values: pa.Array | pa.ChunkedArra
     return table.set_column(position, name, values)
 
 
-def embeddable(table: pa.Table) -> list[bool]:
-    """Per row: True if it is a record that needs a vector and that no stage has rejected."""
-    others = (pc.is_valid(table[REASON]), pc.is_valid(table[STATS]), pc.fill_null(table[HAS_VECTOR], False))
+def embeddable(table: pa.Table, slot: int | None = None) -> list[bool]:
+    """Per row: True if it is a record that no stage has rejected and that needs a vector: that of a slot, or any."""
+    numbers = (
+        range(len([name for name in table.column_names if name.startswith(HAS_VECTOR)])) if slot is None else [slot]
+    )
+    has_vector = [pc.fill_null(table[slot_name(HAS_VECTOR, number)], False) for number in numbers]
+    others = (pc.is_valid(table[REASON]), pc.is_valid(table[STATS]), functools.reduce(pc.and_, has_vector))
     return pc.invert(functools.reduce(pc.or_, others)).to_pylist()

@@ -11,17 +11,22 @@ import pyarrow as pa
 import vista_core
 from pipelines.cluster.logs import captured_warnings, log_again
 from pipelines.cluster.session import cores
-from pipelines.records import INPUT_IDS, PIXELS, VECTOR, embeddable
+from pipelines.records import INPUT_IDS, VECTOR, Slot, embeddable
 from pipelines.stages.report import reports_warnings, timed
 from pipelines.storage.weights import local_file
 from vista_core import EncoderIdentity, EncoderSettings, VistaError
+
+FIRST = Slot()
 
 
 class EncodeActor:
     """Loads the model once; each call turns a batch of decoded records into one with vectors. Calls may overlap."""
 
-    def __init__(self, settings: EncoderSettings, identity: EncoderIdentity, actors_per_node: int) -> None:
+    def __init__(
+        self, settings: EncoderSettings, identity: EncoderIdentity, actors_per_node: int, slot: Slot = FIRST
+    ) -> None:
         """On a CPU the actors of a node share its cores. Raises VistaError if the weights here are others."""
+        self.slot = slot
         if settings.device == "cpu":
             import torch
 
@@ -41,10 +46,14 @@ class EncodeActor:
         warnings, self.warnings = self.warnings, []
         log_again(warnings)
         dimension, size = self.encoder.dimension, self.encoder.preprocessor.image_size
-        rows = np.flatnonzero(embeddable(records))
+        slot = self.slot
+        rows = np.flatnonzero(embeddable(records, slot.number))
         vectors = np.zeros((len(records), dimension), np.float16)
         if len(rows):
-            ids, images = records[INPUT_IDS], list(records[PIXELS])  # views: `take` would copy 150 KB for each image
+            ids, images = (
+                records[slot.named(INPUT_IDS)],
+                list(records[slot.pixels]),
+            )  # views: `take` would copy 150 KB for each image
             pixels = [
                 np.frombuffer(images[row].as_buffer(), np.uint8).reshape(size, size, 3)
                 if images[row].is_valid
@@ -53,4 +62,5 @@ class EncodeActor:
             ]
             vectors[rows] = self.encoder.encode_tensors([np.asarray(each.values) for each in ids.take(rows)], pixels)
         column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), dimension)
-        return records.drop_columns([INPUT_IDS, PIXELS]).append_column(VECTOR, column)
+        used = [slot.named(INPUT_IDS), *([] if slot.keeps_pixels else [slot.pixels])]
+        return records.drop_columns(used).append_column(slot.named(VECTOR), column)

@@ -18,7 +18,7 @@ from pipelines.cluster.attempts import earlier_attempts
 from pipelines.cluster.child import Child, ChildDiedError, ProcessLimits, one_result
 from pipelines.cluster.watchdog import WATCHDOG, watched
 from pipelines.reasons import DECODER_CRASHED, DECODER_TIMEOUT, Reject
-from pipelines.records import DECODED_FIELDS, IMAGE, replace_column, with_rejects
+from pipelines.records import IMAGE, replace_column, with_rejects
 from pipelines.sources.scope import Batches
 from pipelines.sources.source import Source
 from pipelines.sources.units import Unit
@@ -66,12 +66,13 @@ def isolate(records: pa.Table, child: Child) -> pa.Table:
     try:
         [decoded] = child.call(records)
     except ChildDiedError:
-        return pa.concat_tables([decode_alone(records.slice(row, 1), child) for row in range(len(records))])
+        [schema] = [empty.schema for empty in child.call(records.slice(0, 0))]
+        return pa.concat_tables([decode_alone(records.slice(row, 1), child, schema) for row in range(len(records))])
     return decoded
 
 
-def decode_alone(record: pa.Table, child: Child) -> pa.Table:
-    """One record, decoded or rejected.
+def decode_alone(record: pa.Table, child: Child, schema: pa.Schema) -> pa.Table:
+    """One record, decoded or rejected, with the columns of `schema`.
 
     A crash counts if it repeats in a fresh process: the first one may be the consequence of an earlier record, or have
     no cause in any record.
@@ -82,15 +83,16 @@ def decode_alone(record: pa.Table, child: Child) -> pa.Table:
             return decoded
         except ChildDiedError as death:
             if death.timed_out:
-                return rejected(record, DECODER_TIMEOUT.reject(f"while it was decoded, {death}"))
+                return rejected(record, DECODER_TIMEOUT.reject(f"while it was decoded, {death}"), schema)
             if is_repeated:
-                return rejected(record, DECODER_CRASHED.reject(f"while it was decoded, {death}"))
+                return rejected(record, DECODER_CRASHED.reject(f"while it was decoded, {death}"), schema)
     raise AssertionError("the second death ends the loop")
 
 
-def rejected(record: pa.Table, reject: Reject) -> pa.Table:
+def rejected(record: pa.Table, reject: Reject, schema: pa.Schema) -> pa.Table:
     """A record with the columns that `decode` adds, empty."""
-    record = with_rejects(record, {0: reject})
-    for field in DECODED_FIELDS:
-        record = record.append_column(field, pa.nulls(1, field.type))
-    return replace_column(record, IMAGE, pa.nulls(1, record[IMAGE].type))
+    record = replace_column(with_rejects(record, {0: reject}), IMAGE, pa.nulls(1, record[IMAGE].type))
+    for field in schema:
+        if field.name not in record.column_names:
+            record = record.append_column(field, pa.nulls(1, field.type))
+    return record.select(schema.names)
