@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import tyro
 
-from pipelines.records import INPUT_IDS, PIXELS, VECTOR
+from pipelines.records import INPUT_IDS, PIXELS, VECTOR, Slot
 from vista_core import EncoderIdentity
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Options:
 class NoEncoder:
     """Replaces the encode actor: returns random vectors of norm 1 immediately."""
 
-    def __init__(self, settings: object, identity: EncoderIdentity, actors_per_node: int) -> None:
+    def __init__(self, settings: object, identity: EncoderIdentity, actors_per_node: int, slot: Slot) -> None:
         random = np.random.default_rng(0).standard_normal((1024, identity.dimension)).astype(np.float32)
         self.vectors = (random / np.linalg.norm(random, axis=1, keepdims=True)).astype(np.float16)
 
@@ -107,9 +107,9 @@ def without_encoder() -> Setup:
     """A run with a no-op encoder and without the canary gate, which would reject its vectors."""
     from benchmarks.scale import NoEncoder as Imported  # under a module name that workers can import
     from pipelines.embed.finish import Gates
-    from pipelines.embed.flow import Stages
     from pipelines.embed.run import Setup
     from pipelines.gates.judge import OF_THE_RUN, OF_THE_TABLE
+    from pipelines.stages.pool import Stages
 
     of_the_table = tuple(gate for gate in OF_THE_TABLE if gate.__name__ != "canary")
     return Setup(stages=Stages(encoder=Imported), gates=Gates(OF_THE_RUN, of_the_table))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
 import tyro
@@ -14,7 +14,8 @@ from pipelines.sources.columns import Images
 from pipelines.sources.detect import Kind
 from pipelines.sources.scope import Scope
 from pipelines.tables.dataset import table_uri
-from vista_core import EncoderSettings, UsageError
+from pipelines.tables.encoder_choice import EncoderOptions
+from vista_core import UsageError
 
 ImageIdentity = Literal["version", "content", "uri"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -138,7 +139,12 @@ class EmbedConfig:
         if self.deletes and not self.scope.is_whole:
             raise UsageError("--delete-missing: with --limit or --sample, nobody can know which records are missing")
         check_option(self.report)
-        encoder_settings(self)  # checks the options that it takes
+        self.encoder.settings(self.device)  # checks the options that it takes
+
+    @property
+    def encoder(self) -> EncoderOptions:
+        """The options that determine the vectors."""
+        return EncoderOptions(**{each.name: getattr(self, each.name) for each in fields(EncoderOptions)})
 
     @property
     def deletes(self) -> bool:
@@ -158,18 +164,3 @@ class EmbedConfig:
     def side_table(self, name: str) -> str:
         """The URI of `TABLE_name`, such as that of the rejects."""
         return table_uri(self.db, f"{self.table}_{name}")
-
-
-def encoder_settings(config: EmbedConfig) -> EncoderSettings:
-    """The options that determine the vectors."""
-    return EncoderSettings(
-        model=config.model,
-        weights=config.weights,
-        from_pretrained=config.from_pretrained,
-        device=config.device,
-        dtype=config.dtype,
-        alpha=config.alpha or "drop",
-        resize=config.resize or "fast",
-        max_tokens=config.max_tokens,
-        inference_tokens=config.inference_tokens,
-    )

@@ -9,12 +9,9 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
+from ray.data import Dataset, TaskPoolStrategy
 
-from pipelines.cluster.child import ProcessLimits
-from pipelines.cluster.resources import Resources
 from pipelines.cluster.session import on_a_worker
 from pipelines.cluster.streaming import Blocks
 from pipelines.embed.job import Job
@@ -23,81 +20,29 @@ from pipelines.ingest.commit import Committer
 from pipelines.ingest.fragments import write_bundle
 from pipelines.signals import deferred
 from pipelines.sources.units import Unit
-from pipelines.stages.decode import decode
-from pipelines.stages.encode import EncodeActor
-from pipelines.stages.fetch import fetch
-from pipelines.stages.isolation import DECODING, READING, decode_or_reject
+from pipelines.stages.pool import Encoding, Pool, Stages
 from pipelines.stages.read import Task, read_and_select
 from pipelines.stages.select import Snapshot
 from pipelines.tables.indexes import index_ids
 
-FETCH_ROWS = 256
 COMMIT_ROWS = 262_144
 COMMIT_BYTES = 256 << 20
 
 
-@dataclass(frozen=True)
-class Stages:
-    """The stages that cost the most; tests and benchmarks put others in their place.
-
-    `encoder` is a class, of which each encode actor is an instance, or a function, which tasks on any worker call.
-    """
-
-    decode: Callable[..., pa.Table] = decode
-    encoder: Callable[..., Any] = EncodeActor
-    decoding: ProcessLimits = DECODING
-    reading: ProcessLimits = READING
-
-
 def build(job: Job, units: Sequence[Unit], snapshot: Snapshot, stages: Stages) -> Dataset:
     """The flow, from units to encoded records."""
-    uses, settings = job.resources, job.settings
-    decoding = functools.partial(stages.decode, settings=settings, store_images=job.config.store_images)
-    readers = TaskPoolStrategy(size=min(uses.readers, len(units)))
+    uses, readers = job.resources, min(job.resources.readers, len(units))
     tasks = [Task(unit, job.mark, job.files_of(unit)).row() for unit in units]
     source = job.source.without_listing()
     records = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
         functools.partial(read_and_select, source=source, rules=job.rules, snapshot=snapshot, limits=stages.reading),
         batch_size=1,
         num_cpus=uses.read_cpus,
-        compute=readers,
+        compute=TaskPoolStrategy(size=readers),
     )
-    if source.external_images:
-        records = records.map_batches(
-            functools.partial(fetch, rules=job.rules),
-            batch_format="pyarrow",
-            batch_size=FETCH_ROWS,
-            num_cpus=uses.fetch_cpus,
-            compute=readers,
-        )
-    return (
-        records.map_batches(
-            functools.partial(decode_or_reject, stage=decoding, limits=stages.decoding),
-            batch_format="pyarrow",
-            batch_size=uses.transport_rows,
-            num_cpus=uses.decode_cpus,
-        )
-        # Fused into decode. Without it a block is 128 MB, which of texts may be an hour's work between two commits.
-        .repartition(target_num_rows_per_block=uses.transport_rows)
-        .map_batches(
-            stages.encoder,
-            batch_format="pyarrow",
-            batch_size=uses.transport_rows,
-            num_cpus=uses.actor_cpus or None,  # Ray Data wants one of the two, not both
-            num_gpus=uses.actor_gpus or None,
-            **encoders(stages, uses, (settings, job.column.identity, uses.actors_per_node)),
-        )
-    )
-
-
-def encoders(stages: Stages, uses: Resources, arguments: tuple[Any, ...]) -> dict[str, Any]:
-    """How Ray Data runs the encoder, with `arguments` for the constructor of actors or, after a batch, the function."""
-    if not isinstance(stages.encoder, type):
-        return {"compute": TaskPoolStrategy(size=uses.actors), "fn_args": arguments}
-    pool = ActorPoolStrategy(
-        size=uses.actors, max_concurrent_calls_per_actor=uses.actor_calls, enable_true_multi_threading=True
-    )
-    return {"compute": pool, "fn_constructor_args": arguments}
+    encodings = [Encoding(job.settings, job.column.identity)]
+    fetching = job.rules if source.external_images else None
+    return Pool(encodings, uses, stages, job.config.store_images, fetching).encoded(records, readers)
 
 
 @dataclass

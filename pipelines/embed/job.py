@@ -18,7 +18,6 @@ from pipelines.cluster.resources import Resources, share_out
 from pipelines.cluster.session import cluster_now
 from pipelines.embed.catalog import Catalog, fetch_rules
 from pipelines.embed.config import EmbedConfig
-from pipelines.embed.encoder import choose_encoder
 from pipelines.fetching.addresses import is_network
 from pipelines.fetching.locations import FetchRules
 from pipelines.ingest.manifest import Entry, read_manifest, row_checksum_by_file, unchanged_files
@@ -29,8 +28,9 @@ from pipelines.sources.units import Unit
 from pipelines.storage.files import SourceFile
 from pipelines.storage.uris import absolute, folders_of, is_named_by, printable
 from pipelines.tables.dataset import TableVersion
+from pipelines.tables.encoder_choice import choose_encoder
 from pipelines.tables.origin import vista_column
-from pipelines.tables.vector_column import VectorColumn, since
+from pipelines.tables.vector_column import DEFAULT, VectorColumn, since
 from vista_core import EncoderSettings, UsageError, display_name
 
 READING = 2  # another number reads every file again: for when records are made of files in another way
@@ -131,7 +131,7 @@ def resolve_job(config: EmbedConfig, catalog: Catalog, existing: lance.LanceData
     if config.transport_rows is not None:
         resources = dataclasses.replace(resources, transport_rows=config.transport_rows)
     stored = vista_column(existing) if existing is not None and not config.reembed else None
-    settings, column = choose_encoder(config, resources, stored)
+    settings, column = choose_encoder(config.encoder, resources.device, DEFAULT, stored)
     if config.reembed and existing is not None:
         column = column.with_floats_of(existing.schema)
     rules = fetch_rules(config, catalog)

@@ -18,7 +18,7 @@ from pipelines.cluster.waiting import PATIENCE_SECONDS
 from pipelines.embed.catalog import open_catalog
 from pipelines.embed.config import EmbedConfig
 from pipelines.embed.finish import Gates, collect_evidence, finish
-from pipelines.embed.flow import Stages, build, stream
+from pipelines.embed.flow import build, stream
 from pipelines.embed.job import Job, configuration, resolve_job, with_absolute_paths
 from pipelines.embed.plan import Plan, plan
 from pipelines.embed.report import RunReport
@@ -31,6 +31,7 @@ from pipelines.ingest.reembed import begin_reembedding
 from pipelines.progress import RunProgress
 from pipelines.report.write import reporting
 from pipelines.signals import stopped_by
+from pipelines.stages.pool import Stages
 from pipelines.stages.select import Snapshot, file_hashes
 from pipelines.storage.errors import cause_of
 from pipelines.tables.indexes import index_ids, lacks_ids

@@ -14,17 +14,20 @@ from pipelines.embed.config import EmbedConfig
 from pipelines.embed.plan import Plan
 from pipelines.embed.run import Setup
 from pipelines.embed.summary import Summary
+from pipelines.records import Slot
 from pipelines.stages.encode import EncodeActor
 from vista_core import EncoderIdentity, EncoderSettings
 
 
-@functools.lru_cache(maxsize=1)
-def actor(settings: EncoderSettings, identity: EncoderIdentity, actors_per_node: int) -> EncodeActor:
-    return EncodeActor(settings, identity, actors_per_node)
+@functools.lru_cache(maxsize=2)
+def actor(settings: EncoderSettings, identity: EncoderIdentity, actors_per_node: int, slot: Slot) -> EncodeActor:
+    return EncodeActor(settings, identity, actors_per_node, slot)
 
 
-def encode(records: pa.Table, settings: EncoderSettings, identity: EncoderIdentity, actors_per_node: int) -> pa.Table:
-    return actor(settings, identity, actors_per_node)(records)
+def encode(
+    records: pa.Table, settings: EncoderSettings, identity: EncoderIdentity, actors_per_node: int, slot: Slot
+) -> pa.Table:
+    return actor(settings, identity, actors_per_node, slot)(records)
 
 
 def embed(config: EmbedConfig, setup: Setup | None = None) -> Summary | Plan:

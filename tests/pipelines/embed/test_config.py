@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from pipelines.embed.config import EmbedConfig, encoder_settings
+from pipelines.embed.config import EmbedConfig
 from pipelines.embed.job import with_absolute_paths
 from pipelines.options import parse
 from pipelines.sources.scope import WHOLE, Scope
@@ -101,7 +101,7 @@ def test_tables_are_named_after_the_table():
 
 def test_the_encoder_gets_what_was_typed():
     config = EmbedConfig("s", "d", "t", weights="w.pth", alpha="white", max_tokens=9, dtype="bfloat16", device="cpu")
-    settings = encoder_settings(config)
+    settings = config.encoder.settings(config.device)
     assert (settings.model, settings.weights, settings.alpha) == ("vista-tiny", "w.pth", "white")
     assert (settings.max_tokens, settings.dtype, settings.device) == (9, "bfloat16", "cpu")
-    assert encoder_settings(EmbedConfig("s", "d", "t")).alpha == "drop"
+    assert EmbedConfig("s", "d", "t").encoder.settings("cpu").alpha == "drop"

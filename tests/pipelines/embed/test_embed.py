@@ -19,7 +19,6 @@ import pytest
 
 from pipelines.embed import run
 from pipelines.embed.config import EmbedConfig
-from pipelines.embed.flow import Stages
 from pipelines.embed.run import Setup
 from pipelines.embed.summary import Timing
 from pipelines.events import Counts
@@ -27,6 +26,7 @@ from pipelines.gates.judge import GateError, TooManyRejectsError
 from pipelines.sample_catalog import draw, records
 from pipelines.stages.decode import decode
 from pipelines.stages.encode import EncodeActor
+from pipelines.stages.pool import Stages
 from pipelines.stages.report import reports_warnings
 from pipelines.tables.dataset import open_dataset, published
 from pipelines.tables.origin import vista_column

@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.embed.config import EmbedConfig
-from pipelines.embed.flow import Stages
 from pipelines.embed.plan import Plan
 from pipelines.embed.run import Setup
 from pipelines.events import BundleCommitted
@@ -20,6 +19,7 @@ from pipelines.records import VECTOR
 from pipelines.rollback import RollbackConfig, roll_back_table
 from pipelines.sample_catalog import draw
 from pipelines.stages.encode import EncodeActor
+from pipelines.stages.pool import Stages
 from pipelines.tables.dataset import open_dataset, published
 from pipelines.tables.lease import LeaseHeldError, hold
 from pipelines.tables.origin import vista_column

@@ -8,8 +8,8 @@ import pytest
 
 from pipelines.cluster.child import ProcessLimits
 from pipelines.embed.config import EmbedConfig
-from pipelines.embed.flow import Stages
 from pipelines.embed.run import Setup, embed
+from pipelines.stages.pool import Stages
 from tests.pipelines.poison import KILLED_ONCE, POISON, poisonous
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")

@@ -11,7 +11,7 @@ import pytest
 from pipelines.batch_stats import with_seconds
 from pipelines.cluster.resources import Cluster, share_out
 from pipelines.embed.catalog import fetch_rules, open_catalog
-from pipelines.embed.config import EmbedConfig, encoder_settings
+from pipelines.embed.config import EmbedConfig
 from pipelines.embed.job import Job
 from pipelines.embed.report import RunReport, phases
 from pipelines.embed.summary import Summary, Timing
@@ -31,7 +31,7 @@ def report_of_a_run(folder: Path, text: str = "text", **options) -> RunReport:
     pq.write_table(pa.table({"id": ["a"], "text": ["x"]}), folder / "a.parquet")
     config = EmbedConfig(str(folder / "a.parquet"), str(folder), "t", **options)
     catalog, resources = open_catalog(config, None), share_out(Cluster(2, 0, 1), "cpu", None)
-    settings = encoder_settings(config)
+    settings = config.encoder.settings(config.device)
     job = Job(config, catalog, fetch_rules(config, catalog), settings, COLUMN, resources, {}, {}, ())
     report = RunReport(time.monotonic())
     report.recorder(Arrived(4, Counts()))

@@ -1,0 +1,80 @@
+"""Which encoder fills a column: the one asked for; what the user leaves open is taken from the column that is there."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+from pipelines.storage.weights import local_file
+from pipelines.tables.vector_column import VectorColumn
+from vista_core import MODELS, EncoderSettings, UsageError, encoder_identity
+from vista_core.device import resolve_dtype
+
+
+@dataclass(frozen=True)
+class EncoderOptions:
+    """What the user says of an encoder. None, and the precision `auto`: as in the existing column."""
+
+    model: str
+    weights: str | None = None
+    from_pretrained: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    alpha: Literal["drop", "white"] | None = None
+    resize: Literal["fast", "exact"] | None = None
+    max_tokens: int | None = None
+    inference_tokens: int | None = None
+
+    def settings(self, device: Literal["auto", "cpu", "cuda"]) -> EncoderSettings:
+        """The settings of an encoder without an existing column. Raises UsageError for values that can't work."""
+        return EncoderSettings(
+            model=self.model,
+            weights=self.weights,
+            from_pretrained=self.from_pretrained,
+            device=device,
+            dtype=self.dtype,
+            alpha=self.alpha or "drop",
+            resize=self.resize or "fast",
+            max_tokens=self.max_tokens,
+            inference_tokens=self.inference_tokens,
+        )
+
+
+def choose_encoder(
+    options: EncoderOptions, device: Literal["cpu", "cuda"], name: str, existing: VectorColumn | None
+) -> tuple[EncoderSettings, VectorColumn]:
+    """The encoder's settings, and the column `name` that it fills.
+
+    Raises UsageError if `existing` has another encoder.
+    """
+    settings = chosen_settings(options, device, existing)
+    identity = encoder_identity(dataclasses.replace(settings, device="cpu", weights=local_file(settings.weights)))
+    if existing is not None and (differences := identity.differences(existing.identity)):
+        raise UsageError(
+            f"the column `{name}` was embedded with another encoder, and the vectors of two can't be compared: "
+            f"{'; '.join(differences)}. Use the column's encoder, or another --table, or fill another column by "
+            "`vista backfill`, or replace the whole column by `vista embed --reembed`"
+        )
+    column = VectorColumn(name, identity) if existing is None else dataclasses.replace(existing, identity=identity)
+    # The precision is not for each actor's machine to decide.
+    return dataclasses.replace(settings, dtype=identity.dtype), column
+
+
+def chosen_settings(
+    options: EncoderOptions, device: Literal["cpu", "cuda"], existing: VectorColumn | None
+) -> EncoderSettings:
+    """The settings asked for, completed from the existing column or, without one, by what is fastest here."""
+    settings = options.settings(device)
+    if existing is not None:
+        inherited = existing.settings(settings)
+        return dataclasses.replace(
+            inherited,
+            dtype=inherited.dtype if options.dtype == "auto" else options.dtype,
+            alpha=options.alpha or inherited.alpha,
+            resize=options.resize or inherited.resize,
+            max_tokens=options.max_tokens or inherited.max_tokens,
+        )
+    if device == "cuda" and settings.dtype == "auto":
+        # The driver's machine need not have the GPU that the actors will have.
+        return dataclasses.replace(settings, dtype=resolve_dtype("auto", "cuda", MODELS[options.model]))
+    return settings
