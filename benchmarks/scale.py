@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import lance
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import tyro
 
+from benchmarks.watched import watched
 from pipelines.records import INPUT_IDS, PIXELS, VECTOR, Slot
 from vista_core import EncoderIdentity
 
@@ -33,7 +30,6 @@ GROUP_ROWS = 25_000
 # Shares of the records in a night; changes are scattered over all files.
 CHANGED, NEW, GONE, MOVED = 0.01, 0.005, 0.001, 0.001
 GPU_BATCH = 1024  # rows per batch, as for an encoder on a GPU
-SAMPLE_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -136,34 +132,6 @@ def night(source: str, db: str) -> None:
     print(json.dumps(figures | counts))
 
 
-def watched(source: Path, db: Path) -> dict[str, float]:
-    """Run a night in a separate process; add the peak memory that a single worker did not share."""
-    command = [sys.executable, "-m", "benchmarks.scale", "--night", str(source), str(db)]
-    environment = os.environ | {"RAY_ADDRESS": "local"}  # not on a Ray shared with others
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
-    peak = 0.0
-    ended = threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not ended.wait(SAMPLE_SECONDS):
-            for child in psutil.Process(process.pid).children(recursive=True):
-                try:
-                    if child.name().startswith("ray::"):
-                        peak = max(peak, child.memory_full_info().uss / 1e6)
-                except psutil.Error:
-                    continue
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    output, _ = process.communicate()
-    ended.set()
-    thread.join()
-    if process.returncode:
-        raise SystemExit(f"the run ended with {process.returncode}")
-    return json.loads(output.splitlines()[-1]) | {"worker_peak_mb": peak}
-
-
 def main(options: Options) -> None:
     """Print the figures of each night when it ends."""
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
@@ -175,7 +143,7 @@ def main(options: Options) -> None:
             if name == "1 % changed":
                 figures["changes"] = next_night(source, options.rows)
                 print(figures["changes"], flush=True)
-            figures[name] = watched(source, db)
+            figures[name] = watched("benchmarks.scale", "--night", str(source), str(db))
             print(f"{name}: {figures[name]}", flush=True)
         size = sum(path.stat().st_size for path in db.rglob("*") if path.is_file())
         print(f"the database takes {size / 1e9:.2f} GB")

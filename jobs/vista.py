@@ -3,34 +3,12 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from pkgutil import resolve_name as load
 
 from jobs import run
+from jobs.commands import COMMANDS
 from pipelines.options import parse
 from pipelines.terminal import show
-
-
-@dataclass(frozen=True)
-class Command:
-    """A command, by the names of what it consists of, so that it is imported only when it is called."""
-
-    config: str  # `module:class` of its options
-    function: str  # `module:function` that takes them
-    summary: str
-
-
-COMMANDS = {
-    "embed": Command("pipelines.embed.config:EmbedConfig", "pipelines.embed.run:embed", "embed what is new or changed"),
-    "search": Command("pipelines.search.config:SearchConfig", "pipelines.search.run:search", "search a table"),
-    "serve": Command("pipelines.serve.config:ServeConfig", "pipelines.serve.run:serve", "serve a page for searches"),
-    "index": Command("pipelines.index.config:IndexConfig", "pipelines.index.run:index_table", "build measured indexes"),
-    "rollback": Command(
-        "pipelines.rollback:RollbackConfig", "pipelines.rollback:roll_back_table", "publish an earlier version again"
-    ),
-    "switch": Command("pipelines.switch:SwitchConfig", "pipelines.switch:switch_column", "use another vector column"),
-    "drop-column": Command("pipelines.drop_column:DropConfig", "pipelines.drop_column:drop", "drop a vector column"),
-}
 
 
 def run_command(name: str, arguments: list[str] | None = None, program: str | None = None) -> int:

@@ -15,12 +15,13 @@ from pipelines.records import Misfits, Pictured
 
 @dataclass(frozen=True)
 class Counts:
-    """Records of a run so far. At its end read = written + rewritten + unchanged + rejected."""
+    """Records of a run so far. At its end read = written + rewritten + unchanged + rejected + empty."""
 
     read: int = 0
     written: int = 0
     rewritten: int = 0  # their vector was copied, since only other columns changed
     unchanged: int = 0
+    empty: int = 0  # rows of a table that is backfilled in which there is nothing to embed
     removed: int = 0  # rows that left the table because their record was rejected; the record is among the rejected
     missing: int = 0  # rows of the table whose record is no longer in the source
     deleted: int = 0  # those of them that were removed
@@ -45,7 +46,7 @@ class Counts:
     @property
     def resolved(self) -> int:
         """Records of which the outcome is known; equals `read` at the end of a run."""
-        return self.written + self.rewritten + self.unchanged + self.rejected
+        return self.written + self.rewritten + self.unchanged + self.rejected + self.empty
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,11 @@ class TableCommitted:
 @dataclass(frozen=True)
 class RejectsCommitted:
     """The rejects of a bundle are in `NAME_rejects`."""
+
+
+@dataclass(frozen=True)
+class VectorsParked:
+    """Vectors of fragments that are not complete yet are kept, so that a killed run costs none of them."""
 
 
 @dataclass(frozen=True)
@@ -198,6 +204,7 @@ Event = (
     | FragmentsWritten
     | TableCommitted
     | RejectsCommitted
+    | VectorsParked
     | BundleCommitted
     | ReadingEnded
     | Counted

@@ -6,12 +6,13 @@ import logging
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from pipelines.events import Arrived, BundleCommitted, Counts, Event, Reading, ReadingEnded
+from pipelines.events import Arrived, BundleCommitted, Counts, Event, Reading, ReadingEnded, UpkeepPostponed
 
 LINE_SECONDS = 10.0
 
@@ -128,3 +129,39 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds since the run began."""
+
+    startup: float = 0.0  # until the first encoded rows
+    first_rows: int = 0  # how many those were
+    ended: float = 0.0  # the last commit
+
+
+class Stopwatch:
+    """A listener that notes when rows came out of the flow, and which upkeep was postponed."""
+
+    def __init__(self, began: float) -> None:
+        """`began` is on the clock of `time.monotonic`."""
+        self.began = began
+        self.first: tuple[float, int] | None = None
+        self.ended: float | None = None
+        self.postponed: tuple[str, ...] = ()
+
+    def __call__(self, event: Event) -> None:
+        """Note the first and the last rows, and upkeep that was postponed."""
+        if isinstance(event, Arrived) and self.first is None:
+            self.first = (time.monotonic() - self.began, event.rows)
+        elif isinstance(event, ReadingEnded):
+            self.ended = time.monotonic() - self.began
+        elif isinstance(event, UpkeepPostponed):
+            self.postponed += (event.message,)
+
+    @property
+    def timing(self) -> Timing:
+        """What was noted; a run without rows is all start-up."""
+        ended = time.monotonic() - self.began if self.ended is None else self.ended
+        startup, first_rows = (ended, 0) if self.first is None else self.first
+        return Timing(startup, first_rows, ended)

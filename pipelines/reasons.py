@@ -90,6 +90,12 @@ REPEATED_CONTENT = Reason(
     True,
     harmless=True,
 )
+IMAGE_NOT_STORED = Reason(
+    "image_not_stored",
+    "select",
+    "A backfill: the row was embedded with an image that the table doesn't hold, since it was made without "
+    "`--store-images`.",
+)
 URI_INVALID = Reason("uri_invalid", "fetch", "The image's URI is malformed or ambiguous.", retryable=True)
 URI_NOT_ALLOWED = Reason(
     "uri_not_allowed",

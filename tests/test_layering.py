@@ -30,7 +30,7 @@ ROOMS = (
     ("index",),  # a command as well, whose parts keep an index up to date in `embed`
     ("gates",),
     ("sample_catalog",),
-    ("embed", "search", "rollback", "switch", "drop_column"),  # the commands
+    ("embed", "backfill", "search", "rollback", "switch", "drop_column"),  # the commands
     ("serve",),  # which searches
 )
 WITHOUT_RAY = (

@@ -22,13 +22,13 @@ from pipelines.embed.flow import build, stream
 from pipelines.embed.job import Job, configuration, resolve_job, with_absolute_paths
 from pipelines.embed.plan import Plan, plan
 from pipelines.embed.report import RunReport
-from pipelines.embed.summary import Stopwatch, Summary, how_far
+from pipelines.embed.summary import Summary, how_far
 from pipelines.embed.tables import open_manifest, open_tables, settle_table, table_to_continue
 from pipelines.events import Events, Listener, Reading, ReadingEnded
 from pipelines.gates.judge import require_few_rejects
 from pipelines.ingest.commit import Committer, Target
 from pipelines.ingest.reembed import begin_reembedding
-from pipelines.progress import RunProgress
+from pipelines.progress import RunProgress, Stopwatch
 from pipelines.report.write import reporting
 from pipelines.signals import stopped_by
 from pipelines.stages.pool import Stages

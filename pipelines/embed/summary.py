@@ -1,53 +1,16 @@
-"""The lines that end a run, and when its rows came."""
+"""The lines that end a run."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipelines.embed.job import Job, describe_encoder
-from pipelines.events import Arrived, Counts, Event, ReadingEnded, UpkeepPostponed
+from pipelines.events import Counts
 from pipelines.gates.reject_rate import name_reasons
 from pipelines.ingest.missing import WHY_SOME_STAY
-from pipelines.progress import duration
+from pipelines.progress import Timing, duration
 from pipelines.terminal import one_line
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Seconds since the run began."""
-
-    startup: float = 0.0  # until the first encoded rows
-    first_rows: int = 0  # how many those were
-    ended: float = 0.0  # the last commit
-
-
-class Stopwatch:
-    """A listener that notes when rows came out of the flow, and which upkeep was postponed."""
-
-    def __init__(self, began: float) -> None:
-        """`began` is on the clock of `time.monotonic`."""
-        self.began = began
-        self.first: tuple[float, int] | None = None
-        self.ended: float | None = None
-        self.postponed: tuple[str, ...] = ()
-
-    def __call__(self, event: Event) -> None:
-        """Note the first and the last rows, and upkeep that was postponed."""
-        if isinstance(event, Arrived) and self.first is None:
-            self.first = (time.monotonic() - self.began, event.rows)
-        elif isinstance(event, ReadingEnded):
-            self.ended = time.monotonic() - self.began
-        elif isinstance(event, UpkeepPostponed):
-            self.postponed += (event.message,)
-
-    @property
-    def timing(self) -> Timing:
-        """What was noted; a run without rows is all start-up."""
-        ended = time.monotonic() - self.began if self.ended is None else self.ended
-        startup, first_rows = (ended, 0) if self.first is None else self.first
-        return Timing(startup, first_rows, ended)
 
 
 def how_far(job: Job, counts: Counts, published: int | None) -> str:

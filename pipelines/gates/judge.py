@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from pipelines.events import Events, Judged, Verdict
 from pipelines.gates.canary import canary
@@ -16,6 +17,8 @@ from pipelines.gates.reject_rate import reject_rate
 from pipelines.gates.unique_ids import unique_ids
 from pipelines.gates.vectors import sound_vectors
 from vista_core import VistaError
+
+E = TypeVar("E")  # what gates judge by
 
 OF_THE_RUN: tuple[Gate, ...] = (conservation, reject_rate, missing_rows)  # at the end of every run
 # If the table differs from the published version:
@@ -32,7 +35,7 @@ class TooManyRejectsError(GateError):
     """More of the source was rejected than --max-reject-rate allows; it ends a run early."""
 
 
-def judge(gates: Sequence[Gate], evidence: Evidence, events: Events) -> list[Verdict]:
+def judge(gates: Sequence[Callable[[E], Verdict]], evidence: E, events: Events) -> list[Verdict]:
     """Every gate's verdict, each of which is reported."""
     verdicts = []
     for gate in gates:

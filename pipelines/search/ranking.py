@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from lance.query import MatchQuery
 
-from pipelines.search.filter import enclosed
 from pipelines.search.pinned import PinnedTable
 from pipelines.search.query import Query
 from pipelines.storage.errors import lance_store_failed, without_rust_location
+from pipelines.tables.filter import enclosed
 from vista_core import UsageError
 
 DISTANCE: Final = "_distance"  # Lance's names of columns

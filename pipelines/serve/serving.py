@@ -10,7 +10,6 @@ from typing import Any
 
 from pipelines.fetching.locations import FetchRules
 from pipelines.search import Query, Searcher
-from pipelines.search.filter import enclosed
 from pipelines.search.pinned import PinnedTable
 from pipelines.serve.batching import Batcher
 from pipelines.serve.config import ServeConfig, ServeLimits, fetch_rules
@@ -21,6 +20,7 @@ from pipelines.serve.values import holds_bytes
 from pipelines.serve.versions import Versions
 from pipelines.sources.types import is_text
 from pipelines.tables.dataset import quoted
+from pipelines.tables.filter import enclosed
 from pipelines.tables.vector_column import VectorColumn, is_vector, names_encoder
 from vista_core import UsageError, VistaError
 

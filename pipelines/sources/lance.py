@@ -135,7 +135,7 @@ class LanceTable:
             raise read_error(unit, error) from error
 
 
-def read_error(unit: Fragment, error: Exception) -> SourceError | pa.ArrowInvalid:
+def read_error(unit: FilePart, error: Exception) -> SourceError | pa.ArrowInvalid:
     """What an error of Lance means: that the table's store failed, or that the fragment is damaged."""
     message = without_rust_location(str(error))
     if not lance_store_failed(error):

@@ -10,6 +10,8 @@ that the result has both changes, or raises CommitConflictError, so that nothing
   compare-and-swap; without any change it is a barrier.
 - `replace_fragments` conflicts with Update, Delete and Rewrite if they touch one of the replaced fragments, and with
   Merge, Restore and Overwrite. It passes everything else. It is needed because a `Merge` refuses to drop a fragment.
+- `replace_columns` conflicts with Update, Delete and Rewrite if they touch one of its fragments, and with Merge,
+  Restore and Overwrite. It passes everything else. The fragments leave the indexes on the columns.
 - `append` conflicts with Merge, Restore and Overwrite. It passes everything else.
 - `overwrite` conflicts with every other commit of whatever kind, also of the config. The config stays, tags as well.
 - `exchange_index` conflicts with another one of the same index, and with a Rewrite of fragments that its index has. It
@@ -29,8 +31,11 @@ import lance
 import pyarrow as pa
 from lance.commit import CommitConflictError
 from lance.dataset import Index
+from lance.fragment import DataFile
 
 from pipelines.storage.uris import filesystem
+
+REPLACED = -2  # in place of a field's id: Lance's mark for a column of a file that another file has
 
 __all__ = [
     "CommitConflictError",
@@ -41,6 +46,7 @@ __all__ = [
     "from_json",
     "is_conflict",
     "overwrite",
+    "replace_columns",
     "replace_fragments",
     "set_config",
     "to_json",
@@ -83,6 +89,35 @@ def replace_fragments(table: lance.LanceDataset, removed: list[int], new: Sequen
         fields_modified=[],
     )
     return lance.LanceDataset.commit(table.uri, operation, read_version=table.version, max_retries=0)
+
+
+def replace_columns(table: lance.LanceDataset, files: Mapping[int, DataFile]) -> lance.LanceDataset:
+    """Give fragments, by their ids, a file each that has all rows of some columns, in place of those that they had.
+
+    All files have the same columns. Each has a row for each row of its fragment, deleted ones included.
+    """
+    columns = next(iter(files.values())).fields
+    updated = []
+    for number, file in files.items():
+        fragment = table.get_fragment(number)
+        assert fragment is not None, "the caller looked"
+        updated.append(with_columns(fragment.metadata, file))
+    operation = lance.LanceOperation.Update(
+        updated_fragments=updated, fields_modified=columns, update_mode="rewrite_columns"
+    )
+    return lance.LanceDataset.commit(table.uri, operation, read_version=table.version, max_retries=0)
+
+
+def with_columns(fragment: lance.FragmentMetadata, file: DataFile) -> lance.FragmentMetadata:
+    """A fragment that has the columns of `file` from it, and all others from the files that it has."""
+    kept = []
+    for each in fragment.files:
+        left = [REPLACED if field in file.fields else field for field in each.fields]
+        if any(field != REPLACED for field in left):
+            each.fields = left
+            kept.append(each)
+    fragment.files = [*kept, file]
+    return fragment
 
 
 def append(table: lance.LanceDataset, new: Sequence[str]) -> lance.LanceDataset:

@@ -20,9 +20,9 @@ import pytest
 from pipelines.embed import run
 from pipelines.embed.config import EmbedConfig
 from pipelines.embed.run import Setup
-from pipelines.embed.summary import Timing
 from pipelines.events import Counts
 from pipelines.gates.judge import GateError, TooManyRejectsError
+from pipelines.progress import Timing
 from pipelines.sample_catalog import draw, records
 from pipelines.stages.decode import decode
 from pipelines.stages.encode import EncodeActor

@@ -4,7 +4,7 @@ import lance
 import pytest
 
 from pipelines.embed.finish import count_foreign, keep_up
-from pipelines.embed.summary import Stopwatch
+from pipelines.progress import Stopwatch
 from pipelines.tables.lease import LeaseLostError
 from pipelines.tables.upkeep import postponing
 from tests.tables import append_foreign, block, commit, new_committer, stats

@@ -14,9 +14,10 @@ from pipelines.embed.catalog import fetch_rules, open_catalog
 from pipelines.embed.config import EmbedConfig
 from pipelines.embed.job import Job
 from pipelines.embed.report import RunReport, phases
-from pipelines.embed.summary import Summary, Timing
+from pipelines.embed.summary import Summary
 from pipelines.events import Arrived, Counts, Judged, Published, Publishing, ReadingEnded, Verdict
 from pipelines.gates.judge import GateError
+from pipelines.progress import Timing
 from pipelines.report.recorder import Recorder
 from pipelines.report.write import reporting
 from tests.pipelines.report.pages import HOSTILE, check

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import lance
 import pyarrow as pa
 import pytest
+from lance.file import LanceFileWriter
+from lance.fragment import DataFile
 from lance.optimize import Compaction
 
 from pipelines.tables.dataset import TableVersion
@@ -18,6 +20,7 @@ from pipelines.tables.transactions import (
     is_conflict,
     merge,
     overwrite,
+    replace_columns,
     replace_fragments,
     set_config,
     to_json,
@@ -29,40 +32,40 @@ A, B = ["a0", "a1", "a2", "a3"], ["b0", "b1", "b2", "b3"]
 
 # What becomes of a commit that was prepared (column) if another one (row) came first.
 MATRIX = """
-another commit                        upsert    insert    barrier   replace   append    set_config  overwrite   exchange
+another commit                      upsert   insert   barrier  replace  append   config   empty    exchange columns
 
-append                                conflict  conflict  conflict  passes    passes    passes      conflict    passes
-update of the same row                conflict  conflict  conflict  conflict  passes    passes      conflict    passes
-update of the same fragment           conflict  conflict  conflict  conflict  passes    passes      conflict    passes
-update of another fragment            conflict  conflict  conflict  passes    passes    passes      conflict    passes
-merge_insert into another fragment    conflict  conflict  conflict  passes    passes    passes      conflict    passes
-delete of the same row                conflict  conflict  conflict  conflict  passes    passes      conflict    passes
-delete of the same fragment           conflict  conflict  conflict  conflict  passes    passes      conflict    passes
-delete in another fragment            conflict  conflict  conflict  passes    passes    passes      conflict    passes
-delete of another fragment            conflict  conflict  conflict  passes    passes    passes      conflict    passes
-merge without a change                conflict  conflict  conflict  conflict  conflict  passes      conflict    passes
-merge of a new column                 conflict  conflict  conflict  conflict  conflict  passes      conflict    passes
-project (a dropped column)            conflict  conflict  conflict  passes    passes    passes      conflict    passes
-rewrite (compaction)                  conflict  conflict  conflict  conflict  passes    passes      conflict    conflict
-restore                               conflict  conflict  conflict  conflict  conflict  passes      conflict    conflict
-overwrite                             conflict  conflict  conflict  conflict  conflict  passes      conflict    conflict
-metadata of the schema                conflict  conflict  conflict  passes    passes    passes      conflict    passes
-metadata of a field                   conflict  conflict  conflict  passes    passes    passes      conflict    passes
-config, same key                      passes    passes    passes    passes    passes    conflict    conflict    passes
-config, same key removed              passes    passes    passes    passes    passes    conflict    conflict    passes
-config, another key                   passes    passes    passes    passes    passes    passes      conflict    passes
-tag                                   passes    passes    passes    passes    passes    passes      passes      passes
-index, created                        passes    passes    passes    passes    passes    passes      conflict    passes
-index, updated                        passes    passes    passes    passes    passes    passes      conflict    conflict
-index, dropped                        passes    passes    passes    passes    passes    passes      conflict    passes
+append                              conflict conflict conflict passes   passes   passes   conflict passes   passes
+update of the same row              conflict conflict conflict conflict passes   passes   conflict passes   conflict
+update of the same fragment         conflict conflict conflict conflict passes   passes   conflict passes   conflict
+update of another fragment          conflict conflict conflict passes   passes   passes   conflict passes   passes
+merge_insert into another fragment  conflict conflict conflict passes   passes   passes   conflict passes   passes
+delete of the same row              conflict conflict conflict conflict passes   passes   conflict passes   conflict
+delete of the same fragment         conflict conflict conflict conflict passes   passes   conflict passes   conflict
+delete in another fragment          conflict conflict conflict passes   passes   passes   conflict passes   passes
+delete of another fragment          conflict conflict conflict passes   passes   passes   conflict passes   passes
+merge without a change              conflict conflict conflict conflict conflict passes   conflict passes   conflict
+merge of a new column               conflict conflict conflict conflict conflict passes   conflict passes   conflict
+project (a dropped column)          conflict conflict conflict passes   passes   passes   conflict passes   passes
+rewrite (compaction)                conflict conflict conflict conflict passes   passes   conflict conflict conflict
+restore                             conflict conflict conflict conflict conflict passes   conflict conflict conflict
+overwrite                           conflict conflict conflict conflict conflict passes   conflict conflict conflict
+metadata of the schema              conflict conflict conflict passes   passes   passes   conflict passes   passes
+metadata of a field                 conflict conflict conflict passes   passes   passes   conflict passes   passes
+config, same key                    passes   passes   passes   passes   passes   conflict conflict passes   passes
+config, same key removed            passes   passes   passes   passes   passes   conflict conflict passes   passes
+config, another key                 passes   passes   passes   passes   passes   passes   conflict passes   passes
+tag                                 passes   passes   passes   passes   passes   passes   passes   passes   passes
+index, created                      passes   passes   passes   passes   passes   passes   conflict passes   passes
+index, updated                      passes   passes   passes   passes   passes   passes   conflict conflict passes
+index, dropped                      passes   passes   passes   passes   passes   passes   conflict passes   passes
 """
 
 
 def cells() -> list[tuple[str, str, str]]:
     """(another commit, the prepared commit, what becomes of it)."""
     head, *lines = [line for line in MATRIX.splitlines() if line]
-    prepared = head[38:].split()
-    found = [(line[:38].strip(), zip(prepared, line[38:].split(), strict=True)) for line in lines]
+    prepared = head[36:].split()
+    found = [(line[:36].strip(), zip(prepared, line[36:].split(), strict=True)) for line in lines]
     return [(other, kind, outcome) for other, outcomes in found for kind, outcome in outcomes]
 
 
@@ -130,13 +133,22 @@ def prepared_exchange(table: lance.LanceDataset) -> Callable[[], object]:
     return lambda: exchange_index(table, new, ["id_idx"])
 
 
+def prepared_columns(table: lance.LanceDataset) -> Callable[[], object]:
+    schema = pa.schema([("text", pa.string())])
+    with LanceFileWriter(f"{table.uri}/data/ours.lance", schema, version=table.data_storage_version) as writer:
+        writer.write_batch(pa.record_batch([pa.array(["ours"] * len(A))], schema=schema))
+    file = DataFile.create(table, "ours.lance")
+    return lambda: replace_columns(table, {0: file})
+
+
 OURS = {
+    "columns": (prepared_columns, Commit(lambda table: None, dict.fromkeys(A, "ours"))),
     "upsert": (prepared_upsert, Commit(lambda table: None, {"a0": "ours", "new": "ours"})),
     "insert": (prepared_insert, Commit(lambda table: None, {"new": "ours"})),
     "barrier": (lambda table: lambda: barrier(table), Commit(lambda table: None, {})),
     "replace": (prepared_replacement, Commit(lambda table: None, dict.fromkeys(A, "ours"))),
     "append": (prepared_append, Commit(lambda table: None, {"new": "ours"})),
-    "overwrite": (
+    "empty": (
         lambda table: lambda: overwrite(table, pa.schema([("id", pa.string()), ("text", pa.string())])),
         Commit(lambda table: None, dict.fromkeys([*A, *B, "c0"]), lambda table: table.config()["key"] == "old"),
     ),
@@ -144,7 +156,7 @@ OURS = {
         prepared_exchange,
         Commit(lambda table: None, {}, lambda table: {"new_idx", "id_idx"} & set(index_names(table)) == {"new_idx"}),
     ),
-    "set_config": (
+    "config": (
         lambda table: lambda: set_config(table, {"key": "ours"}),
         Commit(lambda table: None, {}, lambda table: table.config()["key"] == "ours"),
     ),
@@ -329,7 +341,7 @@ def test_a_barrier_changes_nothing_but_the_version(table):
     assert (after_it.config(), index_names(after_it)) == (table.config(), index_names(table))
 
 
-@pytest.mark.parametrize("kind", ["upsert", "insert", "barrier", "replace", "set_config"])
+@pytest.mark.parametrize("kind", ["upsert", "insert", "barrier", "replace", "config"])
 def test_a_commit_whose_response_was_lost_conflicts_with_itself_when_it_is_repeated(table, kind):
     prepare, ours = OURS[kind]
     commit = prepare(table)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipelines.search.filter import DEEPEST, MOST_TERMS, enclosed
+from pipelines.tables.filter import DEEPEST, MOST_TERMS, enclosed
 from vista_core import UsageError
 
 
