@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: env demo test chaos fuzz lint bench bench-gpu bench-sources bench-scale bench-index bench-search bench-serve clean
+.PHONY: env demo test chaos fuzz lint bench bench-gpu bench-sources bench-scale bench-backfill bench-index bench-search bench-serve clean
 .DEFAULT_GOAL := env
 
 env: .venv/.ready
@@ -55,6 +55,10 @@ bench-sources: env
 bench-scale: env
 	$(BIN)/python -m benchmarks.scale --rows 1000000
 	$(BIN)/python -m benchmarks.scale --rows 10000000
+
+bench-backfill: env
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
+	$(BIN)/python -m benchmarks.backfill
 
 bench-index: env
 	$(BIN)/python -m benchmarks.index
