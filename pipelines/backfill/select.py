@@ -48,6 +48,11 @@ class Targets:
     columns: tuple[VectorColumn, ...]
     parked: Parked
 
+    @property
+    def fingerprints(self) -> list[str]:
+        """The columns with the fingerprints of their vectors."""
+        return [each.fingerprint for each in self.columns]
+
     def schema(self) -> pa.Schema:
         """That of the records that `read_and_select` yields."""
         slots = [pa.field(slot_name(HAS_VECTOR, number), pa.bool_()) for number in range(1, len(self.columns))]
@@ -106,11 +111,12 @@ def select(
         for row in np.flatnonzero(without_content(records, external)).tolist()
         if row not in rejects
     }
-    stored = [records[column.fingerprint] for column in targets.columns]
+    missing = pa.nulls(len(records), fingerprints.type)  # of a column that a forecast is made for
+    stored = [records[name] if name in rows.fingerprints else missing for name in targets.fingerprints]
     for field in FLOW_FIELDS:
         values = fingerprints if field.name == FINGERPRINT else pa.nulls(len(records), field.type)
         records = records.append_column(field, values)
-    same = [pc.fill_null(pc.equal(each, fingerprints), False).to_numpy().astype(bool) for each in stored]
+    same = [np.array(pc.fill_null(pc.equal(each, fingerprints), False), bool) for each in stored]
     lasting = np.array([row in rejects and REASONS[rejects[row].reason].retryable for row in range(len(records))], bool)
     handed_on = ~np.logical_and.reduce(same) | lasting
     records = with_rejects(records, empty | rejects)
