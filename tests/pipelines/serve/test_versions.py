@@ -64,6 +64,7 @@ def test_no_answer_fails_or_mixes_versions_while_nights_publish(changing, shapes
     threads = [threading.Thread(target=ask) for _ in range(4)]
     for thread in threads:
         thread.start()
+    until(lambda: 1 in seen or bool(wrong))
     for number in (2, 3, 4):
         publish(db, night(shapes, number))
         until(lambda number=number: number in seen or bool(wrong))
