@@ -170,7 +170,8 @@ def canary(evidence: Evidence) -> Verdict:
     message = f"{len(cosines)} vectors compared with float32, one by one: smallest cosine {cosines[worst]:.5f}"
     if cosines[worst] >= COSINE:
         return Verdict("canary", True, message)
-    return Verdict("canary", False, f"{message} ({worst}), less than {COSINE}: the encoder gave another vector")
+    cure = "Find out why, remove the column by `vista drop-column`, and fill it again"
+    return Verdict("canary", False, f"{message} ({worst}), less than {COSINE}: the encoder gave another vector. {cure}")
 
 
 @dataclass(frozen=True)
