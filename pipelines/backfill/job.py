@@ -27,6 +27,7 @@ from pipelines.tables.encoder_choice import EncoderOptions, choose_encoder
 from pipelines.tables.filter import enclosed
 from pipelines.tables.origin import MARKER, Origin
 from pipelines.tables.runs import RUN_SCHEMA
+from pipelines.tables.transactions import on_latest
 from pipelines.tables.vector_column import EncoderFiles, VectorColumn, is_vector, names_encoder
 from vista_core import EncoderSettings, UsageError, display_name
 
@@ -206,9 +207,9 @@ def add_columns(table: lance.LanceDataset, targets: Sequence[Target]) -> lance.L
     """The table with those of the columns that it lacks, without vectors: this changes no data file."""
     for target in targets:
         column = target.column
+        content = {key.encode(): value.encode() for key, value in target.content.metadata.items()}
+        field = column.field.with_metadata({**column.field.metadata, **content})
         if column.name not in table.schema.names:
-            content = {key.encode(): value.encode() for key, value in target.content.metadata.items()}
-            field = column.field.with_metadata({**column.field.metadata, **content})
-            table.add_columns([field, column.fingerprint_field])
-            table = lance.dataset(table.uri)
+            added = [field, column.fingerprint_field]
+            table = on_latest(table.uri, lambda latest, added=added: latest.add_columns(added))
     return table

@@ -24,7 +24,7 @@ that the result has both changes, or raises CommitConflictError, so that nothing
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 import lance
@@ -34,7 +34,9 @@ from lance.dataset import Index
 from lance.fragment import DataFile
 
 from pipelines.storage.uris import filesystem
+from vista_core import VistaError
 
+ATTEMPTS = 50  # of a small commit
 REPLACED = -2  # in place of a field's id: Lance's mark for a column of a file that another file has
 
 __all__ = [
@@ -45,6 +47,7 @@ __all__ = [
     "exchange_index",
     "from_json",
     "is_conflict",
+    "on_latest",
     "overwrite",
     "replace_columns",
     "replace_fragments",
@@ -140,6 +143,21 @@ def set_config(table: lance.LanceDataset, values: Mapping[str, str | None]) -> l
     update = lance.LanceOperation.UpdateMap(dict(values), replace=False)
     operation = lance.LanceOperation.UpdateConfig(config_updates=update)
     return lance.LanceDataset.commit(table.uri, operation, read_version=table.version, max_retries=0)
+
+
+def on_latest(uri: str, change: Callable[[lance.LanceDataset], object]) -> lance.LanceDataset:
+    """The table after a change of its columns or metadata, which is tried again if another writer commits meanwhile.
+
+    Lance doesn't repeat such a change by itself. Raises VistaError after ATTEMPTS conflicts in a row.
+    """
+    for _ in range(ATTEMPTS):
+        try:
+            change(lance.dataset(uri))
+            return lance.dataset(uri)
+        except (CommitConflictError, OSError) as error:
+            if not is_conflict(error):
+                raise
+    raise VistaError(f"{uri}: other writers committed {ATTEMPTS} times in a row. Run the same command again")
 
 
 def is_conflict(error: BaseException) -> bool:

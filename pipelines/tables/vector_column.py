@@ -10,6 +10,7 @@ import lance
 import pyarrow as pa
 
 from pipelines.records import FINGERPRINT_TYPE
+from pipelines.tables.transactions import on_latest
 from vista_core import EncoderIdentity, EncoderSettings, UsageError
 from vista_core.image import PREPROCESSING_VERSIONS
 
@@ -145,9 +146,7 @@ def since(schema: pa.Schema, name: str) -> str:
 
 def completed(table: lance.LanceDataset, name: str) -> lance.LanceDataset:
     """The latest version of the table, in which the vector column `name` is marked as complete."""
-    latest = lance.dataset(table.uri)
-    latest.update_field_metadata({name: {FILLING.decode(): None}})
-    return latest
+    return on_latest(table.uri, lambda latest: latest.update_field_metadata({name: {FILLING.decode(): None}}))
 
 
 def why_incomplete(name: str) -> str:

@@ -19,6 +19,7 @@ from pipelines.tables.transactions import (
     from_json,
     is_conflict,
     merge,
+    on_latest,
     overwrite,
     replace_columns,
     replace_fragments,
@@ -377,3 +378,17 @@ def test_only_conflicts_are_taken_for_conflicts(table):
     assert is_conflict(raised.value)
     assert not is_conflict(OSError("No space left on device"))
     assert not is_conflict(ValueError("Dataset was not found"))
+
+
+def test_a_change_of_columns_is_tried_again_if_another_writer_commits(table):
+    def add(latest: lance.LanceDataset) -> None:
+        if len(tried) < 2:
+            lance.write_dataset(rows([f"new{len(tried)}"], "theirs"), latest.uri, mode="append")
+        tried.append(latest.version)
+        latest.add_columns(pa.field("more", pa.int64()))
+
+    tried: list[int] = []
+    changed = on_latest(table.uri, add)
+    assert len(tried) == 3
+    assert "more" in changed.schema.names
+    assert changed.count_rows("id LIKE 'new%'") == 2
