@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -211,5 +212,5 @@ def add_columns(table: lance.LanceDataset, targets: Sequence[Target]) -> lance.L
         field = column.field.with_metadata({**column.field.metadata, **content})
         if column.name not in table.schema.names:
             added = [field, column.fingerprint_field]
-            table = on_latest(table.uri, lambda latest, added=added: latest.add_columns(added))
+            table = on_latest(table.uri, functools.partial(lance.LanceDataset.add_columns, transforms=added))
     return table

@@ -80,7 +80,7 @@ def killed(db: Path, point: str, operation: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("point", ["VectorsParked", "FragmentsWritten", "TableCommitted"])
+@pytest.mark.parametrize("point", ["VectorsParked", "TableCommitted"])
 def test_a_killed_run_is_continued_and_encodes_nothing_again(ray_cluster, tmp_path, point):
     uri, counting = make(tmp_path), Counting(tmp_path / "encoded")
     done = killed(tmp_path, point, "nothing")
