@@ -124,6 +124,14 @@ def slot_name(column: str, number: int) -> str:
     return f"{column}_{number}" if number else column
 
 
+def with_slots(records: pa.Table, slots: int) -> pa.Table:
+    """`records` with HAS_VECTOR for as many slots; null where they have none yet."""
+    for number in range(1, slots):
+        if slot_name(HAS_VECTOR, number) not in records.column_names:
+            records = records.append_column(slot_name(HAS_VECTOR, number), pa.nulls(len(records), pa.bool_()))
+    return records
+
+
 # Names that columns of a source can't have: the flow's, the table's, and those that Lance adds to what is read.
 LANCE_NAMES = {"_rowid", "_rowaddr", "_rowoffset", "_distance"}
 LANCE_NAMES |= {"_row_created_at_version", "_row_last_updated_at_version"}

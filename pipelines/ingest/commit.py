@@ -44,11 +44,12 @@ class Target:
     """What a run commits to. `table` is the version at the start of the run."""
 
     table: lance.LanceDataset
-    column: VectorColumn
+    column: VectorColumn  # of the first slot
     rejects: lance.LanceDataset
     manifest: Manifest
     keep_stale: bool = False  # True if rows stay whose record was rejected
     has_ids: bool = True  # False if hashes of the content are the ids
+    others: tuple[VectorColumn, ...] = ()  # of the other slots
 
 
 class Committer:
@@ -123,6 +124,7 @@ class Committer:
             keep_stale=self.target.keep_stale,
             has_ids=self.target.has_ids,
             already_replaced=dict(replaced),
+            others=self.target.others,
         )
 
     def finish(self, written: Written) -> None:

@@ -22,26 +22,23 @@ from pipelines.batch_stats import BatchStats, added_seconds, seconds_by_stage, s
 from pipelines.ingest.manifest import FileStats, RowChecksum, add_up, checksums_of
 from pipelines.ingest.pictured import pictured
 from pipelines.ingest.resolve import Incoming, Known, Resolution, StoredRow, duplicate, resolve
+from pipelines.ingest.stored_values import CopiedFrom, table_rows, with_stored_values
 from pipelines.reasons import BAD_VECTOR, DUPLICATE_ID, OBJECT_UNREADABLE, REASONS, REPEATED_CONTENT, Reject
 from pipelines.records import (
-    FINGERPRINT,
-    HAS_VECTOR,
     ID,
-    IMAGE,
     MESSAGE,
-    MODALITY,
     OBJECT,
     REASON,
     REJECT_SCHEMA,
     ROW,
     RUN,
     STAGE,
-    TRUNCATED,
     VECTOR,
     Misfits,
     Pictured,
     embeddable,
     replace_column,
+    slot_name,
     with_rejects,
 )
 from pipelines.storage.uris import redacted_text
@@ -50,7 +47,6 @@ from pipelines.tables.transactions import to_json
 from pipelines.tables.vector_column import VectorColumn
 
 NORM_TOLERANCE = 1e-3
-MADE_BY_ENCODING = {IMAGE, MODALITY, TRUNCATED}  # columns of the table that decode and encode fill, beside the vector
 
 
 @dataclass(frozen=True)
@@ -59,7 +55,7 @@ class Bundle:
 
     table: TableVersion  # the bundle is resolved against it, and committed on top of it
     base: TableVersion  # the version at the start of the run, against which its records were selected
-    column: VectorColumn
+    column: VectorColumn  # of the first slot
     rejects_uri: str
     run: str
     accounted: bytes  # BitMap64: rows of the base version that earlier bundles account for
@@ -68,6 +64,12 @@ class Bundle:
     # Ids whose rows a `Replacement` of this bundle has committed already, each with the file of an earlier record of
     # this run that had the id before.
     already_replaced: Mapping[str, str | None] = field(default_factory=dict)
+    others: tuple[VectorColumn, ...] = ()  # of the other slots
+
+    @property
+    def columns(self) -> tuple[VectorColumn, ...]:
+        """The vector columns that the run fills, by slot."""
+        return (self.column, *self.others)
 
 
 @dataclass(frozen=True)
@@ -116,12 +118,13 @@ def write_bundle(bundle: Bundle, *blocks: pa.Table) -> Written | Replacement:
     duplicates = account_for_unchanged(stats, bundle, accounted)
     unchanged = len(accounted) - before
 
-    records = with_rejects(records, check_vectors(records))
+    records = with_rejects(records, check_vectors(records, bundle.columns))
     resolution = resolve(incoming(records), known(records, bundle), accounted, bundle.keep_stale)
     records = with_rejects(records, resolution.rejects)
     entering = records.filter(pc.is_null(records[REASON]))
-    rows = with_stored_values(table_rows(entering, bundle), entering, bundle)
-    rewritten = pc.sum(pc.fill_null(entering[HAS_VECTOR], False)).as_py() or 0
+    copied_from = CopiedFrom(bundle.base, bundle.table, bundle.columns)
+    rows = with_stored_values(table_rows(entering, copied_from, bundle.run), entering, copied_from)
+    rewritten = embeddable(entering).count(False)
     rejects = reject_rows(records, [*duplicates, *resolution.superseded_rejects], bundle)
     by_file = add_up(counted_stats(stats), outcomes(records, rejects), held(rows, bundle.column))
     committed = pa.array([key in bundle.already_replaced for key in rows[ID].to_pylist()], pa.bool_())
@@ -194,15 +197,17 @@ def stored_rows(rows: pa.Table) -> dict[str, StoredRow]:
     return {row[ID]: StoredRow(row[ADDRESS], row[OBJECT], row.get(RUN)) for row in rows.to_pylist()}
 
 
-def check_vectors(records: pa.Table) -> dict[int, Reject]:
+def check_vectors(records: pa.Table, columns: Sequence[VectorColumn]) -> dict[int, Reject]:
     """Vectors that are not finite or not of norm 1 (within 1e-3) never reach the table."""
-    encoded = embeddable(records)
-    rows, norms = off_norm(records[VECTOR].combine_chunks())
-    return {
-        int(row): BAD_VECTOR.reject(f"the vector's norm is {norm}, not 1")
-        for row, norm in zip(rows, norms, strict=True)
-        if encoded[row]
-    }
+    found: dict[int, Reject] = {}
+    for slot, column in enumerate(columns):
+        encoded = embeddable(records, slot)
+        which = f" for the column `{column.name}`" if len(columns) > 1 else ""
+        rows, norms = off_norm(records[slot_name(VECTOR, slot)].combine_chunks())
+        for row, norm in zip(rows.tolist(), norms, strict=True):
+            if encoded[row]:
+                found.setdefault(row, BAD_VECTOR.reject(f"the vector's norm{which} is {norm}, not 1"))
+    return found
 
 
 def off_norm(vectors: pa.FixedSizeListArray) -> tuple[np.ndarray, np.ndarray]:
@@ -211,53 +216,6 @@ def off_norm(vectors: pa.FixedSizeListArray) -> tuple[np.ndarray, np.ndarray]:
     norms = np.linalg.norm(values.reshape(len(vectors), vectors.type.list_size), axis=1)
     rows = np.flatnonzero(~(np.abs(norms - 1) <= NORM_TOLERANCE))  # true for NaN, too
     return rows, norms[rows]
-
-
-def table_rows(records: pa.Table, bundle: Bundle) -> pa.Table:
-    """Records in the table's own schema; a column that only the table has is null."""
-    schema, column = bundle.table.open().schema, bundle.column
-    ours = {name: name for name in records.column_names} | {column.name: VECTOR, column.fingerprint: FINGERPRINT}
-    columns = []
-    for each in schema:
-        if each.name == RUN:
-            columns.append(pa.repeat(bundle.run, len(records)))
-        elif each.name in ours:
-            columns.append(records[ours[each.name]].cast(each.type))
-        else:
-            columns.append(pa.nulls(len(records), each.type))
-    return pa.table(columns, schema=schema)
-
-
-def with_stored_values(rows: pa.Table, records: pa.Table, bundle: Bundle) -> pa.Table:
-    """For unchanged content, copy the vector and the table-only columns from the stored row.
-
-    `rows` are rows of the table for `records`. The vector comes from the version that a record was compared with;
-    columns that only the table has come from the latest version, in which others may have added or changed them.
-    """
-    column, has_vector = bundle.column, pc.fill_null(records[HAS_VECTOR], False)
-    filled = {*records.column_names, RUN, column.name, column.fingerprint}
-    only_of_the_table = [name for name in rows.column_names if name not in filled]
-    of_the_encoder = [name for name in rows.column_names if name in {*MADE_BY_ENCODING, column.name}]
-    if pc.any(has_vector).as_py():
-        copied = with_values_of(bundle.base, rows.filter(has_vector), of_the_encoder, column)
-        rows = pa.concat_tables([rows.filter(pc.invert(has_vector)), copied])
-    return with_values_of(bundle.table, rows, only_of_the_table, column)
-
-
-def with_values_of(version: TableVersion, rows: pa.Table, names: list[str], column: VectorColumn) -> pa.Table:
-    """`rows` with the values that a version of the table has in the columns `names` for the same id and content.
-
-    A stored row without a fingerprint, as another client writes it, counts as of the same content.
-    """
-    if not len(rows) or not names:
-        return rows
-    stored = version.find_each(rows[ID].to_pylist(), [column.fingerprint, *names])
-    stored = stored.take(pc.index_in(rows[ID], stored[ID]))
-    same = pc.fill_null(pc.equal(stored[column.fingerprint], rows[column.fingerprint]), True)
-    copied = rows.filter(same)
-    for name in names:
-        copied = replace_column(copied, name, stored[name].filter(same))
-    return pa.concat_tables([copied.cast(rows.schema), rows.filter(pc.invert(same))])
 
 
 def replacement(rows: pa.Table, resolution: Resolution, emptied: list[int], bundle: Bundle) -> Replacement:

@@ -15,7 +15,7 @@ from pipelines.cluster.child import ProcessLimits
 from pipelines.cluster.logs import captured_warnings
 from pipelines.fetching.locations import FetchRules
 from pipelines.reasons import Reject
-from pipelines.records import OBJECT, read_schema, replace_column
+from pipelines.records import OBJECT, read_schema, replace_column, with_slots
 from pipelines.sources.source import Source
 from pipelines.sources.units import Unit
 from pipelines.stages.fetch import identify
@@ -51,7 +51,8 @@ def read_and_select(
             for records, rejects in clock.each("read", task.unit.scope.select(batches)):
                 yield from selected(records, rejects, task, Selection(source, rules, snapshot, clock))
         ended = () if snapshot.second_pass else task.files
-        yield with_seconds(BatchStats(ended=ended, warnings=warnings).row(record_schema(source)), clock.seconds)
+        stats = BatchStats(ended=ended, warnings=warnings).row(record_schema(source, len(snapshot.columns)))
+        yield with_seconds(stats, clock.seconds)
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,6 @@ def selected(records: pa.Table, rejects: dict[int, Reject], task: Task, by: Sele
         yield from by.clock.each("select", select(*identified, by.source.has_ids, by.snapshot))
 
 
-def record_schema(source: Source) -> pa.Schema:
+def record_schema(source: Source, slots: int = 1) -> pa.Schema:
     """The schema of records behind select."""
-    return with_content(read_schema(source.extra).empty_table(), {}, [], True).schema
+    return with_slots(with_content(read_schema(source.extra).empty_table(), {}, [], True), slots).schema

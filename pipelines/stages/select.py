@@ -2,12 +2,14 @@
 
 A record that moved to another file, or of which only other columns changed (a price), keeps its vector: it is marked,
 and the write step copies the vector. Resume and nightly increment are this one mechanism: the table is the checkpoint.
+Of several vector columns, a record is encoded for those that have no vector of its content, and keeps the others'.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import pyarrow as pa
@@ -31,13 +33,14 @@ from pipelines.records import (
     TEXT,
     Misfits,
     replace_column,
+    slot_name,
     with_rejects,
 )
 from pipelines.stages.fetch import External
 from pipelines.storage.uris import listing_order
-from pipelines.tables.dataset import ADDRESS, TableVersion, source_of
+from pipelines.tables.dataset import ADDRESS, TableVersion, is_null_name, source_of
 from pipelines.tables.run_ids import is_since
-from pipelines.tables.vector_column import VectorColumn
+from pipelines.tables.vector_column import DEFAULT, VectorColumn
 
 # Not compared as columns that pass through: the fingerprint covers them, or they say where a row came from.
 NOT_COMPARED = {ID, IMAGE, OBJECT}
@@ -51,10 +54,16 @@ class Snapshot:
     """
 
     base: TableVersion
-    column: VectorColumn
+    column: VectorColumn  # of the first slot
     present: np.ndarray  # `file_hashes` of the source's files
     skipped: np.ndarray  # `file_hashes` of those that are skipped, unchanged
     second_pass: bool = False  # True if only deferred conflicts are handed on
+    others: tuple[VectorColumn, ...] = ()  # of the other slots
+
+    @property
+    def columns(self) -> tuple[VectorColumn, ...]:
+        """The vector columns that the run fills, by slot."""
+        return (self.column, *self.others)
 
 
 def file_hashes(names: Iterable[str]) -> np.ndarray:
@@ -78,9 +87,11 @@ def select(
     deferred, duplicates = conflicts(records[OBJECT].to_pylist(), stored[OBJECT].to_pylist(), snapshot)
     records = with_rejects(records, duplicates)
 
-    has_vector = pc.is_null(records[REASON]).to_numpy() & same_content(records, stored, snapshot.column)
-    unchanged = has_vector & same_columns(records, stored, snapshot.column)
-    records = replace_column(records, HAS_VECTOR, pa.array(has_vector & ~unchanged))
+    sound = pc.is_null(records[REASON]).to_numpy()
+    has_vector = [sound & same_content(records, stored, column) for column in snapshot.columns]
+    unchanged = reduce(np.logical_and, has_vector) & same_columns(records, stored)
+    for number, each in enumerate(has_vector):
+        records = replace_column(records, slot_name(HAS_VECTOR, number), pa.array(each & ~unchanged))
     handed_on = deferred if snapshot.second_pass else ~(deferred | unchanged)
     if handed_on.any():
         # A filter would copy every image.
@@ -130,10 +141,13 @@ def empty(contents: list[tuple[str | None, pa.Buffer | None, External | None]]) 
 
 def stored_rows(records: pa.Table, snapshot: Snapshot) -> pa.Table:
     """For each record the table's row with its id, in the columns that are compared; nulls where there is none."""
-    base, column = snapshot.base, snapshot.column
-    table = base.open().schema.names
+    table = snapshot.base.open().schema.names
     names = [name for name in table if name in records.column_names and name not in NOT_COMPARED]
-    found = base.find_each(pc.drop_null(records[ID]).to_pylist(), [column.fingerprint, RUN, OBJECT, *names])
+    fingerprints = [column.fingerprint for column in snapshot.columns]
+    # A backfill, which fills the others, says by a null vector beside a fingerprint that a content can't be embedded.
+    nulls_of = [column.name for column in snapshot.columns if column.name != DEFAULT]
+    ids = pc.drop_null(records[ID]).to_pylist()
+    found = snapshot.base.find_each(ids, [*fingerprints, RUN, OBJECT, *names], nulls_of)
     return found.take(pc.index_in(records[ID], found[ID]))
 
 
@@ -164,10 +178,12 @@ def is_among(name: str, hashes: np.ndarray) -> bool:
 def same_content(records: pa.Table, stored: pa.Table, column: VectorColumn) -> np.ndarray:
     """bool [N]: the table has a vector of this content, made by the column's encoder."""
     same = pc.equal(records[FINGERPRINT], stored[column.fingerprint])
+    if is_null_name(column.name) in stored.column_names:
+        same = pc.and_(same, pc.invert(stored[is_null_name(column.name)]))
     return pc.fill_null(pc.and_(same, is_since(stored[RUN], column.since)), False).to_numpy().astype(bool)
 
 
-def same_columns(records: pa.Table, stored: pa.Table, column: VectorColumn) -> np.ndarray:
+def same_columns(records: pa.Table, stored: pa.Table) -> np.ndarray:
     """bool [N]: a record's file and the columns that pass through are those of its stored row."""
     same = pc.fill_null(pc.equal(records[OBJECT], stored[OBJECT]), False).to_numpy().astype(bool)
     for name in stored.column_names:

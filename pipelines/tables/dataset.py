@@ -34,32 +34,44 @@ class TableVersion:
         """The dataset, checked out at this version."""
         return open_version(self.uri, self.version)
 
-    def find(self, ids: Sequence[str], names: Sequence[str] = ()) -> pa.Table:
+    def find(self, ids: Sequence[str], names: Sequence[str] = (), nulls_of: Sequence[str] = ()) -> pa.Table:
         """The rows with one of `ids`, in any order: their id, their address, and the columns `names`.
 
-        Takes memory for the rows found, whatever the table's size.
+        Of each of the columns `nulls_of` a bool column `is_null_name(name)` says where it is null. Takes memory for the
+        rows found, whatever the table's size.
         """
         dataset = self.open()
-        schema = pa.schema([*(dataset.schema.field(name) for name in (ID, *names)), pa.field(ADDRESS, pa.uint64())])
+        fields = [dataset.schema.field(name) for name in (ID, *names)]
+        fields += [pa.field(is_null_name(name), pa.bool_()) for name in nulls_of]
+        schema = pa.schema([*fields, pa.field(ADDRESS, pa.uint64())])
+        columns: Any = [ID, *names]
+        if nulls_of:  # as SQL, which is slower
+            columns = {name: f"`{name}`" for name in columns}
+            columns |= {is_null_name(name): f"`{name}` IS NULL" for name in nulls_of}
         parts = [schema.empty_table()]
         for start in range(0, len(ids) if dataset.count_rows() else 0, LOOKUP_IDS):
             wanted = f"{ID} IN ({', '.join(map(quoted, ids[start : start + LOOKUP_IDS]))})"
-            found = dataset.to_table(columns=[ID, *names], filter=wanted, with_row_address=True)
+            found = dataset.to_table(columns=columns, filter=wanted, with_row_address=True)
             parts.append(found.select(schema.names).cast(schema))
         return pa.concat_tables(parts)
 
-    def find_each(self, ids: Sequence[str], names: Sequence[str] = ()) -> pa.Table:
+    def find_each(self, ids: Sequence[str], names: Sequence[str] = (), nulls_of: Sequence[str] = ()) -> pa.Table:
         """The same with one row for each id: the job's own, if another client appended rows with the same id."""
-        found = self.find(ids, list(dict.fromkeys([*names, OBJECT])))
+        found = self.find(ids, list(dict.fromkeys([*names, OBJECT])), nulls_of)
         if len(pc.unique(found[ID])) < len(found):
             found = found.sort_by([(OBJECT, "ascending"), (ADDRESS, "ascending")])  # nulls come last
             found = found.take(pc.index_in(pc.unique(found[ID]), found[ID]))
-        return found.select([ID, *names, ADDRESS])
+        return found.select([ID, *names, *map(is_null_name, nulls_of), ADDRESS])
 
     def at(self, addresses: Sequence[int], names: Sequence[str]) -> pa.Table:
         """The rows at some addresses. It scans the whole columns, so use it for messages about a few rows only."""
         wanted = f"{ADDRESS} IN ({', '.join(map(str, addresses))})"
         return self.open().to_table(columns=list(names), filter=wanted, with_row_address=True)
+
+
+def is_null_name(column: str) -> str:
+    """The name under which `TableVersion.find` says whether a column is null in a row."""
+    return f"{column} is null"
 
 
 @functools.lru_cache(maxsize=4)

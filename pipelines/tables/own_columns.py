@@ -10,10 +10,11 @@ import lance
 import pyarrow as pa
 
 from pipelines.records import FINGERPRINT_TYPE, ID, IMAGE, IMAGE_URI, MODALITY, OBJECT, RUN, TEXT, TRUNCATED
-from pipelines.tables.vector_column import DEFAULT, VectorColumn, fingerprint_column, names_encoder
+from pipelines.tables.default_column import default_column
+from pipelines.tables.vector_column import VectorColumn, fingerprint_column, names_encoder
 from vista_core import UsageError
 
-NEEDED: Final = {ID: pa.string(), fingerprint_column(DEFAULT): FINGERPRINT_TYPE, OBJECT: pa.string(), RUN: pa.string()}
+NEEDED: Final = {ID: pa.string(), OBJECT: pa.string(), RUN: pa.string()}  # and the default column's fingerprints
 COMPARED_ROWS: Final = 1_000
 EARLIER_VERSIONS: Final = 1_000  # that are looked at
 # A table may lack these: then they are not written.
@@ -28,9 +29,10 @@ WRITTEN: Final = {
 
 def check_own_columns(table: lance.LanceDataset) -> None:
     """Raise UsageError, with the cure, if the table lacks a column that each run needs, or one has another type."""
-    for name, kind in (NEEDED | WRITTEN).items():
+    needed = NEEDED | {fingerprint_column(default_column(table)): FINGERPRINT_TYPE}
+    for name, kind in (needed | WRITTEN).items():
         if name not in table.schema.names:
-            if name in NEEDED:
+            if name in needed:
                 raise UsageError(why_missing(table, name))
         elif table.schema.field(name).type != kind:
             raise UsageError(

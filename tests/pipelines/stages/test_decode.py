@@ -9,7 +9,17 @@ import pytest
 from PIL import Image
 
 from pipelines.reasons import Reject
-from pipelines.records import DECODED_FIELDS, FLOW_FIELDS, STATS_TYPE, read_schema, with_rejects
+from pipelines.records import (
+    DECODED_FIELDS,
+    FLOW_FIELDS,
+    HAS_VECTOR,
+    STATS_TYPE,
+    read_schema,
+    replace_column,
+    slot_name,
+    with_rejects,
+    with_slots,
+)
 from pipelines.stages.decode import decode
 from vista_core import EncoderSettings, Preprocessor
 
@@ -143,3 +153,43 @@ def test_the_order_of_rows_and_the_other_columns_are_kept():
 
 def test_an_empty_batch_stays_empty():
     assert decode(as_selected([]), SETTINGS, store_images=False).num_rows == 0
+
+
+def test_an_image_is_decoded_once_for_two_encoders_of_the_same_size(monkeypatch, preprocessor):
+    seen = []
+    decode_image = Preprocessor.decode_image
+    monkeypatch.setattr(
+        Preprocessor, "decode_image", lambda self, image: seen.append(image) or decode_image(self, image)
+    )
+    rows = [{"id": "both", "text": "one two three four", "image": JPEG}, {"id": "image", "image": png(30, 20)}]
+    shorter, white = EncoderSettings(max_tokens=4), EncoderSettings(alpha="white")
+    table = decode(with_slots(as_selected(rows), 2), SETTINGS, False, others=[shorter])
+    assert seen == [JPEG, png(30, 20)]
+    assert "_pixels_1" not in table.column_names
+    assert [(len(row["_input_ids"]), len(row["_input_ids_1"])) for row in table.to_pylist()] == [(6, 4), (2, 2)]
+    assert table["truncated"].to_pylist() == [False, False], "that of the first slot"
+    seen.clear()
+    table = decode(with_slots(as_selected(rows), 3), SETTINGS, False, others=[shorter, white])
+    assert len(seen) == 4, "another alpha gives other pixels"
+    assert table["_pixels_2"].null_count == 0
+
+
+def test_a_record_is_decoded_for_the_slots_that_need_it():
+    rows = [{"id": each, "text": "x", "image": JPEG} for each in ("first", "second", "none")]
+    table = with_slots(as_selected(rows), 2)
+    for name, has in ((HAS_VECTOR, [False, True, True]), (slot_name(HAS_VECTOR, 1), [True, False, True])):
+        table = replace_column(table, name, pa.array(has))
+    table = decode(table, SETTINGS, False, others=[EncoderSettings(max_tokens=4)])
+    found = table.select(["_input_ids", "_input_ids_1", "_pixels", "modality"]).to_pylist()
+    assert [[value is not None for value in row.values()] for row in found] == [
+        [True, False, True, True],
+        [False, True, True, False],
+        [False, False, False, False],
+    ]
+    assert table["_reason"].null_count == 3
+
+
+def test_a_record_that_one_of_two_encoders_cannot_take_is_rejected():
+    rows = [{"id": "good", "text": "x"}, {"id": "large", "text": "ﷺ" * 60_000}]
+    table = decode(with_slots(as_selected(rows), 2), SETTINGS, False, others=[EncoderSettings(max_tokens=4)])
+    assert table["_reason"].to_pylist() == [None, "text_too_large"]

@@ -11,8 +11,17 @@ from PIL import Image
 
 from pipelines.cluster.session import cores
 from pipelines.reasons import Reject
-from pipelines.records import FLOW_FIELDS, STATS_TYPE, VECTOR, read_schema, replace_column, with_rejects
-from pipelines.stages.decode import decode
+from pipelines.records import (
+    FLOW_FIELDS,
+    HAS_VECTOR,
+    STATS_TYPE,
+    VECTOR,
+    read_schema,
+    replace_column,
+    with_rejects,
+    with_slots,
+)
+from pipelines.stages.decode import decode, slots_of
 from pipelines.stages.encode import EncodeActor
 from vista_core import Encoder, EncoderSettings, Record, VistaError, encoder_identity
 
@@ -96,3 +105,22 @@ def test_the_actors_of_a_node_share_its_cores(monkeypatch, actors: int):
         assert torch.get_num_threads() == max(1, cores() // actors)
     finally:
         torch.set_num_threads(before)
+
+
+def test_each_slot_is_encoded_by_its_own_encoder_and_pixels_are_shared(actor):
+    shorter = EncoderSettings(device="cpu", max_tokens=4)
+    first, second = slots_of((SETTINGS, shorter))
+    rows = [{"id": f"k{n}", "text": record.text, "image": record.image} for n, record in enumerate(RECORDS)]
+    schema = pa.schema([*read_schema(pa.schema([])), *FLOW_FIELDS])
+    table = with_slots(pa.Table.from_pylist(rows, schema=schema), 2)
+    only_second = [n == 1 for n in range(len(RECORDS))]
+    table = decode(replace_column(table, HAS_VECTOR, pa.array(only_second)), SETTINGS, False, others=[shorter])
+    encoded = EncodeActor(SETTINGS, actor.encoder.identity, 1, first)(table)
+    assert "_pixels" in encoded.column_names, "the second encoder takes them"
+    encoded = EncodeActor(shorter, encoder_identity(shorter), 1, second)(encoded)
+    assert not {"_pixels", "_input_ids", "_input_ids_1"} & set(encoded.column_names)
+    expected = actor.encoder.encode(RECORDS).astype(np.float16)
+    expected[1] = 0
+    np.testing.assert_array_equal(vectors(encoded), expected)
+    values = np.array(encoded["_encoded_vector_1"].to_pylist(), np.float16)
+    np.testing.assert_array_equal(values, Encoder.load(shorter).encode(RECORDS).astype(np.float16))

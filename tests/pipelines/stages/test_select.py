@@ -1,5 +1,6 @@
 """Selection against a real table: which records are new, changed, unchanged, deferred or rejected."""
 
+import dataclasses
 from collections import Counter
 
 import lance
@@ -18,6 +19,7 @@ from pipelines.tables.dataset import LOOKUP_IDS, TableVersion
 from pipelines.tables.indexes import index_ids
 from pipelines.tables.origin import Origin
 from pipelines.tables.vector_column import VectorColumn
+from tests.second_column import SECOND, add_second
 from tests.tables import COLUMN, EXTRA, address, append_foreign, block, commit, new_committer, run_id
 
 ODD_IDS = ["it's", "''", '"', "a\\b", "a\nb", "%_", "日本", "", " ", "null", "id", "\x00", "x') OR ('1'='1"]
@@ -295,3 +297,23 @@ def test_each_record_is_selected_rejected_or_unchanged_exactly_once(some, rows, 
     assert len(stats.unchanged_addresses) == len(stats.unchanged_rows)
     for row in passed_on:
         assert (row["_reason"] == "object_unreadable") == (row["_row"] in rejects)
+
+
+def test_each_slot_says_whether_the_table_has_its_vector(tmp_path):
+    committer = new_committer(tmp_path)
+    commit(committer, block(dict.fromkeys(["same", "price", "null", "changed"], "x")))
+    add_second(committer, without=("null",))
+    commit(committer, block({"none": "x"}))  # by a run that did not know the column
+    table = lance.dataset(committer.base.uri)
+    both = dataclasses.replace(snapshot(TableVersion(table.uri, table.version)), others=(SECOND,))
+    read = [{"id": key, "text": "x"} for key in ("same", "null", "none")]
+    read += [{"id": "price", "text": "x", "price": 2}, {"id": "changed", "text": "y"}, {"id": "new", "text": "x"}]
+    rows, stats = selected(as_read(read), both)
+    assert {row["id"]: (row["_has_vector"], row["_has_vector_1"]) for row in rows} == {
+        "null": (True, False),
+        "none": (True, False),
+        "price": (True, True),
+        "changed": (False, False),
+        "new": (False, False),
+    }
+    assert stats.unchanged_rows == [0]
