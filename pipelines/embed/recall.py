@@ -11,7 +11,7 @@ import lance
 from pipelines.cluster.calls import Workers
 from pipelines.cluster.tasks import as_completed
 from pipelines.gates.evidence import Evidence
-from pipelines.gates.index_recall import index_recall
+from pipelines.gates.index_recall import has_recall
 from pipelines.index.choose import choose
 from pipelines.index.config import Kind
 from pipelines.index.pieces import Pieces
@@ -19,6 +19,7 @@ from pipelines.index.vector import RecallError, Target, build_vector_index, vect
 from pipelines.ingest.commit import Committer
 from pipelines.tables.search_setting import SearchSetting, drop_setting
 from pipelines.tables.upkeep import UpkeepError, postponing
+from pipelines.tables.vector_column import VectorColumn
 from vista_core import UsageError
 
 log = logging.getLogger(__name__)
@@ -27,19 +28,38 @@ log = logging.getLogger(__name__)
 def keep_recall(evidence: Evidence, committer: Committer, pieces: Pieces, workers: Workers = as_completed) -> Evidence:
     """The evidence, or that of a later version in which the gate `index recall` passes. No night is lost to an index.
 
-    Raises UpkeepError, which says so, if the setting had to be dropped; `committer` has the version without it.
+    Raises UpkeepError, which says so, if the setting of a column's index had to be dropped; `committer` has the version
+    without it.
     """
-    setting = SearchSetting.of(evidence.table, evidence.column.name)
+    failed: list[UpkeepError] = []
+    for column in evidence.columns:
+        try:
+            evidence = keep_recall_of(column, evidence, committer, pieces, workers)
+        except UpkeepError as error:
+            failed.append(error)
+            evidence = dataclasses.replace(evidence, table=committer.table)
+    if failed:
+        raise UpkeepError("; ".join(map(str, failed))) from failed[0]
+    return evidence
+
+
+def keep_recall_of(
+    column: VectorColumn, evidence: Evidence, committer: Committer, pieces: Pieces, workers: Workers
+) -> Evidence:
+    """The same for one column."""
+    setting = SearchSetting.of(evidence.table, column.name)
     if setting is None:
         return evidence
     try:
         with postponing("the recall of the index could not be measured"):
-            verdict = index_recall(evidence)
+            verdict = has_recall(evidence, column)
             if verdict.passed:
                 return evidence
-        log.info("%s: %s, so it is built anew", evidence.table.uri, verdict.message)
+        which = f" (`{column.name}`)" if evidence.others else ""
+        log.info("%s%s: %s, so it is built anew", evidence.table.uri, which, verdict.message)
         with postponing("the index finds too little, and could not be built anew"):
-            build_anew(evidence, setting, committer, pieces, workers)
+            uri, lease, events = evidence.table.uri, committer.lease, committer.events
+            build_anew(Target(uri, column.name, setting.recall, lease, pieces, workers, events), setting)
     except (UpkeepError, RecallError, UsageError) as error:
         committer.reopen()
         committer.maintain(lambda table: drop_setting(table, setting.index))
@@ -48,14 +68,9 @@ def keep_recall(evidence: Evidence, committer: Committer, pieces: Pieces, worker
     return dataclasses.replace(evidence, table=committer.table)
 
 
-def build_anew(
-    evidence: Evidence, setting: SearchSetting, committer: Committer, pieces: Pieces, workers: Workers
-) -> None:
+def build_anew(target: Target, setting: SearchSetting) -> None:
     """Build an index of the same kind, which has to reach the same recall."""
-    column = evidence.column.name
-    table = lance.dataset(evidence.table.uri)
+    table = lance.dataset(target.uri)
     [kind] = [index.index_type for index in table.describe_indices() if index.name == setting.index]
-    vectors = vectors_of(table, column)
-    choice = choose(vectors, kind if kind in get_args(Kind) else "auto")
-    target = Target(table.uri, column, setting.recall, committer.lease, pieces, workers, committer.events)
+    choice = choose(vectors_of(table, target.column), kind if kind in get_args(Kind) else "auto")
     build_vector_index(target, choice)

@@ -1,5 +1,7 @@
 """Gate: the canary. Some fresh rows are read from the source and encoded again, on the plainest path there is.
 
+They are encoded for each of the columns that the run fills.
+
 It sees a vector that belongs to another record as well as one that the fast path got wrong.
 """
 
@@ -12,10 +14,11 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.events import Verdict
-from pipelines.gates.evidence import Evidence
+from pipelines.gates.evidence import Evidence, of_every_column
 from pipelines.gates.reference import encode_alone, read_again
 from pipelines.records import FINGERPRINT, ID, OBJECT, RUN
 from pipelines.tables.dataset import SCAN, TableVersion
+from pipelines.tables.vector_column import VectorColumn
 
 ROWS = 16
 COSINE = 0.999
@@ -42,8 +45,17 @@ def canary(evidence: Evidence) -> Verdict:
         nothing = "no row of this source's files differs from the published version"
         return Verdict("canary", not written, f"{nothing}, but the run wrote {written:,}" if written else nothing)
     again = encoded_again(evidence, rows)
-    vectors = zip(rows[ID].to_pylist(), rows[evidence.column.name].to_pylist(), strict=True)
-    cosines = {key: cosine(np.array(vector, np.float32), again[key].vector) for key, vector in vectors if key in again}
+    return of_every_column(evidence, lambda column: compared(rows, column, again[column.name]))
+
+
+def compared(rows: pa.Table, column: VectorColumn, again: dict[str, Again]) -> Verdict:
+    """The verdict on the vectors of one column."""
+    vectors = zip(rows[ID].to_pylist(), rows[column.name].to_pylist(), strict=True)
+    cosines = {
+        key: cosine(np.array(vector, np.float32), again[key].vector)
+        for key, vector in vectors
+        if key in again and vector is not None
+    }
     # A row whose record has another version now, and another vector, says nothing: its image was replaced.
     cosines = {key: found for key, found in cosines.items() if again[key].is_unchanged or found >= COSINE}
     message = f"{len(cosines)} of {len(rows)} rows encoded again in float32"
@@ -60,7 +72,7 @@ def canary(evidence: Evidence) -> Verdict:
 
 
 def sample(evidence: Evidence) -> pa.Table:
-    """Random rows that the published version doesn't have: id, file, fingerprint and vector."""
+    """Random rows that the published version doesn't have: id, file, fingerprint and vectors."""
     random, reference, column = np.random.default_rng(), evidence.reference, evidence.column
     assert reference is not None, "the canary needs a reference path"
     chosen: list[tuple[float, str]] = []
@@ -76,19 +88,24 @@ def sample(evidence: Evidence) -> pa.Table:
         found = zip(places.tolist(), rows[ID].to_pylist(), evidence.unpublished(rows), strict=True)
         chosen = sorted(chosen + [(place, key) for place, key, is_new in found if is_new])[:ROWS]
     version = TableVersion(evidence.table.uri, evidence.table.version)
-    return version.find([key for _, key in chosen], [OBJECT, column.fingerprint, column.name])
+    return version.find(
+        [key for _, key in chosen], [OBJECT, column.fingerprint, *(each.name for each in evidence.columns)]
+    )
 
 
-def encoded_again(evidence: Evidence, rows: pa.Table) -> dict[str, Again]:
-    """By id what the reference path gives for `rows`, as far as their records can be read again."""
+def encoded_again(evidence: Evidence, rows: pa.Table) -> dict[str, dict[str, Again]]:
+    """By column and id what the reference path gives for `rows`, as far as their records can be read again."""
     reference = evidence.reference
     assert reference is not None, "the canary needs a reference path"
     fingerprint = evidence.column.fingerprint
-    wanted = rows.rename_columns([FINGERPRINT if name == fingerprint else name for name in rows.column_names])
+    wanted = rows.select([ID, OBJECT, fingerprint]).rename_columns([ID, OBJECT, FINGERPRINT])
     tables = [each for each in evidence.on_workers(read_again, reference.reads(wanted)) if each is not None]
-    vectors = evidence.on_workers(encode_alone, [(tables, reference.settings)])[0] if tables else {}
     before, now = digests(wanted), digests(pa.concat_tables(tables)) if tables else {}
-    return {key: Again(vector, now[key] == before[key]) for key, vector in vectors.items()}
+    again: dict[str, dict[str, Again]] = {column.name: {} for column in evidence.columns}
+    for column, settings, slot in zip(evidence.columns, reference.encoders, reference.slots, strict=True):
+        [vectors] = evidence.on_workers(encode_alone, [(tables, settings, slot)]) if tables else [{}]
+        again[column.name] = {key: Again(vector, now[key] == before[key]) for key, vector in vectors.items()}
+    return again
 
 
 def digests(rows: pa.Table) -> dict[str, bytes]:

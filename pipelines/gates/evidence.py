@@ -20,9 +20,10 @@ from pipelines.index.measure import Searched, measure_setting
 from pipelines.ingest.missing import Missing
 from pipelines.records import ID, RUN
 from pipelines.tables.dataset import TableVersion
+from pipelines.tables.default_column import default_column
 from pipelines.tables.runs import Runs
 from pipelines.tables.search_setting import SearchSetting
-from pipelines.tables.vector_column import VectorColumn
+from pipelines.tables.vector_column import VectorColumn, fingerprint_column
 
 OnWorkers = Callable[[Callable[..., Any], Sequence[tuple]], list[Any]]
 
@@ -47,7 +48,7 @@ class Evidence:
 
     counts: Counts
     table: lance.LanceDataset  # the candidate version
-    column: VectorColumn
+    column: VectorColumn  # the first of those that the run fills
     published: lance.LanceDataset | None = None
     tolerance: Tolerance = field(default_factory=Tolerance)
     missing: Missing = field(default_factory=Missing)
@@ -56,6 +57,13 @@ class Evidence:
     owns: Callable[[str], bool] = lambda name: True  # whether a file, by its name in the table, is of this source
     runs: Runs | None = None
     on_workers: OnWorkers = here  # memory-heavy functions run on workers
+    others: tuple[VectorColumn, ...] = ()  # the other columns that the run fills
+    recalls: dict[tuple[int, str], tuple[MeasuredSetting, float]] = field(default_factory=dict)  # as far as measured
+
+    @property
+    def columns(self) -> tuple[VectorColumn, ...]:
+        """All columns that the run fills."""
+        return (self.column, *self.others)
 
     @cached_property
     def fresh(self) -> list[lance.LanceFragment]:
@@ -67,13 +75,15 @@ class Evidence:
             if each.fragment_id not in before or data_files(each) != data_files(before[each.fragment_id])
         ]
 
-    @cached_property
-    def recall(self) -> tuple[MeasuredSetting, float]:
+    def recall(self, column: str, setting: SearchSetting) -> tuple[MeasuredSetting, float]:
         """What searches by the stored setting find in the candidate version, and the standard error of the recall."""
-        setting = SearchSetting.of(self.table, self.column.name)
-        assert setting is not None, "there is nothing to be measured"
-        searched = Searched(TableVersion(self.table.uri, self.table.version), self.column.name, setting.metric)
-        return measure_setting(searched, setting, lambda function, calls: enumerate(self.on_workers(function, calls)))
+        key = (self.table.version, column)
+        if key not in self.recalls:
+            searched = Searched(TableVersion(self.table.uri, self.table.version), column, setting.metric)
+            self.recalls[key] = measure_setting(
+                searched, setting, lambda function, calls: enumerate(self.on_workers(function, calls))
+            )
+        return self.recalls[key]
 
     def unpublished(self, rows: pa.Table) -> list[bool]:
         """Per row (id, fingerprint, `_run`): True if the published version does not have this row.
@@ -82,13 +92,27 @@ class Evidence:
         """
         if self.published is None:
             return [True] * len(rows)
-        columns = [ID, self.column.fingerprint, RUN]
-        there = TableVersion(self.published.uri, self.published.version).find(rows[ID].to_pylist(), columns[1:])
-        known = set(zip(*(there[name].to_pylist() for name in columns), strict=True))
+        columns, fingerprint = [ID, self.column.fingerprint, RUN], self.column.fingerprint
+        if fingerprint not in self.published.schema.names:  # the column came later; of one content all are the same
+            fingerprint = fingerprint_column(default_column(self.published))
+        version = TableVersion(self.published.uri, self.published.version)
+        there = version.find(rows[ID].to_pylist(), [fingerprint, RUN])
+        known = set(zip(*(there[name].to_pylist() for name in (ID, fingerprint, RUN)), strict=True))
         return [row not in known for row in zip(*(rows[name].to_pylist() for name in columns), strict=True)]
 
 
 Gate = Callable[[Evidence], Verdict]
+
+
+def of_every_column(evidence: Evidence, judge: Callable[[VectorColumn], Verdict]) -> Verdict:
+    """The verdict on all columns that the run fills: one that failed names those at fault, if there are several."""
+    verdicts = {column.name: judge(column) for column in evidence.columns}
+    found = verdicts[evidence.column.name]
+    if not evidence.others:
+        return found
+    failed = {name: verdict for name, verdict in verdicts.items() if not verdict.passed}
+    message = "; ".join(f"`{name}`: {verdict.message}" for name, verdict in (failed or verdicts).items())
+    return Verdict(found.gate, not failed, message)
 
 
 def data_files(fragment: lance.LanceFragment) -> list[str]:

@@ -1,17 +1,22 @@
-"""Gate: all vectors of the column are of one encoder."""
+"""Gate: all vectors of a column are of one encoder."""
 
 from __future__ import annotations
 
 from pipelines.events import Verdict
-from pipelines.gates.evidence import Evidence
+from pipelines.gates.evidence import Evidence, of_every_column
 from pipelines.records import OBJECT
 from pipelines.tables.run_ids import older_than
 from pipelines.tables.vector_column import VectorColumn, since
 
 
 def one_encoder(evidence: Evidence) -> Verdict:
-    """The column names this run's encoder, has its type, and no row is older than the encoder's first run."""
-    table, column = evidence.table, evidence.column
+    """Each column names this run's encoder, has its type, and no row is older than the encoder's first run."""
+    return of_every_column(evidence, lambda column: is_of_one_encoder(evidence, column))
+
+
+def is_of_one_encoder(evidence: Evidence, column: VectorColumn) -> Verdict:
+    """The verdict on one column."""
+    table = evidence.table
     stored = VectorColumn.of(table.schema, column.name)
     differences = stored.identity.differences(column.identity)
     kind = table.schema.field(column.name).type

@@ -15,10 +15,10 @@ import pyarrow.compute as pc
 
 import vista_core
 from pipelines.fetching.locations import FetchRules
-from pipelines.records import FINGERPRINT, ID, IMAGE_URI, INPUT_IDS, OBJECT, PIXELS, embeddable
+from pipelines.records import FINGERPRINT, ID, IMAGE_URI, INPUT_IDS, OBJECT, Slot, embeddable, with_slots
 from pipelines.sources.source import Source
 from pipelines.sources.units import Unit
-from pipelines.stages.decode import decode
+from pipelines.stages.decode import decode, slots_of
 from pipelines.stages.fetch import fetch, identify
 from pipelines.stages.isolation import read_or_reject
 from pipelines.stages.read import record_schema
@@ -26,6 +26,8 @@ from pipelines.stages.select import with_content
 from pipelines.storage.errors import SourceChangedError, SourceError
 from pipelines.storage.weights import local_file
 from vista_core import EncoderSettings
+
+FIRST = Slot()
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,22 @@ class ReferencePath:
     files: Container[str]  # names in the table of the files that the source lists
     mark: str
     rules: FetchRules
-    settings: EncoderSettings
+    settings: EncoderSettings  # of the encoder of the first column
+    others: tuple[EncoderSettings, ...] = ()  # of those of the other columns
+
+    @property
+    def encoders(self) -> tuple[EncoderSettings, ...]:
+        """The settings by which records are encoded again, by slot."""
+        return tuple(dataclasses.replace(each, resize="exact") for each in (self.settings, *self.others))
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """The slots of the encoders."""
+        return slots_of(self.encoders)
 
     def reads(self, rows: pa.Table) -> list[tuple]:
         """For each file of `rows` (id, file, FINGERPRINT) the arguments of `read_again`."""
-        reader = Reader(self.source.without_listing(), self.rules, dataclasses.replace(self.settings, resize="exact"))
+        reader = Reader(self.source.without_listing(), self.rules, self.encoders)
         calls = []
         for file in pc.unique(rows[OBJECT]).to_pylist():
             wanted = rows.filter(pc.equal(rows[OBJECT], file)).select([ID, FINGERPRINT])
@@ -55,14 +68,16 @@ class Reader:
 
     source: Source
     rules: FetchRules
-    settings: EncoderSettings
+    encoders: tuple[EncoderSettings, ...]
 
 
 def read_again(reader: Reader, units: list[Unit], wanted: pa.Table) -> pa.Table | None:
     """The records of a file that `matching` finds, decoded; None if the file is gone or changed."""
     try:
         found = matching(reader, units, wanted)
-        return decode(fetch(pa.concat_tables(found), reader.rules), reader.settings, store_images=False)
+        first, *others = reader.encoders
+        records = fetch(with_slots(pa.concat_tables(found), len(reader.encoders)), reader.rules)
+        return decode(records, first, store_images=False, others=others)
     except (SourceError, SourceChangedError):  # the next run will read what is there now
         return None
 
@@ -97,14 +112,16 @@ def matching(reader: Reader, units: list[Unit], wanted: pa.Table) -> list[pa.Tab
     return found + [other for key, other in others.items() if key in missing]
 
 
-def encode_alone(tables: list[pa.Table], settings: EncoderSettings) -> dict[str, np.ndarray]:
+def encode_alone(tables: list[pa.Table], settings: EncoderSettings, slot: Slot = FIRST) -> dict[str, np.ndarray]:
     """The vector of each record, float32 [D], by id: encoded one at a time, in float32, on the CPU."""
+    ids, images = slot.named(INPUT_IDS), slot.pixels
     plain = dataclasses.replace(settings, dtype="float32", device="cpu", weights=local_file(settings.weights))
     encoder = vista_core.Encoder.load(plain)
     size = encoder.preprocessor.image_size
     vectors = {}
     for table in tables:
-        for row in table.filter(pa.array(embeddable(table), pa.bool_())).select([ID, INPUT_IDS, PIXELS]).to_pylist():
-            pixels = np.frombuffer(row[PIXELS], np.uint8).reshape(size, size, 3) if row[PIXELS] is not None else None
-            [vectors[row[ID]]] = encoder.encode_tensors([np.asarray(row[INPUT_IDS])], [pixels])
+        rows = table.filter(pa.array(embeddable(table, slot.number), pa.bool_()))
+        for row in rows.select([ID, ids, images]).to_pylist():
+            pixels = np.frombuffer(row[images], np.uint8).reshape(size, size, 3) if row[images] is not None else None
+            [vectors[row[ID]]] = encoder.encode_tensors([np.asarray(row[ids])], [pixels])
     return vectors

@@ -17,6 +17,7 @@ from pipelines.index.run import Setup, index_table
 from pipelines.tables.indexes import bring_indexes_up_to_date
 from pipelines.tables.search_setting import SearchSetting, vector_indexes
 from pipelines.tables.upkeep import UpkeepError
+from tests.second_column import SECOND, add_second
 from tests.tables import COLUMN, block, commit, new_committer, stats
 
 CHOICE = Choice("IVF_RQ", "as the test says", partitions=8, bits=7, sample_rate=64)
@@ -109,3 +110,20 @@ def test_without_a_measured_index_there_is_nothing_to_keep(tmp_path):
     found = Evidence(Counts(), committer.table, COLUMN)
     assert keep(tmp_path, found, committer) is found
     assert index_recall(found).passed
+
+
+def test_the_index_of_another_column_is_built_anew_as_well(db):
+    add_second(new_committer(db))
+    index_table(IndexConfig(str(db), "t", column="b"), Setup(workers=in_this_process, choice=CHOICE, queries=64))
+    table = lance.dataset(f"{db}/t.lance")
+    dataclasses.replace(SearchSetting.of(table, "b"), nprobes=1, refine_factor=0).store(table)
+    committer, found = evidence(db)
+    found = dataclasses.replace(found, others=(SECOND,))
+    verdict = index_recall(found)
+    assert not verdict.passed
+    assert verdict.message.startswith("`b`: recall@10 ")
+    kept = keep(db, found, committer)
+    assert index_recall(kept).passed
+    assert index_recall(kept).message.startswith("`vector`: recall@10 ")
+    assert vector_indexes(kept.table, "vector") == vector_indexes(found.table, "vector")
+    assert vector_indexes(kept.table, "b") != vector_indexes(found.table, "b")

@@ -36,6 +36,7 @@ from pipelines.tables.dataset import SCAN
 from pipelines.tables.lease import take
 from pipelines.tables.origin import Origin
 from pipelines.tables.publish import publish
+from tests.second_column import SECOND, add_second
 from tests.tables import (
     COLUMN,
     DIMENSION,
@@ -264,3 +265,43 @@ def test_the_documentation_names_every_gate(uri):
     assert len(names) == 9
     for name in names:
         assert f"| `{name}` |" in operations
+
+
+def with_both(tmp_path, uri: str) -> Evidence:
+    """Evidence of a run that fills a second column, too, on a table whose published version has it."""
+    add_second(new_committer(tmp_path))
+    table, lease = take(lance.dataset(uri), NO_RUNS)
+    publish(table, lease, Events())
+    lease.release(uri)
+    return dataclasses.replace(candidate(uri), others=(SECOND,))
+
+
+def test_each_column_is_judged_and_a_failed_one_is_named(tmp_path, uri):
+    both = with_both(tmp_path, uri)
+    append(uri, rows_of(uri, {"d": "run-2"}))
+    both = dataclasses.replace(both, table=lance.dataset(uri))
+    assert one_encoder(both) == Verdict("one encoder", True, "`vector`: vista-tiny, float32; `b`: vista-tiny, float32")
+    assert sound_vectors(both).message == (
+        "`vector`: 0 of 1 fresh vectors are null, not finite or not of norm 1; "
+        "`b`: 0 of 1 fresh vectors are not finite or not of norm 1"
+    )
+    other = dataclasses.replace(SECOND, identity=dataclasses.replace(SECOND.identity, max_tokens=(9, 9)))
+    verdict = one_encoder(dataclasses.replace(both, others=(other,)))
+    assert not verdict.passed
+    assert verdict.message.startswith("`b`: max_tokens")
+    assert "`vector`" not in verdict.message
+    wrong = rows_of(uri, {"e": "run-2"})
+    zeros = pa.array([np.zeros(DIMENSION, np.float16)], SECOND.type)
+    append(uri, wrong.set_column(wrong.schema.get_field_index("b"), wrong.schema.field("b"), zeros))
+    verdict = sound_vectors(dataclasses.replace(candidate(uri), others=(SECOND,)))
+    assert not verdict.passed
+    assert verdict.message.startswith("`b`: 1 of 2 fresh vectors are not finite or not of norm 1, such as that of 'e'")
+    assert verdict.message.endswith("anew by `vista backfill` into another column; `vista drop-column` removes `b`")
+
+
+def test_rows_that_a_backfill_could_not_embed_may_lack_its_vector(tmp_path, uri):
+    with_both(tmp_path, uri)
+    append_foreign(new_committer(tmp_path), [{"id": "by hand", "vector": vector_of("five"), "text": "five"}])
+    verdict = sound_vectors(dataclasses.replace(candidate(uri), others=(SECOND,)))
+    assert verdict.passed
+    assert verdict.message.endswith("`b`: 0 of 1 fresh vectors are not finite or not of norm 1, and 1 rows have none")
