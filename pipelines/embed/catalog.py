@@ -17,6 +17,7 @@ from pipelines.sources.detect import open_source
 from pipelines.sources.limits import DEFAULTS, Limits
 from pipelines.sources.source import Source
 from pipelines.storage.uris import bucket_or_folder
+from pipelines.tables.fresh_columns import made_by_encoders
 from pipelines.tables.origin import Origin
 from pipelines.tables.widening import finished
 from vista_core import UsageError
@@ -96,7 +97,8 @@ def limits_of(config: EmbedConfig) -> Limits:
 
 def passed_through(table: pa.Schema) -> pa.Schema:
     """The columns of a table that come unchanged from the source."""
-    return pa.schema([field for field in finished(table) if field.name not in RESERVED])
+    made = RESERVED | made_by_encoders(table)
+    return pa.schema([field for field in finished(table) if field.name not in made])
 
 
 def kept_option(config: EmbedConfig, name: str, default: str, before: Origin | None) -> Any:

@@ -87,16 +87,18 @@ def keep_index(job: Job, committer: Committer, evidence: Evidence) -> Evidence:
 def collect_evidence(job: Job, committer: Committer) -> Evidence:
     """What the gates judge by during a run."""
     config = job.config
+    first, *others = [each.settings for each in job.kept]
     return Evidence(
         counts=committer.counts,
         table=committer.table,
         column=job.column,
         tolerance=Tolerance(config.max_reject_rate, config.deletes, config.delete_at_most),
         example=committer.example_of,
-        reference=ReferencePath(job.source, job.files, job.mark, job.rules, job.settings),
+        reference=ReferencePath(job.source, job.files, job.mark, job.rules, first, tuple(others)),
         owns=job.owns,
         runs=Runs(config.side_table("runs")),
         on_workers=on_workers,
+        others=job.others,
     )
 
 

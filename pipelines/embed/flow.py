@@ -40,7 +40,7 @@ def build(job: Job, units: Sequence[Unit], snapshot: Snapshot, stages: Stages) -
         num_cpus=uses.read_cpus,
         compute=TaskPoolStrategy(size=readers),
     )
-    encodings = [Encoding(job.settings, job.column.identity)]
+    encodings = [Encoding(each.settings, each.column.identity) for each in job.kept]
     fetching = job.rules if source.external_images else None
     return Pool(encodings, uses, stages, job.config.store_images, fetching).encoded(records, readers)
 

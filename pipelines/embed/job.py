@@ -17,6 +17,7 @@ import xxhash
 from pipelines.cluster.resources import Resources, share_out
 from pipelines.cluster.session import cluster_now
 from pipelines.embed.catalog import Catalog, fetch_rules
+from pipelines.embed.columns import KeptColumn, kept_columns, require_other_names
 from pipelines.embed.config import EmbedConfig
 from pipelines.fetching.addresses import is_network
 from pipelines.fetching.locations import FetchRules
@@ -28,10 +29,8 @@ from pipelines.sources.units import Unit
 from pipelines.storage.files import SourceFile
 from pipelines.storage.uris import absolute, folders_of, is_named_by, printable
 from pipelines.tables.dataset import TableVersion
-from pipelines.tables.encoder_choice import choose_encoder
-from pipelines.tables.origin import vista_column
-from pipelines.tables.vector_column import DEFAULT, VectorColumn, since
-from vista_core import EncoderSettings, UsageError, display_name
+from pipelines.tables.vector_column import VectorColumn, since
+from vista_core import UsageError
 
 READING = 2  # another number reads every file again: for when records are made of files in another way
 
@@ -43,8 +42,7 @@ class Job:
     config: EmbedConfig
     catalog: Catalog
     rules: FetchRules
-    settings: EncoderSettings
-    column: VectorColumn  # filled by the encoder of `settings`
+    kept: tuple[KeptColumn, ...]  # the vector columns that it fills, the default one first
     resources: Resources
     files: Mapping[str, SourceFile]  # the listing by name, in listing order
     skipped: Mapping[str, Entry]  # the files that are skipped, unchanged
@@ -54,6 +52,16 @@ class Job:
     def source(self) -> Source:
         """What is read."""
         return self.catalog.source
+
+    @property
+    def column(self) -> VectorColumn:
+        """The default column, by whose fingerprints files and rows are known."""
+        return self.kept[0].column
+
+    @property
+    def others(self) -> tuple[VectorColumn, ...]:
+        """The other columns that it fills."""
+        return tuple(each.column for each in self.kept[1:])
 
     @property
     def rows(self) -> int:
@@ -130,12 +138,9 @@ def resolve_job(config: EmbedConfig, catalog: Catalog, existing: lance.LanceData
     resources = share_out(cluster_now(), config.device, config.num_actors)
     if config.transport_rows is not None:
         resources = dataclasses.replace(resources, transport_rows=config.transport_rows)
-    stored = vista_column(existing) if existing is not None and not config.reembed else None
-    settings, column = choose_encoder(config.encoder, resources.device, DEFAULT, stored)
-    if config.reembed and existing is not None:
-        column = column.with_floats_of(existing.schema)
-    rules = fetch_rules(config, catalog)
-    return survey(Job(config, catalog, rules, settings, column, resources, {}, {}, ()), existing)
+    require_other_names(catalog.source.extra, existing)
+    kept = kept_columns(config, resources.device, existing)
+    return survey(Job(config, catalog, fetch_rules(config, catalog), kept, resources, {}, {}, ()), existing)
 
 
 def survey(job: Job, existing: lance.LanceDataset | None) -> Job:
@@ -177,22 +182,28 @@ def reading_digest(job: Job, table: pa.Schema) -> str:
     options += [config.strict_columns, config.encoding]
     columns = [(field.name, str(field.type)) for field in table]
     made_by = [READING, job.column.identity.to_json(), since(table, name), job.catalog.reading, options, columns]
+    if job.others:
+        made_by.append([(each.name, each.identity.to_json(), each.since) for each in job.others])
     return xxhash.xxh3_128_hexdigest(json.dumps(made_by).encode())
 
 
 def describe_encoder(job: Job) -> str:
-    """The encoder as people need to know it."""
+    """The encoders as people need to know them."""
     uses = job.resources
     place = "GPU" if uses.device == "cuda" else "CPU"
-    model = display_name(job.config.model, job.config.weights)
-    return f"{model}, {job.column.identity.dtype}, {uses.actors} {place} encode actor{'s' * (uses.actors > 1)}"
+    actors = f"{uses.actors} {place} encode actor{'s' * (uses.actors > 1)}"
+    if not job.others:
+        return f"{job.kept[0].encoder}, {actors}"
+    encoders = "; ".join(f"`{each.column.name}` by {each.encoder}" for each in job.kept)
+    return f"{encoders}; {actors} for each"
 
 
 def configuration(job: Job) -> dict[str, Any]:
     """The resolved options of the run, for its record."""
+    identities = [json.loads(each.column.identity.to_json()) for each in job.kept]
     return {
         "options": dataclasses.asdict(job.config),
-        "encoder": json.loads(job.column.identity.to_json()),
+        "encoder": identities if job.others else identities[0],
         "resources": dataclasses.asdict(job.resources),
         "units": len(job.units),
     }

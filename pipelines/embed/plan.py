@@ -10,19 +10,20 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import lance
 import pyarrow as pa
 
 from pipelines.batch_stats import split_stats
-from pipelines.embed.job import Job, describe_encoder
+from pipelines.embed.job import Job, configuration, describe_encoder
 from pipelines.embed.tables import schema_of
 from pipelines.gates.reject_rate import name_reasons
 from pipelines.ingest.manifest import RowChecksum, row_checksum_by_file
 from pipelines.progress import duration
 from pipelines.records import REASON, embeddable
 from pipelines.sources.units import Unit
-from pipelines.stages.decode import decode
+from pipelines.stages.decode import decode, slots_of
 from pipelines.stages.encode import EncodeActor
 from pipelines.stages.fetch import fetch
 from pipelines.stages.read import Task, read_and_select
@@ -109,7 +110,7 @@ def gone_line(job: Job, held: Mapping[str, RowChecksum]) -> list[str]:
 
 def look_at(job: Job, units: Sequence[Unit], base: TableVersion) -> Probe:
     """Select from the first records of some units, evenly spaced, as a run would."""
-    snapshot = Snapshot(base, job.column, file_hashes(job.files), file_hashes(job.skipped))
+    snapshot = Snapshot(base, job.column, file_hashes(job.files), file_hashes(job.skipped), others=job.others)
     read = to_embed = 0
     reasons: Counter[str] = Counter()
     records = []
@@ -145,26 +146,40 @@ def forecast(job: Job, rows: int, records: list[pa.Table]) -> list[str]:
 
 
 def former_speeds(job: Job) -> list[float]:
-    """Rows per second of the last runs with this encoder on as many actors of the same kind."""
+    """Rows per second of the last runs with these encoders on as many actors of the same kind."""
     runs = open_dataset(job.config.side_table("runs"))
     if runs is None:
         return []
     done = runs.to_table(columns=["started", "rows_per_second", "configuration"], filter="rows_per_second IS NOT NULL")
-    here = (json.loads(job.column.identity.to_json()), job.resources.device, job.resources.actors)
-    speeds = []
-    for row in sorted(done.to_pylist(), key=lambda row: row["started"]):
-        made = json.loads(row["configuration"])
-        if (made["encoder"], made["resources"]["device"], made["resources"]["actors"]) == here:
-            speeds.append(row["rows_per_second"])
-    return speeds[-RUNS:]
+    here = setup_of(json.loads(json.dumps(configuration(job))))
+    rows = sorted(done.to_pylist(), key=lambda row: row["started"])
+    return [row["rows_per_second"] for row in rows if setup_of(json.loads(row["configuration"])) == here][-RUNS:]
+
+
+def setup_of(made: Mapping[str, Any]) -> tuple[list[str], str, int] | None:
+    """The encoders of a run, in any order, and its actors, by its configuration; None if it was no run of `embed`."""
+    if not made.keys() >= {"options", "encoder", "resources"}:
+        return None
+    encoders = made["encoder"] if isinstance(made["encoder"], list) else [made["encoder"]]
+    resources = made["resources"]
+    return sorted(json.dumps(each, sort_keys=True) for each in encoders), resources["device"], resources["actors"]
 
 
 def measured_speed(job: Job, records: list[pa.Table]) -> float:
     """Rows per second of decoding and encoding some records in this process, times the actors."""
-    settings = dataclasses.replace(job.settings, device="auto")
+    first, *others = [dataclasses.replace(each.settings, device="auto") for each in job.kept]
     few = fetch(pa.concat_tables(records).slice(0, ENCODED_ROWS), job.rules)
-    actor = EncodeActor(settings, job.column.identity, job.resources.actors_per_node)
-    actor(decode(few.slice(0, 1), settings, False))  # what is done once is not measured
+    actors = [
+        EncodeActor(settings, each.column.identity, job.resources.actors_per_node, slot)
+        for settings, each, slot in zip((first, *others), job.kept, slots_of((first, *others)), strict=True)
+    ]
+
+    def encode(some: pa.Table) -> None:
+        decoded = decode(some, first, False, others)
+        for actor in actors:
+            decoded = actor(decoded)
+
+    encode(few.slice(0, 1))  # what is done once is not measured
     started = time.monotonic()
-    actor(decode(few, settings, False))
+    encode(few)
     return len(few) / (time.monotonic() - started) * job.resources.actors

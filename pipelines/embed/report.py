@@ -190,6 +190,13 @@ def configured(job: Job) -> Section:
 
 
 def encoder_of(job: Job) -> dict[str, Any]:
-    """The encoder, by its name and all of its identity."""
-    model = display_name(job.config.model, job.config.weights)
-    return {"display name": model} | json.loads(job.column.identity.to_json())
+    """The encoder, by its name and all of its identity; of several columns, each with its column's name."""
+    every = [
+        {"display name": display_name(each.settings.model, each.settings.weights)}
+        | json.loads(each.column.identity.to_json())
+        for each in job.kept
+    ]
+    if not job.others:
+        return every[0]
+    columns = [each.column.name for each in job.kept]
+    return {f"{name}: {key}": value for name, found in zip(columns, every, strict=True) for key, value in found.items()}

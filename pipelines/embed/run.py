@@ -108,12 +108,14 @@ def prepare(job: Job, table: lance.LanceDataset, rejects: lance.LanceDataset, ru
     """Make the table ready to be written to, now that this run holds the lease."""
     if job.config.reembed:
         table, column = begin_reembedding(table, job.column, job.catalog.origin(job.config), run)
-        job = dataclasses.replace(job, column=column)
+        first, *others = job.kept
+        job = dataclasses.replace(job, kept=(dataclasses.replace(first, column=column), *others))
     manifest = open_manifest(job, table.schema, run)
     if lacks_ids(table):
         on_a_worker(index_ids, table.uri)
         table = lance.dataset(table.uri)
-    return job, Target(table, job.column, rejects, manifest, job.config.keep_stale, job.source.has_ids)
+    keep_stale, has_ids = job.config.keep_stale, job.source.has_ids
+    return job, Target(table, job.column, rejects, manifest, keep_stale, has_ids, job.others)
 
 
 def ingest(job: Job, committer: Committer, setup: Setup) -> None:
@@ -124,7 +126,8 @@ def ingest(job: Job, committer: Committer, setup: Setup) -> None:
     """
     skipped = job.skipped.values()
     committer.count_skipped(sum(each.held.rows for each in skipped), sum(each.rejected for each in skipped))
-    snapshot = Snapshot(committer.base, job.column, file_hashes(job.files), file_hashes(job.skipped))
+    hashes = (file_hashes(job.files), file_hashes(job.skipped))
+    snapshot = Snapshot(committer.base, job.column, *hashes, others=job.others)
 
     def judge_rejects() -> None:
         if committer.counts.read + committer.counts.skipped >= REJECTS_JUDGED_FROM:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import lance
 import pyarrow as pa
@@ -12,11 +13,12 @@ from pipelines.embed.job import Job, reading_digest
 from pipelines.ingest.manifest import MANIFEST_SCHEMA, Manifest, Reading
 from pipelines.records import IMAGE, REJECT_SCHEMA
 from pipelines.tables.dataset import ensure_dataset, holds_nothing, open_dataset
+from pipelines.tables.default_column import default_column
 from pipelines.tables.origin import Origin
 from pipelines.tables.own_columns import allow_nulls, check_own_columns
 from pipelines.tables.schema import table_schema
 from pipelines.tables.transactions import CommitConflictError, overwrite
-from pipelines.tables.vector_column import names_encoder
+from pipelines.tables.vector_column import VectorColumn, names_encoder
 from pipelines.tables.widening import can_widen, finished, widen_to
 from vista_core import UsageError, VistaError
 
@@ -54,7 +56,7 @@ def open_tables(job: Job, existing: lance.LanceDataset | None) -> tuple[lance.La
     if existing is not None:
         if config.store_images and IMAGE not in existing.schema.names:
             raise UsageError(f"--store-images: {config.table} was made without it; choose another --table")
-        check_columns(existing.schema, schema)
+        check_columns(existing.schema, schema, job.others)
     table = ensure_dataset(config.table_uri, schema)
     return table, ensure_dataset(config.side_table("rejects"), REJECT_SCHEMA)
 
@@ -72,10 +74,12 @@ def settle_table(job: Job, existing: lance.LanceDataset | None, table: lance.Lan
             if left is not None and left.count_rows():
                 left.delete("true")
         return table if table.schema.equals(schema, check_metadata=True) else made_anew(table, schema)
-    if settled(existing.schema if existing is not None else schema, name) != settled(table.schema, name):
+    if settled(existing.schema if existing is not None else schema, name) != settled(table.schema, name) or (
+        existing is not None and default_column(existing) != default_column(table)
+    ):
         raise VistaError(CHANGED.format(uri=table.uri))
     if existing is None:  # a run of the same command was first
-        check_columns(table.schema, schema)
+        check_columns(table.schema, schema, job.others)
     if name in table.schema.names and not names_encoder(table.schema.field(name)) and not job.config.reembed:
         log.warning("%s: a cast of `%s` dropped the name of its encoder, which is stored again", table.uri, name)
         table.update_field_metadata({name: {k.decode(): v.decode() for k, v in job.column.field.metadata.items()}})
@@ -95,7 +99,8 @@ def made_anew(table: lance.LanceDataset, schema: pa.Schema) -> lance.LanceDatase
 
 def settled(schema: pa.Schema, column: str) -> tuple:
     """All that must not change in a schema between resolving a job and taking the lease."""
-    return schema.metadata, schema.field(column).metadata if column in schema.names else None
+    columns = {each.name: each.metadata for each in schema if names_encoder(each) or each.name == column}
+    return schema.metadata, columns
 
 
 def open_manifest(job: Job, table: pa.Schema, run: str) -> Manifest:
@@ -104,7 +109,7 @@ def open_manifest(job: Job, table: pa.Schema, run: str) -> Manifest:
     return Manifest(uri, Reading(reading_digest(job, table), run, job.versions, job.units_by_file))
 
 
-def check_columns(table: pa.Schema, source: pa.Schema) -> None:
+def check_columns(table: pa.Schema, source: pa.Schema, others: Sequence[VectorColumn] = ()) -> None:
     """Say which columns only one side has, and which get a wider type. Raises UsageError for a type that can't be had.
 
     What passes through was fitted to the table already, so that can only be a column of the job's own.
@@ -127,5 +132,6 @@ def check_columns(table: pa.Schema, source: pa.Schema) -> None:
             )
         if stored != field.type:
             log.warning("column %s of the table is %s and becomes %s", field.name, stored, field.type)
-    if missing := [name for name in table.names if name not in source.names]:
+    filled = {*source.names, *(name for each in others for name in (each.name, each.fingerprint))}
+    if missing := [name for name in table.names if name not in filled]:
         log.warning("columns of the table that the source lacks are null in new rows: %s", ", ".join(missing))

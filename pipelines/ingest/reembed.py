@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import lance
 
 from pipelines.tables.dataset import published
-from pipelines.tables.origin import MADE_FROM, Origin
+from pipelines.tables.fresh_columns import OtherColumns
+from pipelines.tables.origin import MADE_FROM, Origin, encoder_files
 from pipelines.tables.vector_column import VectorColumn, names_encoder, since
 
 
@@ -20,15 +23,24 @@ def begin_reembedding(
     if is_under_way(table, column):
         return table, VectorColumn.of(table.schema, column.name)
     column = column.replaced_since(run)
+    table = with_own_files(table, column.name)
     table.update_schema_metadata({MADE_FROM.decode(): origin.metadata[MADE_FROM].decode()})
     if column.name in table.schema.names and table.schema.field(column.name).type == column.type:
-        metadata = {key.decode(): value.decode() for key, value in column.field.metadata.items()}
-        table.update_field_metadata({column.name: metadata})
+        table.update_field_metadata(column.field_update)
         return lance.dataset(table.uri), column
     if column.name in table.schema.names:
         table.drop_columns([column.name])
     lance.dataset(table.uri).add_columns(column.field)
     return lance.dataset(table.uri), column
+
+
+def with_own_files(table: lance.LanceDataset, replaced: str) -> lance.LanceDataset:
+    """The table whose other vector columns name the files of their encoders: its origin is going to name others."""
+    for column in OtherColumns.of(table).fresh:
+        if column.name != replaced and column.files is None:
+            table.update_field_metadata(dataclasses.replace(column, files=encoder_files(table, column)).field_update)
+            table = lance.dataset(table.uri)
+    return table
 
 
 def is_under_way(table: lance.LanceDataset, column: VectorColumn) -> bool:

@@ -228,11 +228,15 @@ def test_another_encoder_is_refused_and_the_message_names_the_difference(tmp_pat
     source = write_texts(tmp_path / "a.parquet", {"a": "one"})
     how = {"alpha": "white", "max_tokens": 20, "resize": "exact"}
     first = embed(EmbedConfig(source, str(tmp_path), "t", **how, transport_rows=7, inference_tokens=99))
-    assert (first.job.resources.transport_rows, first.job.settings.inference_tokens) == (7, 99)
+    assert (first.job.resources.transport_rows, first.job.kept[0].settings.inference_tokens) == (7, 99)
     with pytest.raises(UsageError, match=r"another encoder.*alpha: drop here, white in the table"):
         embed(EmbedConfig(source, str(tmp_path), "t", alpha="drop"))
     same = embed(EmbedConfig(source, str(tmp_path), "t"))  # unset options are taken from the column
-    assert (same.job.column.identity.alpha, same.job.settings.resize, same.counts.skipped) == ("white", "exact", 1)
+    assert (same.job.column.identity.alpha, same.job.kept[0].settings.resize, same.counts.skipped) == (
+        "white",
+        "exact",
+        1,
+    )
 
 
 def test_a_table_that_vista_did_not_create_is_refused(tmp_path):

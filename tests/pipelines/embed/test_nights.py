@@ -228,7 +228,7 @@ def test_readers_see_a_reembedded_column_only_when_all_of_it_is_replaced(tmp_pat
     table(tmp_path, None).add_columns({"note": "concat('on ', id)"})
     embed(config)
     old = vista_column(table(tmp_path))
-    with pytest.raises(UsageError, match=r"max_tokens: .*or replace the whole column with --reembed"):
+    with pytest.raises(UsageError, match=r"max_tokens: .*or replace the whole column by `vista embed --reembed`"):
         embed(dataclasses.replace(config, max_tokens=20))
 
     new = dataclasses.replace(config, max_tokens=20, reembed=True)

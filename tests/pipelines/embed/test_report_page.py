@@ -11,6 +11,7 @@ import pytest
 from pipelines.batch_stats import with_seconds
 from pipelines.cluster.resources import Cluster, share_out
 from pipelines.embed.catalog import fetch_rules, open_catalog
+from pipelines.embed.columns import KeptColumn
 from pipelines.embed.config import EmbedConfig
 from pipelines.embed.job import Job
 from pipelines.embed.report import RunReport, phases
@@ -33,7 +34,8 @@ def report_of_a_run(folder: Path, text: str = "text", **options) -> RunReport:
     config = EmbedConfig(str(folder / "a.parquet"), str(folder), "t", **options)
     catalog, resources = open_catalog(config, None), share_out(Cluster(2, 0, 1), "cpu", None)
     settings = config.encoder.settings(config.device)
-    job = Job(config, catalog, fetch_rules(config, catalog), settings, COLUMN, resources, {}, {}, ())
+    kept = (KeptColumn(COLUMN, settings),)
+    job = Job(config, catalog, fetch_rules(config, catalog), kept, resources, {}, {}, ())
     report = RunReport(time.monotonic())
     report.recorder(Arrived(4, Counts()))
     committer = new_committer(folder, RUN, listener=report.recorder)

@@ -8,14 +8,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.embed.catalog import fetch_rules, open_catalog
+from pipelines.embed.columns import KeptColumn
 from pipelines.embed.config import EmbedConfig
-from pipelines.embed.job import Job
-from pipelines.embed.tables import open_manifest, open_tables, settle_table, table_to_continue
+from pipelines.embed.job import Job, reading_digest
+from pipelines.embed.tables import open_manifest, open_tables, schema_of, settle_table, table_to_continue
 from pipelines.ingest.manifest import MANIFEST_SCHEMA
 from pipelines.ingest.reembed import is_under_way
 from pipelines.tables.dataset import ensure_dataset
 from pipelines.tables.lease import LeaseLostError, hold, take
 from pipelines.tables.transactions import CommitConflictError, barrier
+from tests.second_column import SECOND
 from tests.tables import COLUMN, NO_RUNS
 from vista_core import UsageError, VistaError
 
@@ -32,7 +34,8 @@ def config(tmp_path) -> EmbedConfig:
 def job_of(config: EmbedConfig, existing: lance.LanceDataset | None) -> Job:
     """A job, as far as its tables are concerned."""
     catalog = open_catalog(config, existing)
-    return Job(config, catalog, fetch_rules(config, catalog), None, COLUMN, None, {}, {}, ())  # type: ignore[arg-type]
+    kept = (KeptColumn(COLUMN, config.encoder.settings("cpu")),)
+    return Job(config, catalog, fetch_rules(config, catalog), kept, None, {}, {}, ())  # type: ignore[arg-type]
 
 
 def begun(config: EmbedConfig) -> lance.LanceDataset:
@@ -117,7 +120,8 @@ def test_the_encoder_is_named_again_after_a_cast_and_columns_of_others_take_null
     lance.dataset(config.table_uri).alter_columns({"path": "vector", "data_type": wide})
     existing = table_to_continue(config)
     column = dataclasses.replace(COLUMN, values=pa.float32())
-    job = dataclasses.replace(job_of(config, existing), column=column)
+    job = job_of(config, existing)
+    job = dataclasses.replace(job, kept=(dataclasses.replace(job.kept[0], column=column),))
     table, _ = open_tables(job, existing)
     open_manifest(job, table.schema, "run-2")
     assert not is_under_way(table, column)
@@ -126,3 +130,17 @@ def test_the_encoder_is_named_again_after_a_cast_and_columns_of_others_take_null
     assert table.schema.field("vector").type == wide
     assert table.schema.field("vector").metadata == COLUMN.field.metadata
     assert table.schema.field("theirs").nullable
+
+
+def test_the_manifest_of_a_table_with_one_column_goes_on_to_be_trusted_and_another_column_has_every_file_read(config):
+    job = job_of(config, None)
+    table = schema_of(job)
+    assert reading_digest(job, table) == "7c687df9241f585b6314e93e0d681d35", "as before there were others"
+    first, settings = job.kept[0], job.kept[0].settings
+    both = dataclasses.replace(job, kept=(first, KeptColumn(SECOND, settings)))
+    third = dataclasses.replace(SECOND, identity=dataclasses.replace(SECOND.identity, weights="3" * 64))
+    digests = [
+        reading_digest(each, table)
+        for each in (job, both, dataclasses.replace(job, kept=(first, KeptColumn(third, settings))))
+    ]
+    assert len(set(digests)) == 3

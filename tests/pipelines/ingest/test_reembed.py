@@ -8,9 +8,10 @@ import pytest
 from pipelines.events import Events
 from pipelines.ingest.reembed import begin_reembedding, is_under_way
 from pipelines.tables.lease import take
-from pipelines.tables.origin import Origin, vista_column
+from pipelines.tables.origin import Origin, encoder_files, vista_column
 from pipelines.tables.publish import publish
-from pipelines.tables.vector_column import VectorColumn
+from pipelines.tables.vector_column import EncoderFiles, VectorColumn
+from tests.second_column import SECOND, add_second
 from tests.tables import COLUMN, DIMENSION, IDENTITY, NO_RUNS, block, commit, new_committer, stats
 from vista_core import UsageError
 
@@ -67,3 +68,14 @@ def test_a_reembedding_killed_between_its_steps_is_reported_and_can_be_continued
         vista_column(lance.dataset(uri))
     table, _ = begin_reembedding(lance.dataset(uri), WIDE, ORIGIN, "run-2")
     assert vista_column(table).identity == WIDE.identity
+
+
+def test_another_column_keeps_the_files_of_its_encoder_when_the_table_names_others(tmp_path, uri):
+    add_second(new_committer(tmp_path))
+    made_with = dataclasses.replace(Origin("vista-tiny"), weights="old.pth")
+    table = lance.dataset(uri)
+    table.update_schema_metadata({key.decode(): value.decode() for key, value in made_with.metadata.items()})
+    table, _ = begin_reembedding(lance.dataset(uri), OTHER, ORIGIN, "run-2")
+    assert VectorColumn.of(table.schema, "b").files == EncoderFiles("old.pth")
+    assert encoder_files(table, VectorColumn.of(table.schema, "b")) == EncoderFiles("old.pth")
+    assert VectorColumn.of(table.schema, "b") == SECOND
