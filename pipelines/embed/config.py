@@ -35,7 +35,8 @@ class EmbedConfig:
     table: Annotated[str, NAME]
     """Name of the table. Rejected records go to NAME_rejects, reports of the runs to NAME_runs."""
     model: str = "vista-tiny"
-    """bge-visualized-base-en-v1.5, bge-visualized-m3, or vista-tiny."""
+    """bge-visualized-base-en-v1.5, bge-visualized-m3, or vista-tiny. In a table with several vector columns, this and
+    the other options of the encoder are said of the column of this model; each other column keeps its own encoder."""
     weights: str | None = None
     """The model's weights: a released .pth or a converted .safetensors file, as a path or s3:// URI; default: those on
     the Hugging Face hub."""
@@ -118,8 +119,8 @@ class EmbedConfig:
     """Commit at least this often, in seconds, while rows arrive. Work that is not committed is lost if the run is
     killed."""
     reembed: bool = False
-    """Replace the whole vector column by another encoder's vectors, and publish once all are replaced. If it is
-    interrupted, run the same command again."""
+    """Replace the whole vector column (the default one, if there are several) by another encoder's vectors, and publish
+    once all are replaced. If it is interrupted, run the same command again."""
     retention_days: Annotated[float, AT_LEAST_0] = 7.0
     """Days for which old versions of the table are kept; tagged versions are kept longer."""
     report: str | None = None

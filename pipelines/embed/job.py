@@ -29,6 +29,7 @@ from pipelines.sources.units import Unit
 from pipelines.storage.files import SourceFile
 from pipelines.storage.uris import absolute, folders_of, is_named_by, printable
 from pipelines.tables.dataset import TableVersion
+from pipelines.tables.fresh_columns import made_by_encoders
 from pipelines.tables.vector_column import VectorColumn, since
 from vista_core import UsageError
 
@@ -180,7 +181,10 @@ def reading_digest(job: Job, table: pa.Schema) -> str:
     config, name = job.config, job.column.name
     options = [config.source_kind, config.image_root, config.allow_prefix, config.max_image_mb, config.keep_stale]
     options += [config.strict_columns, config.encoding]
-    columns = [(field.name, str(field.type)) for field in table]
+    # A column that a backfill is filling comes and goes without any file being read for it.
+    kept = {name for each in job.kept for name in (each.column.name, each.column.fingerprint)}
+    left = made_by_encoders(table) - kept
+    columns = [(field.name, str(field.type)) for field in table if field.name not in left]
     made_by = [READING, job.column.identity.to_json(), since(table, name), job.catalog.reading, options, columns]
     if job.others:
         made_by.append([(each.name, each.identity.to_json(), each.since) for each in job.others])

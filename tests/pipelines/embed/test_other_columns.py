@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.drop_column import DropConfig, drop
 from pipelines.embed.config import EmbedConfig
 from pipelines.embed.run import Setup
 from pipelines.events import BundleCommitted
@@ -17,7 +18,7 @@ from pipelines.gates.judge import GateError
 from pipelines.records import VECTOR, embeddable
 from pipelines.stages.encode import EncodeActor
 from pipelines.stages.pool import Stages
-from pipelines.tables.default_column import set_default_column
+from pipelines.switch import SwitchConfig, switch_column
 from pipelines.tables.vector_column import EncoderFiles, VectorColumn
 from tests.pipelines.embed.on_warm_workers import embed
 from vista_core import Encoder, EncoderSettings, Record
@@ -225,8 +226,8 @@ def test_a_table_goes_on_without_the_column_that_it_began_with(tmp_path, encoder
     config = EmbedConfig(write(tmp_path / "in", "a", CATALOG), str(tmp_path), "t")
     embed(config)
     backfill(tmp_path, CATALOG, encoders["vector_b"])
-    set_default_column(table(tmp_path, None), "vector_b")
-    table(tmp_path, None).drop_columns(["vector", "vector_fingerprint"])
+    switch_column(SwitchConfig(str(tmp_path), "t", "vector_b"))
+    drop(DropConfig(str(tmp_path), "t", "vector"))
     counts = embed(config).counts
     assert (counts.read, counts.unchanged) == (8, 8)
     check(tmp_path, CATALOG, one(encoders))
@@ -244,7 +245,7 @@ def test_with_another_default_column_both_are_kept_fresh(tmp_path, encoders):
     config = EmbedConfig(write(tmp_path / "in", "a", CATALOG), str(tmp_path), "t")
     embed(config)
     backfill(tmp_path, CATALOG, encoders["vector_b"])
-    set_default_column(table(tmp_path, None), "vector_b")
+    switch_column(SwitchConfig(str(tmp_path), "t", "vector_b"))
     after = CATALOG | {"t1": Record("changed"), "new": Record("new", TRANSPARENT)}
     write(tmp_path / "in", "a", after)
     summary = embed(config)

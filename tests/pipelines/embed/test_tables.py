@@ -144,3 +144,6 @@ def test_the_manifest_of_a_table_with_one_column_goes_on_to_be_trusted_and_anoth
         for each in (job, both, dataclasses.replace(job, kept=(first, KeptColumn(third, settings))))
     ]
     assert len(set(digests)) == 3
+    filling = dataclasses.replace(SECOND, name="filling", filling=True)
+    beside = table.append(filling.field).append(filling.fingerprint_field)
+    assert reading_digest(job, beside) == digests[0], "a column that is being filled is none of the run's"
