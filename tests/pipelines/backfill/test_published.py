@@ -143,3 +143,16 @@ def test_the_report_has_what_a_run_did(tmp_path):
         assert title in html
     assert "30 of 30 rows have a vector" in html
     assert not VectorColumn.of(lance.dataset(uri).schema, COLUMN).filling
+
+
+def test_nights_keep_the_column_fresh_and_a_later_backfill_has_nothing_to_encode(tmp_path):
+    uri, nightly = embedded(tmp_path)
+    backfill(tmp_path / "db", max_tokens=16)
+    catalog(tmp_path / "catalog", [*range(3, 30), *range(40, 45)])  # as rows: three are gone, five are new
+    summary = embed(nightly)
+    assert summary.counts.written == 5
+    check(uri, record=record, max_tokens=16)
+    check(uri, "vector", record=record)
+    assert {"vector", COLUMN} <= set(lance.dataset(uri, version="published").schema.names)
+    later = backfill(tmp_path / "db", max_tokens=16)
+    assert (later.counts.written, later.outcome.published) == (0, True)
