@@ -25,10 +25,9 @@ from pipelines.sources.expansion import bounded
 from pipelines.sources.lance import first_rows, next_rows, open_version, read_error, stored_bytes
 from pipelines.sources.limits import DEFAULTS
 from pipelines.sources.roles import ID_NAMES
-from pipelines.sources.types import is_bytes, is_number, is_text
+from pipelines.sources.types import is_number, is_text
 from pipelines.sources.units import FilePart
 from pipelines.tables.dataset import ADDRESS
-from pipelines.tables.default_column import default_column
 from pipelines.tables.origin import MARKER, Origin
 from pipelines.tables.vector_column import fingerprint_column, is_vector
 from vista_core import UsageError
@@ -82,7 +81,6 @@ class TableRows:
     layout: Layout
     fingerprints: tuple[str, ...]  # columns with the fingerprints of the vectors that are there
     beside: tuple[str, ...]  # other columns that are read, as far as the table has them
-    known: str | None  # the column with the fingerprints of the records that vista embedded; of a table that it made
     where: str | None = None
 
     @property
@@ -143,14 +141,14 @@ class TableRows:
             message = f"it was embedded with an image, which {self.uri} doesn't hold"
             for row in np.flatnonzero(pc.fill_null(lost, False).to_numpy()).tolist():
                 rejects.setdefault(row, IMAGE_NOT_STORED.reject(message))
-        for name in (*self.fingerprints, *([self.known] if self.known else [])):
+        for name in self.fingerprints:
             records = replace_column(records, name, rows[name])
         return records
 
     def batches(self, unit: Rows) -> Iterator[Batch]:
         """The columns of a unit as the table has them, within the limits of reading."""
         row, end = unit.first_row, unit.first_row + unit.rows
-        names = [*dict.fromkeys((*self.layout.used, *self.fingerprints, *self.beside, *filter(None, [self.known])))]
+        names = [*dict.fromkeys((*self.layout.used, *self.fingerprints, *self.beside))]
         try:
             fragment = open_version(self.uri, int(unit.version)).get_fragment(unit.fragment)
             if fragment is None:
@@ -223,15 +221,12 @@ def rows_of(table: lance.LanceDataset, layout: Layout, fingerprints: Sequence[st
     schema = table.schema
     ours = MARKER in (schema.metadata or {})
     beside = [name for name in (OBJECT, MODALITY, IMAGE_URI) if ours and name in schema.names]
-    known = fingerprint_column(default_column(table))
-    both_kinds = layout.image == IMAGE and is_bytes(schema.field(IMAGE).type) and IMAGE_URI in beside
     return TableRows(
         uri=table.uri,
         version=table.version,
         layout=layout,
         fingerprints=tuple(fingerprints),
         beside=tuple(beside),
-        known=known if both_kinds and known in schema.names and Origin.of(table) else None,
         where=where,
     )
 

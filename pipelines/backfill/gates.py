@@ -199,7 +199,7 @@ def encoded_again(again: Again) -> dict[str, float]:
         [vector] = found.to_table()[column.name].to_pylist()
         for records, rejects in whole.read(unit):
             identified = identify(records, rejects, again.rules)
-            fingerprints = content_fingerprints(*identified, whole.known)
+            fingerprints = content_fingerprints(*identified)
             records, bad = identified[0], identified[1]
             if vector is None or bad or fingerprints[0] != records[column.fingerprint][0]:
                 continue

@@ -24,7 +24,6 @@ from pipelines.records import (
     FLOW_FIELDS,
     HAS_VECTOR,
     IMAGE,
-    IMAGE_URI,
     TEXT,
     read_schema,
     replace_column,
@@ -105,7 +104,7 @@ def select(
     A row in which there is nothing to embed has its fingerprint, too, and no vector. A rejected row has neither: it is
     decided again whenever its fragment is read.
     """
-    fingerprints = content_fingerprints(records, rejects, external, rows.known)
+    fingerprints = content_fingerprints(records, rejects, external)
     empty = {
         row: EMPTY_RECORD.reject("neither text nor image")
         for row in np.flatnonzero(without_content(records, external)).tolist()
@@ -127,22 +126,19 @@ def select(
 
 
 def content_fingerprints(
-    records: pa.Table, rejects: dict[int, Reject], external: Sequence[External | None], known: str | None
+    records: pa.Table, rejects: dict[int, Reject], external: Sequence[External | None]
 ) -> pa.Array:
-    """The fingerprint of each record's content, as `embed` computes it from the source.
+    """The fingerprint of each record's content, as `embed` computes it from a source with the same text and image.
 
-    A record that can't be read has one of its own, so that it is looked at again once it can. For a stored image that
-    was fetched by its URI, `embed` knows the version of the image; so what it noted (`known`) is taken.
+    For an image that was fetched by its URI and stored, `embed` has the URI and version instead of the bytes. What the
+    table says of these is not taken, since another client may have changed the row's text and left that.
+    A record that can't be read has a fingerprint of its own, so that it is looked at again once it can.
     """
     images = [image.as_buffer() for chunk in records[IMAGE].chunks for image in chunk]
-    noted: list[bytes | None] = [None] * len(records)
-    if known is not None:
-        fetched = pc.and_(pc.is_valid(records[IMAGE_URI]), pc.is_valid(records[IMAGE]))
-        noted = pc.if_else(fetched, records[known], None).to_pylist()
     found = []
     for row, (text, image, other) in enumerate(zip(records[TEXT].to_pylist(), images, external, strict=True)):
         identity = f"{REJECTED}{rejects[row].reason}" if row in rejects else other.identity if other else None
-        found.append((noted[row] if row not in rejects else None) or fingerprint(text, image, identity))
+        found.append(fingerprint(text, image, identity))
     return pa.array(found, records_fingerprint_type())
 
 
