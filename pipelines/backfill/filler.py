@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import time
 from collections.abc import Iterable, Sequence
@@ -285,6 +286,7 @@ def unique(references: Iterable[Any]) -> list[Any]:
     return [*dict.fromkeys(references)]
 
 
+@functools.cache
 def filling_task() -> Any:
     """`fill_fragment` as a Ray task that reserves nothing: stages under backpressure keep their CPUs meanwhile."""
     return ray.remote(num_cpus=0, scheduling_strategy="SPREAD")(fill_fragment)
