@@ -10,6 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.backfill import run
+from pipelines.backfill.config import BackfillConfig
 from pipelines.drop_column import DropConfig, drop
 from pipelines.embed.config import EmbedConfig
 from pipelines.embed.run import Setup
@@ -20,7 +22,7 @@ from pipelines.stages.encode import EncodeActor
 from pipelines.stages.pool import Stages
 from pipelines.switch import SwitchConfig, switch_column
 from pipelines.tables.vector_column import EncoderFiles, VectorColumn
-from tests.pipelines.embed.on_warm_workers import embed
+from tests.pipelines.embed.on_warm_workers import embed, encode
 from vista_core import Encoder, EncoderSettings, Record
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -299,3 +301,26 @@ def test_a_plan_counts_only_earlier_runs_with_the_same_encoders(tmp_path, encode
     said = str(embed(plan))
     assert "about 1 rows to embed" in said
     assert "(measured here, start-up not counted; `vector` by vista-tiny" in said
+
+
+def test_a_second_model_from_its_backfill_until_it_is_the_only_one(tmp_path, encoders):
+    source = write(tmp_path / "in", "a", CATALOG)
+    config = EmbedConfig(source, str(tmp_path), "t", store_images=True, delete_missing=True, delete_at_most=9)
+    embed(config)
+    second = BackfillConfig(str(tmp_path), "t", ("vector_b",), ("vista-tiny",), alpha="white", max_tokens=6)
+    assert run.backfill(second, run.Setup(stages=Stages(encoder=encode))).counts.written == 8
+    counts = embed(config).counts
+    assert (counts.read, counts.unchanged) == (8, 8), "both make the same fingerprints"
+    after = CATALOG | {"t1": Record("changed"), "new": Record("new", TRANSPARENT)}
+    del after["t5"]
+    write(tmp_path / "in", "a", after, t2=7)
+    counts = embed(config).counts
+    assert (counts.written, counts.rewritten, counts.unchanged, counts.deleted) == (2, 1, 5, 1)
+    check(tmp_path, after, encoders)
+    assert run.backfill(second, run.Setup(stages=Stages(encoder=encode))).counts.written == 0
+    switch_column(SwitchConfig(str(tmp_path), "t", "vector_b"))
+    drop(DropConfig(str(tmp_path), "t", "vector"))
+    after["t3"] = Record("changed, too", JPEG)
+    write(tmp_path / "in", "a", after)
+    assert embed(config).counts.written == 1
+    check(tmp_path, after, one(encoders))
