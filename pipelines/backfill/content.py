@@ -28,11 +28,11 @@ from pipelines.sources.roles import ID_NAMES
 from pipelines.sources.types import is_number, is_text
 from pipelines.sources.units import FilePart
 from pipelines.tables.dataset import ADDRESS
+from pipelines.tables.fresh_columns import CONTENT
 from pipelines.tables.origin import MARKER, Origin
 from pipelines.tables.vector_column import fingerprint_column, is_vector
 from vista_core import UsageError
 
-CONTENT: Final = b"vista.content"  # metadata of the column's field: what its vectors are made of
 UNIT_ROWS: Final = 8_192  # rows that one task reads
 LOOKED_AT: Final = 64  # rows by which columns are told apart
 WITH_IMAGE: Final = ("image", "image_text")  # values of `modality`
