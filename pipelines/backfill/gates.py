@@ -164,7 +164,7 @@ def canary(evidence: Evidence) -> Verdict:
     looked = evidence.on_workers(encoded_again, [(Again(*call),) for call in calls]) if evidence.fragments else []
     cosines = {key: value for each in looked for key, value in each.items()}
     if not cosines:
-        nothing = "no row whose content is as it was embedded"
+        nothing = "no row has the content that its vector was made of"
         return Verdict("canary", not written, nothing if written else "nothing was written")
     worst = min(cosines, key=lambda key: cosines[key])
     message = f"{len(cosines)} vectors compared with float32, one by one: smallest cosine {cosines[worst]:.5f}"

@@ -21,7 +21,7 @@ from vista_core import UsageError
 class Recorded:
     """A run that is under way."""
 
-    table: lance.LanceDataset  # as it was when the run got it
+    table: lance.LanceDataset  # the version at the start of the run
     lease: Lease
     events: Events
 
