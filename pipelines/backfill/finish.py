@@ -80,7 +80,8 @@ class Ending:
         present = {int(each.fragment_id) for each in table.get_fragments()}
         judged = present - set(left) if filling else set(filler.version_of)  # a killed run has judged nothing
         if not left:
-            require(judge(self.gates, self.evidence(table, sorted(judged & present)), work.events))
+            verdicts = judge(self.gates, self.evidence(table, sorted(judged & present)), work.events)
+            require(verdicts, otherwise="the column is not complete")
         for name in [each.name for each in job.columns]:
             self.build_stale_indexes(name)
         complete = not left and self.name_complete(table)

@@ -44,11 +44,11 @@ def judge(gates: Sequence[Callable[[E], Verdict]], evidence: E, events: Events) 
     return verdicts
 
 
-def require(verdicts: Sequence[Verdict]) -> None:
-    """Raise GateError, naming all gates that failed."""
+def require(verdicts: Sequence[Verdict], otherwise: str = "not published") -> None:
+    """Raise GateError, which says what follows and names all gates that failed."""
     if failed := [verdict for verdict in verdicts if not verdict.passed]:
         raise GateError(
-            "not published: " + "; ".join(f"{each.gate}: {each.message}" for each in failed) + ". What was committed "
+            f"{otherwise}: " + "; ".join(f"{each.gate}: {each.message}" for each in failed) + ". What was committed "
             "stays; the same command judges it again"
         )
 
