@@ -29,16 +29,20 @@ def fingerprint(text: str | None, image: bytes | pa.Buffer | None, external: str
     return digest.digest()
 
 
+def digests(fingerprints: pa.Array) -> np.ndarray:
+    """V16 [N]: the 16 bytes of each fingerprint; zeros for a null."""
+    width = FINGERPRINT_TYPE.byte_width
+    filled = pc.fill_null(fingerprints, bytes(width))
+    return np.frombuffer(filled.buffers()[1] or b"", f"V{width}", len(filled), filled.offset * width)
+
+
 def row_checksums(fingerprints: pa.ChunkedArray, runs: pa.ChunkedArray) -> np.ndarray:
     """uint64 [N], one per row of a table, which changes whenever the job writes the row. Files have the sum of theirs.
 
     `fingerprints` are those of the rows, `runs` the runs that wrote them; another client may have left out both.
     """
-    none = bytes(FINGERPRINT_TYPE.byte_width)
-    fingerprints = pc.fill_null(fingerprints, none).combine_chunks()
+    halves = digests(fingerprints.combine_chunks()).view(np.uint64)
     runs = pc.fill_null(runs, "").combine_chunks()
-    start = fingerprints.offset * FINGERPRINT_TYPE.byte_width
-    halves = np.frombuffer(fingerprints.buffers()[1] or b"", np.uint64, 2 * len(fingerprints), start)
     names = runs.dictionary_encode()
     hashes = np.array([xxhash.xxh3_64_intdigest(name.encode()) for name in names.dictionary.to_pylist()], np.uint64)
     of_run = hashes[names.indices.to_numpy()] if len(runs) else np.empty(0, np.uint64)

@@ -21,9 +21,21 @@ from lance.fragment import DataFile
 
 from pipelines.backfill.arrived import ENCODED
 from pipelines.backfill.parked import Parked
+from pipelines.fingerprint import digests
 from pipelines.ingest.fragments import write
 from pipelines.reasons import EMPTY_RECORD, REASONS
-from pipelines.records import FINGERPRINT, ID, MESSAGE, REASON, REJECT_SCHEMA, ROW, STAGE, VECTOR, slot_name
+from pipelines.records import (
+    FINGERPRINT,
+    FINGERPRINT_TYPE,
+    ID,
+    MESSAGE,
+    REASON,
+    REJECT_SCHEMA,
+    ROW,
+    STAGE,
+    VECTOR,
+    slot_name,
+)
 from pipelines.storage.uris import redacted_text
 from pipelines.tables.dataset import ADDRESS, TableVersion
 from pipelines.tables.vector_column import VectorColumn
@@ -61,7 +73,7 @@ class Decisions:
 
     positions: np.ndarray
     fingerprints: pa.Array
-    reasons: list[str | None]
+    reasons: np.ndarray  # why a row has no vector, or None
 
     @classmethod
     def of(cls, decided: pa.Table) -> Decisions:
@@ -69,11 +81,14 @@ class Decisions:
         positions = decided[ROW].to_numpy() & IN_FRAGMENT
         order = np.argsort(positions)
         decided = decided.take(pa.array(order))
-        return cls(positions[order], decided[FINGERPRINT].combine_chunks(), decided[REASON].to_pylist())
+        return cls(positions[order], decided[FINGERPRINT].combine_chunks(), decided[REASON].to_numpy())
 
-    def between(self, start: int, end: int) -> slice:
-        """Which of them are of the rows from `start` up to `end`."""
-        return slice(*np.searchsorted(self.positions, (start, end)).tolist())
+    def between(self, start: int, end: int) -> Decisions:
+        """Those of the rows from `start` up to `end`."""
+        first, last = np.searchsorted(self.positions, (start, end)).tolist()
+        return Decisions(
+            self.positions[first:last], self.fingerprints.slice(first, last - first), self.reasons[first:last]
+        )
 
 
 class Encoded:
@@ -160,11 +175,11 @@ def filled(
 ) -> pa.RecordBatch:
     """The stored `rows`, from position `start` on, with what was decided of them."""
     decisions, encoded = by
-    chosen = decisions.between(start, start + len(rows))
+    here = decisions.between(start, start + len(rows))
     arrays: list[pa.Array] = []
     for number, column in enumerate(part.columns):
         stored = Stored.of(rows, column)
-        decide(stored, column, start, Chosen(decisions, chosen, encoded[number], part.parked, number))
+        decide(stored, start, here, Vectors(column, encoded[number], part.parked, number))
         arrays += stored.arrays(schema, column)
     return pa.record_batch(arrays, schema=schema)
 
@@ -175,7 +190,8 @@ class Stored:
 
     vectors: np.ndarray
     has_vector: np.ndarray
-    fingerprints: np.ndarray  # of bytes objects, or None
+    fingerprints: np.ndarray  # as `fingerprint.digests` has them
+    has_fingerprint: np.ndarray
 
     @classmethod
     def of(cls, rows: pa.Table, column: VectorColumn) -> Stored:
@@ -184,8 +200,8 @@ class Stored:
         valid = np.array(vectors.is_valid())
         values = np.zeros((len(rows), column.identity.dimension), vectors.type.value_type.to_pandas_dtype())
         values[valid] = vectors.flatten().to_numpy(zero_copy_only=False).reshape(-1, values.shape[1])
-        fingerprints = np.array([*rows[column.fingerprint].to_pylist(), None], object)[:-1]
-        return cls(values, valid, fingerprints)
+        fingerprints = rows[column.fingerprint].combine_chunks()
+        return cls(values, valid, digests(fingerprints).copy(), np.array(fingerprints.is_valid()))
 
     def arrays(self, schema: pa.Schema, column: VectorColumn) -> list[pa.Array]:
         """The columns of the file."""
@@ -193,48 +209,51 @@ class Stored:
         vectors = pa.FixedSizeListArray.from_arrays(
             pa.array(self.vectors.reshape(-1)), self.vectors.shape[1], mask=mask
         )
-        fingerprints = pa.array(self.fingerprints.tolist(), schema.field(column.fingerprint).type)
-        return [vectors.cast(schema.field(column.name).type), fingerprints]
+        buffers = [pa.array(self.has_fingerprint).buffers()[1], pa.py_buffer(self.fingerprints)]
+        fingerprints = pa.Array.from_buffers(FINGERPRINT_TYPE, len(self.fingerprints), buffers)
+        return [
+            vectors.cast(schema.field(column.name).type),
+            fingerprints.cast(schema.field(column.fingerprint).type),
+        ]
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """The decisions on some neighbouring rows, for the column of this number, and where their vectors are."""
+class Vectors:
+    """Where the vectors of a column are: those of this round, and those that wait. `number` is that of the column."""
 
-    decisions: Decisions
-    which: slice
+    column: VectorColumn
     encoded: Encoded | None
     parked: Parked
     number: int
 
 
-def decide(stored: Stored, column: VectorColumn, start: int, chosen: Chosen) -> None:
-    """Change rows as was decided: a vector, none, or what is there.
+def decide(stored: Stored, start: int, decisions: Decisions, new: Vectors) -> None:
+    """Change rows as was decided: a vector, none, or what is there. `start` is the position of the first stored row.
 
     Where nothing is known of the content, since a store or server failed, the row stays.
     """
-    positions = chosen.decisions.positions[chosen.which]
-    reasons = chosen.decisions.reasons[chosen.which]
-    fingerprints = chosen.decisions.fingerprints[chosen.which.start : chosen.which.stop]
-    at, digests = positions - start, np.array([*fingerprints.to_pylist(), None], object)[:-1]
-    good = np.array([reason is None for reason in reasons], bool)
-    for row, digest, reason in zip(at[~good], digests[~good], filter(None, reasons), strict=True):
+    at, decided = decisions.positions - start, digests(decisions.fingerprints)
+    good = np.equal(decisions.reasons, None).astype(bool)
+    for row, reason in zip(np.flatnonzero(~good), decisions.reasons[~good], strict=True):
         if REASONS[reason].removes_row:
-            stored.has_vector[row] = False
-            stored.fingerprints[row] = digest if reason == EMPTY_RECORD.name else None
-    new = np.zeros(len(at), bool)
-    if chosen.encoded is not None:
-        new, vectors = chosen.encoded.find(positions)
-        stored.vectors[at[new]] = vectors  # a rejected row has none
-    waiting = good & ~new & ~np.array(stored.fingerprints[at] == digests, bool)
+            stored.has_vector[at[row]] = False
+            stored.has_fingerprint[at[row]] = reason == EMPTY_RECORD.name
+            stored.fingerprints[at[row]] = decided[row]
+    is_encoded = np.zeros(len(at), bool)
+    if new.encoded is not None:
+        is_encoded, vectors = new.encoded.find(decisions.positions)
+        stored.vectors[at[is_encoded]] = vectors  # a rejected row has none
+    is_stored = stored.has_fingerprint[at] & (stored.fingerprints[at] == decided)
+    waiting = good & ~is_encoded & ~is_stored
     if waiting.any():
         try:
-            stored.vectors[at[waiting]] = chosen.parked.vectors(chosen.number, fingerprints.filter(pa.array(waiting)))
+            parked = new.parked.vectors(new.number, decisions.fingerprints.filter(pa.array(waiting)))
         except KeyError as error:
-            raise VistaError(f"`{column.name}`: {error.args[0]}. Run the same command again") from error
-    written = good & (new | waiting)
-    stored.has_vector[at[written]] = True
-    stored.fingerprints[at[written]] = digests[written]
+            raise VistaError(f"`{new.column.name}`: {error.args[0]}. Run the same command again") from error
+        stored.vectors[at[waiting]] = parked
+    written = good & (is_encoded | waiting)
+    stored.has_vector[at[written]] = stored.has_fingerprint[at[written]] = True
+    stored.fingerprints[at[written]] = decided[written]
 
 
 def reject_rows(decided: pa.Table, part: Part) -> pa.Table:
