@@ -233,7 +233,7 @@ def decide(stored: Stored, start: int, decisions: Decisions, new: Vectors) -> No
     Where nothing is known of the content, since a store or server failed, the row stays.
     """
     at, decided = decisions.positions - start, digests(decisions.fingerprints)
-    good = np.equal(decisions.reasons, None).astype(bool)
+    good = np.array([reason is None for reason in decisions.reasons], bool)
     for row, reason in zip(np.flatnonzero(~good), decisions.reasons[~good], strict=True):
         if REASONS[reason].removes_row:
             stored.has_vector[at[row]] = False
