@@ -118,7 +118,7 @@ def main(options: Options) -> None:
             ("second run", ("--fill", folder)),
             ("lance_ray.add_columns", ("--add-columns", f"{folder}/other.lance")),
         ):
-            found[name] = watched(module, *arguments)
+            found[name] = watched("-m", module, *arguments)
             print(f"{name}: {found[name]}", flush=True)
     if options.output:
         options.output.write_text(json.dumps(found, indent=1))

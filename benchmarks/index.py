@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,10 +15,10 @@ from typing import Any
 import lance
 import lancedb
 import numpy as np
-import psutil
 import pyarrow as pa
 import tyro
 
+from benchmarks.watched import watched
 from pipelines.cluster.calls import in_this_process
 from pipelines.index.measure import NOBODY, K, Queries, Searched, best_scores, found_shares, scores
 from pipelines.index.scalar import cover_rows
@@ -39,7 +35,6 @@ CATEGORIES = 100  # so that a filter on one keeps 1 % of the rows
 FILTER = "category = 7"
 CHANGED = "category = 11"  # the rows that change in a night
 CLIENTS = 16
-SAMPLE_SECONDS = 0.5
 NAME = "t"
 
 
@@ -125,34 +120,15 @@ def night(uri: str, options: Options, generator: Generator) -> float:
 
 
 def build(db: Path) -> dict[str, Any]:
-    """Run `vista index`, and watch the memory that its processes don't share; Ray's own are not among them."""
-    command = [sys.executable, "jobs/build_index.py", "--db", str(db), "--table", NAME, "--json"]
-    began, peak, ended = time.monotonic(), 0.0, threading.Event()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | {"RAY_ADDRESS": "local"})
-
-    def watch() -> None:
-        nonlocal peak
-        while not ended.wait(SAMPLE_SECONDS):
-            try:
-                driver = psutil.Process(process.pid)
-                workers = [each for each in driver.children(recursive=True) if each.name().startswith("ray::")]
-                peak = max(peak, sum(each.memory_full_info().uss for each in (driver, *workers)) / 1e6)
-            except psutil.Error:
-                continue
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    output, _ = process.communicate()
-    ended.set()
-    thread.join()
-    if process.returncode:
-        raise SystemExit(f"vista index ended with {process.returncode}")
+    """Run `vista index`, and watch its memory."""
+    began = time.monotonic()
+    result = watched("jobs/build_index.py", "--db", str(db), "--table", NAME, "--json")
     indexes = lance.dataset(f"{db}/{NAME}.lance").describe_indices()
     return {
         "seconds": time.monotonic() - began,
-        "peak_mb": peak,
+        "peak_mb": result.pop("peak_mb"),
         "index_mb": {index.index_type: (index.total_size_bytes or 0) / 1e6 for index in indexes},
-        "result": json.loads(output.splitlines()[-1]),
+        "result": {name: value for name, value in result.items() if name != "worker_peak_mb"},
     }
 
 

@@ -143,7 +143,7 @@ def main(options: Options) -> None:
             if name == "1 % changed":
                 figures["changes"] = next_night(source, options.rows)
                 print(figures["changes"], flush=True)
-            figures[name] = watched("benchmarks.scale", "--night", str(source), str(db))
+            figures[name] = watched("-m", "benchmarks.scale", "--night", str(source), str(db))
             print(f"{name}: {figures[name]}", flush=True)
         size = sum(path.stat().st_size for path in db.rglob("*") if path.is_file())
         print(f"the database takes {size / 1e9:.2f} GB")

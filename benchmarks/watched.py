@@ -1,4 +1,4 @@
-"""Run a part of a benchmark in a process of its own, and watch how much memory its Ray workers take."""
+"""Run a part of a benchmark in a process of its own, and watch how much memory it and its Ray workers take."""
 
 from __future__ import annotations
 
@@ -7,31 +7,34 @@ import os
 import subprocess
 import sys
 import threading
+from typing import Any
 
 import psutil
 
 SAMPLE_SECONDS = 0.5
 
 
-def watched(module: str, *arguments: str) -> dict[str, float]:
-    """The figures that a module prints as JSON in its last line, and the peak memory that one worker did not share.
+def watched(*arguments: str) -> dict[str, Any]:
+    """What a Python program prints as JSON in its last line, and peaks of the memory that its processes don't share.
 
-    The process starts a Ray of its own.
+    `worker_peak_mb` is that of one Ray worker, `peak_mb` that of the program and all its workers together; Ray's own
+    processes are not among them. The program starts a Ray of its own.
     """
     environment = os.environ | {"RAY_ADDRESS": "local"}  # not on a Ray shared with others
-    process = subprocess.Popen([sys.executable, "-m", module, *arguments], stdout=subprocess.PIPE, env=environment)
-    peak = 0.0
+    process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, env=environment)
+    peaks = {"worker_peak_mb": 0.0, "peak_mb": 0.0}
     ended = threading.Event()
 
     def watch() -> None:
-        nonlocal peak
         while not ended.wait(SAMPLE_SECONDS):
-            for child in psutil.Process(process.pid).children(recursive=True):
-                try:
-                    if child.name().startswith("ray::"):
-                        peak = max(peak, child.memory_full_info().uss / 1e6)
-                except psutil.Error:
-                    continue
+            try:
+                driver = psutil.Process(process.pid)
+                workers = [each for each in driver.children(recursive=True) if each.name().startswith("ray::")]
+                own = [each.memory_full_info().uss / 1e6 for each in (driver, *workers)]
+            except psutil.Error:
+                continue
+            peaks["worker_peak_mb"] = max(peaks["worker_peak_mb"], *own[1:], 0.0)
+            peaks["peak_mb"] = max(peaks["peak_mb"], sum(own))
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -39,5 +42,5 @@ def watched(module: str, *arguments: str) -> dict[str, float]:
     ended.set()
     thread.join()
     if process.returncode:
-        raise SystemExit(f"the run ended with {process.returncode}")
-    return json.loads(output.splitlines()[-1]) | {"worker_peak_mb": peak}
+        raise SystemExit(f"{' '.join(arguments)} ended with {process.returncode}")
+    return json.loads(output.splitlines()[-1]) | peaks

@@ -26,6 +26,7 @@ ROOMS = (
     ("stages",),
     ("ingest",),
     ("progress",),
+    ("forecast",),
     ("report",),
     ("index",),  # a command as well, whose parts keep an index up to date in `embed`
     ("gates",),

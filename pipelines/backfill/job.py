@@ -7,7 +7,7 @@ import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import lance
 
@@ -31,6 +31,8 @@ from pipelines.tables.runs import RUN_SCHEMA
 from pipelines.tables.transactions import on_latest
 from pipelines.tables.vector_column import EncoderFiles, VectorColumn, is_vector, names_encoder
 from vista_core import EncoderSettings, UsageError, display_name
+
+OPTIONS: Final = "backfill"  # where the configuration of a run has the options of this command
 
 
 @dataclass(frozen=True)
@@ -198,7 +200,7 @@ def with_files_of(column: VectorColumn, table: lance.LanceDataset, options: Enco
 def configuration(job: Job) -> dict[str, Any]:
     """The resolved options of the run, for its record."""
     return {
-        "backfill": dataclasses.asdict(job.config),
+        OPTIONS: dataclasses.asdict(job.config),
         "encoder": [json.loads(each.identity.to_json()) for each in job.columns],
         "resources": dataclasses.asdict(job.resources),
     }

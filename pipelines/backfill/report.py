@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from typing import Final
 
 from pipelines.backfill.config import BackfillConfig
-from pipelines.backfill.job import Job, configuration
+from pipelines.backfill.job import OPTIONS, Job, configuration
 from pipelines.backfill.summary import Summary, remarks
 from pipelines.gates.judge import GateError
 from pipelines.progress import duration
-from pipelines.report.charts import Phase
 from pipelines.report.destination import Destination, folder_of
 from pipelines.report.figures import import_matplotlib
 from pipelines.report.gather import gather
@@ -91,9 +89,9 @@ class BackfillReport:
             "Rejected records": lambda: rejects_section(counts, got(found, "rejects"), recorder.pictures),
             "A sample, with nearest neighbours": lambda: sample_section(got(found, "sample"), {}),
             "Throughput": lambda: throughput_section(timelines, first, last),
-            "Where the time went": lambda: time_section(phases(recorder, ended), counts.seconds),
+            "Where the time went": lambda: time_section(recorder.parts(PHASES, ended), counts.seconds),
             "The nights before": lambda: nights_section(got(found, "nights"), run),
-            "Configuration": lambda: configured(job),
+            "Configuration": lambda: configuration_section(configuration(job), OPTIONS, BackfillConfig),
             "Versions": lambda: versions_section(library_versions(), encoders_of(job)),
         }
         verdict, explanation = self.verdict(error)
@@ -139,23 +137,6 @@ class BackfillReport:
             ("took", duration(ended)),
             ("filled a second", f"{rate:,.1f}" if rate else "too few"),
         ]
-
-
-def phases(recorder: Recorder, ended: float) -> list[Phase]:
-    """The parts of the run, one after the other."""
-    starts = [(0.0, PHASES["start"])] + [(at, PHASES[name]) for name, at in recorder.phases.items() if name in PHASES]
-    starts.sort(key=lambda each: each[0])
-    ends = [at for at, _ in starts[1:]] + [ended]
-    return [Phase(name, start, end) for (start, name), end in zip(starts, ends, strict=True) if end > start]
-
-
-def configured(job: Job) -> Section:
-    """The options of the run and what they were resolved to, without secrets."""
-    resolved = json.loads(redacted_text(json.dumps(configuration(job))))
-    fields = dataclasses.fields(BackfillConfig)
-    defaults = {each.name: each.default for each in fields if each.default is not dataclasses.MISSING}
-    options = resolved.pop("backfill")
-    return configuration_section(options, json.loads(json.dumps(defaults)), resolved)
 
 
 def encoders_of(job: Job) -> dict[str, str]:

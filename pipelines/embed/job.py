@@ -8,7 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import lance
 import pyarrow as pa
@@ -33,6 +33,7 @@ from pipelines.tables.fresh_columns import made_by_encoders
 from pipelines.tables.vector_column import VectorColumn, since
 from vista_core import UsageError
 
+OPTIONS: Final = "options"  # where the configuration of a run has the options of this command
 READING = 2  # another number reads every file again: for when records are made of files in another way
 
 
@@ -206,7 +207,7 @@ def configuration(job: Job) -> dict[str, Any]:
     """The resolved options of the run, for its record."""
     identities = [json.loads(each.column.identity.to_json()) for each in job.kept]
     return {
-        "options": dataclasses.asdict(job.config),
+        OPTIONS: dataclasses.asdict(job.config),
         "encoder": identities if job.others else identities[0],
         "resources": dataclasses.asdict(job.resources),
         "units": len(job.units),

@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import statistics
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import lance
 import pyarrow as pa
 
 from pipelines.batch_stats import split_stats
-from pipelines.embed.job import Job, configuration, describe_encoder
+from pipelines.embed.job import OPTIONS, Job, describe_encoder
 from pipelines.embed.tables import schema_of
+from pipelines.forecast import ENCODED_ROWS, Embedding
 from pipelines.gates.reject_rate import name_reasons
 from pipelines.ingest.manifest import RowChecksum, row_checksum_by_file
-from pipelines.progress import duration
 from pipelines.records import REASON, embeddable
 from pipelines.sources.units import Unit
-from pipelines.stages.decode import decode, slots_of
-from pipelines.stages.encode import EncodeActor
-from pipelines.stages.fetch import fetch
+from pipelines.stages.pool import Encoding
 from pipelines.stages.read import Task, read_and_select
 from pipelines.stages.select import Snapshot, file_hashes
-from pipelines.tables.dataset import TableVersion, open_dataset
+from pipelines.tables.dataset import TableVersion
 
 PROBED_UNITS = 4  # of new files, and as many of changed ones
 PROBED_ROWS = 1_000  # of each of them
-ENCODED_ROWS = 64
-RUNS = 5  # of the past, by which the speed is estimated
 
 
 @dataclass(frozen=True)
@@ -86,7 +77,10 @@ def plan_against(job: Job, table: lance.LanceDataset) -> Plan:
             )
             if probe.reasons:
                 lines.append(f"rejected in this sample, before images are decoded: {name_reasons(probe.reasons)}")
-    return Plan([*lines, *forecast(job, round(to_embed), records)])
+    encodings = [Encoding(each.settings, each.column.identity) for each in job.kept]
+    described, runs = describe_encoder(job), job.config.side_table("runs")
+    embedding = Embedding(encodings, job.resources, job.rules, runs, OPTIONS, described)
+    return Plan([*lines, *embedding.forecast(round(to_embed), records, job.config.price_per_hour)])
 
 
 def files_line(job: Job, held: Mapping[str, RowChecksum]) -> str:
@@ -127,59 +121,3 @@ def look_at(job: Job, units: Sequence[Unit], base: TableVersion) -> Probe:
             if read >= stop:
                 break
     return Probe(read, to_embed, reasons, records)
-
-
-def forecast(job: Job, rows: int, records: list[pa.Table]) -> list[str]:
-    """Time and cost of embedding `rows`: by earlier runs or, if there are none, by encoding `records` here."""
-    if not rows:
-        return ["nothing to embed"]
-    speeds = former_speeds(job)
-    if speeds:
-        speed, by = statistics.median(speeds), f"the median of the last {len(speeds)} runs"
-    else:
-        speed, by = measured_speed(job, records), "measured here, start-up not counted"
-    hours = rows / speed / 3600
-    took = f"{duration(rows / speed)} at {speed:,.1f} rows/s ({by}; {describe_encoder(job)})"
-    price = job.config.price_per_hour
-    cost = [] if price is None else [f"cost: {hours:,.2f} h at {price:,.2f} an hour: {hours * price:,.2f}"]
-    return [f"about {rows:,} rows to embed: {took}", *cost]
-
-
-def former_speeds(job: Job) -> list[float]:
-    """Rows per second of the last runs with these encoders on as many actors of the same kind."""
-    runs = open_dataset(job.config.side_table("runs"))
-    if runs is None:
-        return []
-    done = runs.to_table(columns=["started", "rows_per_second", "configuration"], filter="rows_per_second IS NOT NULL")
-    here = setup_of(json.loads(json.dumps(configuration(job))))
-    rows = sorted(done.to_pylist(), key=lambda row: row["started"])
-    return [row["rows_per_second"] for row in rows if setup_of(json.loads(row["configuration"])) == here][-RUNS:]
-
-
-def setup_of(made: Mapping[str, Any]) -> tuple[list[str], str, int] | None:
-    """The encoders of a run, in any order, and its actors, by its configuration; None if it was no run of `embed`."""
-    if not made.keys() >= {"options", "encoder", "resources"}:
-        return None
-    encoders = made["encoder"] if isinstance(made["encoder"], list) else [made["encoder"]]
-    resources = made["resources"]
-    return sorted(json.dumps(each, sort_keys=True) for each in encoders), resources["device"], resources["actors"]
-
-
-def measured_speed(job: Job, records: list[pa.Table]) -> float:
-    """Rows per second of decoding and encoding some records in this process, times the actors."""
-    first, *others = [dataclasses.replace(each.settings, device="auto") for each in job.kept]
-    few = fetch(pa.concat_tables(records).slice(0, ENCODED_ROWS), job.rules)
-    actors = [
-        EncodeActor(settings, each.column.identity, job.resources.actors_per_node, slot)
-        for settings, each, slot in zip((first, *others), job.kept, slots_of((first, *others)), strict=True)
-    ]
-
-    def encode(some: pa.Table) -> None:
-        decoded = decode(some, first, False, others)
-        for actor in actors:
-            decoded = actor(decoded)
-
-    encode(few.slice(0, 1))  # what is done once is not measured
-    started = time.monotonic()
-    encode(few)
-    return len(few) / (time.monotonic() - started) * job.resources.actors

@@ -8,12 +8,11 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from pipelines.embed.config import EmbedConfig
-from pipelines.embed.job import Job, configuration, describe_encoder
+from pipelines.embed.job import OPTIONS, Job, configuration, describe_encoder
 from pipelines.embed.summary import Summary, remarks
 from pipelines.gates.judge import GateError
 from pipelines.ingest.commit import Committer
 from pipelines.progress import duration
-from pipelines.report.charts import Phase
 from pipelines.report.destination import Destination, folder_of
 from pipelines.report.figures import import_matplotlib
 from pipelines.report.gather import gather
@@ -45,7 +44,6 @@ from vista_core import display_name
 READ_SECONDS: Final = 15.0  # for what is read from tables; on a disk it takes less than one
 PICTURE_SECONDS: Final = 8.0
 LONGEST_ERROR: Final = 3_000  # characters
-SHORTEST_PHASE: Final = 0.05  # seconds; a shorter one is not shown
 PHASES: Final = {  # by the event that begins each
     "start": "start-up",
     "first rows": "reading and embedding",
@@ -107,9 +105,9 @@ class RunReport:
             "A sample, with nearest neighbours": lambda: sample_section(got(found, "sample"), pictures),
             "Recall against latency": lambda: measured_section(recorder.index),
             "Throughput": lambda: throughput_section(*self.throughput(ended)),
-            "Where the time went": lambda: time_section(phases(recorder, ended), recorder.counts.seconds),
+            "Where the time went": lambda: time_section(recorder.parts(PHASES, ended), recorder.counts.seconds),
             "The nights before": lambda: nights_section(got(found, "nights"), committer.run),
-            "Configuration": lambda: configured(job),
+            "Configuration": lambda: configuration_section(configuration(job), OPTIONS, EmbedConfig),
             "Versions": lambda: versions_section(library_versions(), encoder_of(job)),
         }
         verdict, explanation = self.verdict(error)
@@ -169,24 +167,6 @@ class RunReport:
         if recorder.counts.unchanged:
             panels.insert(0, ("records a second, unchanged ones included, by commits", recorder.resolved))
         return panels, recorder.phases.get("first rows", ended), recorder.phases.get("closing", ended)
-
-
-def phases(recorder: Recorder, ended: float) -> list[Phase]:
-    """The parts of the run, one after the other."""
-    starts = [(0.0, PHASES["start"])] + [(at, PHASES[name]) for name, at in recorder.phases.items() if name in PHASES]
-    starts.sort(key=lambda each: each[0])
-    ends = [at for at, _ in starts[1:]] + [ended]
-    every = [Phase(name, start, end) for (start, name), end in zip(starts, ends, strict=True)]
-    return [phase for phase in every if phase.end - phase.start >= SHORTEST_PHASE]
-
-
-def configured(job: Job) -> Section:
-    """The options of the run and what they were resolved to, without secrets."""
-    resolved = json.loads(redacted_text(json.dumps(configuration(job))))
-    fields = dataclasses.fields(EmbedConfig)
-    defaults = {each.name: each.default for each in fields if each.default is not dataclasses.MISSING}
-    options = resolved.pop("options")
-    return configuration_section(options, json.loads(json.dumps(defaults)), resolved)
 
 
 def encoder_of(job: Job) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from pipelines.events import (
 from pipelines.index.config import IndexConfig
 from pipelines.progress import duration
 from pipelines.records import ID, RUN
-from pipelines.report.charts import Phase
 from pipelines.report.destination import Destination, folder_of
 from pipelines.report.figures import import_matplotlib
 from pipelines.report.gather import gather
@@ -27,6 +26,7 @@ from pipelines.report.markup import shortened
 from pipelines.report.neighbours import Sample, sample_rows
 from pipelines.report.nights import read_nights
 from pipelines.report.page import Page
+from pipelines.report.recorder import Phase
 from pipelines.report.sample_section import sample_section
 from pipelines.report.sections import (
     configuration_section,
@@ -96,14 +96,13 @@ class IndexReport:
             },
             READ_SECONDS,
         )
-        options = dataclasses.asdict(config)
-        defaults = {each.name: each.default for each in dataclasses.fields(IndexConfig)}
+        options = {"options": dataclasses.asdict(config)}
         makers = {
             "Recall against latency": lambda: measured_section(self.measured, config.recall),
             "A sample, with nearest neighbours": lambda: sample_section(got(found, "sample"), {}),
             "Where the time went": lambda: time_section([*self.phases.values()], {}),
             "The nights before": lambda: nights_section(got(found, "nights"), run),
-            "Configuration": lambda: configuration_section(options, defaults, {}),
+            "Configuration": lambda: configuration_section(options, "options", IndexConfig),
             "Versions": lambda: versions_section(library_versions(), {}),
         }
         verdict, explanation = self.verdict(error)

@@ -10,20 +10,11 @@ from pipelines.progress import duration
 from pipelines.report.figures import STAND_IN, WIDTH, drawing, words
 from pipelines.report.markup import Markup
 from pipelines.report.nights import Night
-from pipelines.report.recorder import Timeline
+from pipelines.report.recorder import Phase, Timeline
 
 BINS: Final = 80  # of a plot over time
 STAGES: Final = ("read", "select", "fetch", "decode", "encode", "write")  # in the order of the flow
 COLOUR_OF_STATUS: Final = {"done": "blue", "failed": "red", "stopped": "amber", "dead": "red"}
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A part of a run, in seconds since it began."""
-
-    name: str
-    start: float
-    end: float
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pipelines.events import (
@@ -25,6 +25,7 @@ from pipelines.ingest.pictured import kept
 from pipelines.records import Pictured
 
 POINTS = 400  # of a timeline; beyond that it is thinned out
+SHORTEST_PART = 0.05  # seconds
 
 
 class Timeline:
@@ -43,6 +44,15 @@ class Timeline:
         if len(self.points) > POINTS:
             self.apart = 2 * max(self.apart, seconds / POINTS)
             self.points = [self.points[0], *self.points[2:-1:2], self.points[-1]]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a run, in seconds since it began."""
+
+    name: str
+    start: float
+    end: float
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,17 @@ class Recorder:
     pictures: Sequence[Pictured] = ()
     index: IndexMeasured | None = None  # if the index was built anew
     last: float = 0.0  # when the event before this one was reported
+
+    def parts(self, names: Mapping[str, str], ended: float) -> list[Phase]:
+        """The parts of the run, one after the other, under the `names` of those that a report shows.
+
+        "start" is the name of what came before the first phase. Very short parts are left out.
+        """
+        shown = [(at, names[phase]) for phase, at in self.phases.items() if phase in names]
+        starts = sorted([(0.0, names["start"]), *shown], key=lambda each: each[0])
+        ends = [*(at for at, _ in starts[1:]), ended]
+        every = [Phase(name, start, end) for (start, name), end in zip(starts, ends, strict=True)]
+        return [phase for phase in every if phase.end - phase.start >= SHORTEST_PART]
 
     def __call__(self, event: Event) -> None:
         """Note what a report shows."""

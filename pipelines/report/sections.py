@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import platform
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,6 @@ from typing import Any, Final
 from pipelines.events import Counts, IndexMeasured, MeasuredSetting
 from pipelines.progress import duration
 from pipelines.report.charts import (
-    Phase,
     RecallPoint,
     nights_chart,
     phases_chart,
@@ -23,7 +23,8 @@ from pipelines.report.flow_diagram import flow_diagram
 from pipelines.report.markup import Markup, joined, shortened, table, tag
 from pipelines.report.nights import Night
 from pipelines.report.page import Section
-from pipelines.report.recorder import Judgement, Timeline
+from pipelines.report.recorder import Judgement, Phase, Timeline
+from pipelines.storage.uris import redacted_text
 
 SHORTEST_STAGE: Final = 0.005  # seconds; one that had nothing to do is not shown
 SHORTEST_FLOW: Final = 1.0  # seconds; in less, a rate says nothing
@@ -147,8 +148,16 @@ def nights_section(nights: Sequence[Night], run: str) -> Section | None:
     return Section(title, joined([wide(nights_chart(nights)), listed]), note)
 
 
-def configuration_section(options: Mapping[str, Any], defaults: Mapping[str, Any], rest: Mapping[str, Any]) -> Section:
-    """The options that were given; the others, and what they were resolved to, can be unfolded."""
+def configuration_section(configuration: Mapping[str, Any], key: str, options_class: type) -> Section:
+    """The options that were given; the others, and what they were resolved to, can be unfolded. Without secrets.
+
+    `configuration` is that of a run, which has the fields of `options_class`, a dataclass, under `key`.
+    """
+    rest = json.loads(redacted_text(json.dumps(configuration)))
+    options = rest.pop(key)
+    fields = {each.name: each.default for each in dataclasses.fields(options_class)}
+    with_default = {name: value for name, value in fields.items() if value is not dataclasses.MISSING}
+    defaults = json.loads(json.dumps(with_default))
     given = {name: value for name, value in options.items() if value != defaults.get(name)}
     others = {name: value for name, value in options.items() if name not in given}
     unfolded = [tag("h3", "options at their defaults"), values(others)]

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from pipelines.events import Counts
 from pipelines.report.charts import (
-    Phase,
     RecallPoint,
     brief,
     nights_chart,
@@ -22,7 +21,7 @@ from pipelines.report.charts import (
 )
 from pipelines.report.flow_diagram import HEIGHT, flow_diagram, outcomes
 from pipelines.report.nights import Night
-from pipelines.report.recorder import Timeline
+from pipelines.report.recorder import Phase, Timeline
 from tests.pipelines.report.pages import Elements
 
 NOW = datetime(2026, 11, 26, 3, tzinfo=UTC)

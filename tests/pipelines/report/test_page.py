@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from collections import Counter
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
@@ -16,12 +17,12 @@ from PIL import Image
 from pipelines.events import Counts, Verdict
 from pipelines.pictures import picture_of_pixels
 from pipelines.records import Pictured
-from pipelines.report.charts import Phase, RecallPoint
+from pipelines.report.charts import RecallPoint
 from pipelines.report.markup import escaped, shortened, table, tag
 from pipelines.report.neighbours import Neighbour, Sample, Sampled
 from pipelines.report.nights import Night
 from pipelines.report.page import Page, Section, render
-from pipelines.report.recorder import Judgement, Timeline
+from pipelines.report.recorder import Judgement, Phase, Timeline
 from pipelines.report.rejects import Rejected, rejects_section
 from pipelines.report.sample_section import sample_section
 from pipelines.report.sections import (
@@ -39,6 +40,13 @@ from tests.pipelines.report.pages import HOSTILE, Elements, check
 
 PICTURE = picture_of_pixels(np.zeros((8, 8, 3), np.uint8))
 NOW = datetime(2026, 11, 26, 3, tzinfo=UTC)
+
+
+@dataclass
+class Options:
+    """Options of a command: `b` has a default."""
+
+    b: str | None = None
 
 
 def timeline(*points: tuple[float, int]) -> Timeline:
@@ -65,7 +73,9 @@ def hostile_sections() -> list[Section | None]:
         time_section([Phase(HOSTILE, 0, 2)], {HOSTILE: 1.0, "read": 2.0}),
         recall_section([RecallPoint(HOSTILE, 0.9, 1.0, True), RecallPoint("other", 0.5, 0.5)], 0.95, HOSTILE),
         nights_section([night, night], HOSTILE),
-        configuration_section({HOSTILE: HOSTILE, "b": None}, {"b": None}, {HOSTILE: {HOSTILE: [HOSTILE]}}),
+        configuration_section(
+            {"options": {HOSTILE: HOSTILE, "b": None}, HOSTILE: {HOSTILE: [HOSTILE]}}, "options", Options
+        ),
         versions_section({HOSTILE: HOSTILE}, {HOSTILE: HOSTILE}),
         failed_section(HOSTILE, HOSTILE),
         None,
@@ -146,7 +156,7 @@ def test_a_page_has_a_bounded_size():
         rejects_section(Counts(reasons=reasons), Rejected(Counter(), dict.fromkeys(reasons, [reject] * 3)), []),
         gates_section([Judgement(Verdict("canary", False, long), 1.0)] * 10),
         nights_section([Night("r", "failed", NOW, NOW, 9, 5, 4, 0, 3, 1.5, long)] * 30, "r"),
-        configuration_section({"source": long}, {}, {"encoder": {"weights": long}}),
+        configuration_section({"options": {"source": long}, "encoder": {"weights": long}}, "options", Options),
     )
     check(html)
     assert len(html) < 1_500_000
