@@ -53,7 +53,13 @@ def open_catalog(config: EmbedConfig, existing: lance.LanceDataset | None) -> Ca
     identity = kept_option(config, "image_identity", "version", before)
     text = config.text_column or ()
     asked = Columns(
-        config.id_column, text, config.image_column, images, strict=config.strict_columns, encoding=config.encoding
+        config.id_column,
+        text,
+        config.image_column,
+        images,
+        strict=config.strict_columns,
+        encoding=config.encoding,
+        only=config.only,
     )
     source = open_source(config.source, asked, like, config.source_kind, limits_of(config))
     columns = before.columns if before is not None else {}

@@ -19,7 +19,7 @@ from pipelines.records import ID, IMAGE, IMAGE_URI, MISFITS, OBJECT, RESERVED, R
 from pipelines.sources.beginnings import one_array
 from pipelines.sources.casting import NOT_UTF8, cast, ids, numbered, plain_column, texts, without_invalid_text
 from pipelines.sources.image_cells import has_several, image_parts, split_cells
-from pipelines.sources.roles import Look, Roles, element, find_roles, no_rows
+from pipelines.sources.roles import Look, Modality, Roles, element, find_roles, no_rows
 from pipelines.sources.types import is_list, is_text, merged, plain
 from pipelines.tables.widening import can_widen
 
@@ -40,6 +40,7 @@ class Columns:
     cells: bool | None = None  # True if a cell of strings is a list of paths or URIs; None: if the first rows have some
     strict: bool = False  # a value that doesn't fit its column rejects the record; else it becomes null
     encoding: str | None = None  # of text files; None: UTF-8, or what their byte order mark says
+    only: Modality | None = None  # what is embedded of a record that has both
 
     @property
     def named(self) -> tuple[str, ...]:
@@ -94,7 +95,7 @@ class Layout:
         """
         twice = [name for name, number in Counter(schema.names).items() if number > 1]
         schema = pa.schema([(field.name, plain(field.type)) for field in schema if field.name not in twice])
-        roles = find_roles(schema, Roles(columns.id, columns.text, columns.image), look, uri)
+        roles = find_roles(schema, Roles(columns.id, columns.text, columns.image), look, uri, columns.only)
         cells = columns.cells
         if cells is None:
             cells = has_several_in_a_cell(schema, roles.image, look)

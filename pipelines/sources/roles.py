@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import pyarrow as pa
 
@@ -21,6 +21,7 @@ URI_NAMES = (
     *("images", "image_uris", "image_urls", "image_paths"),
 )
 
+Modality = Literal["text", "image"]
 Look = Callable[[Sequence[str]], pa.Table]  # some of a source's first rows, in these columns
 
 
@@ -37,19 +38,21 @@ class Roles(NamedTuple):
     image: str | None
 
 
-def find_roles(schema: pa.Schema, named: Roles, look: Look, uri: str) -> Roles:
+def find_roles(schema: pa.Schema, named: Roles, look: Look, uri: str, only: Modality | None = None) -> Roles:
     """The columns that the user `named`, and those that are found by their usual names and types.
 
-    Raises UsageError if a named column is missing or unsuitable, if a column with the name of an id can't serve as one,
-    or if there is nothing to embed.
+    With `only`, there is no column for the other modality. Raises UsageError if a named column is missing or
+    unsuitable, if a column with the name of an id can't serve as one, or if there is nothing to embed.
     """
     taken = {named.id, *named.text, named.image}
     free = pa.schema([field for field in schema if field.name not in taken])
     key = pick(schema, "--id-column", named.id, is_key) or usual_id(free)
     texts = tuple(name for each in named.text if (name := pick(schema, "--text-column", each, is_text_part)))
-    if not texts and (found := usual_text(free, look)):
+    if not texts and only != "image" and (found := usual_text(free, look)):
         texts = (found,)
-    image = pick(schema, "--image-column", named.image, is_image) or usual_image(free, texts, look)
+    image = pick(schema, "--image-column", named.image, is_image)
+    if image is None and only != "text":
+        image = usual_image(free, texts, look)
     if not texts and image is None:
         raise UsageError(
             f"--source {uri}: no column of text or images found among {describe_columns(schema)}. "

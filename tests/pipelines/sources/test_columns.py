@@ -50,6 +50,19 @@ def test_bytes_are_preferred_to_paths_and_the_url_of_a_page_is_no_image(schema, 
     assert layout.image == expected
 
 
+@pytest.mark.parametrize(("only", "text", "image"), [("text", ("title",), None), ("image", (), "jpg")])
+def test_one_of_text_and_image_can_be_left_out(only, text, image):
+    table = pa.table({"title": ["x"], "jpg": [b"y"]})
+    layout = layout_of(table, only=only)
+    assert (layout.text, layout.image) == (text, image)
+    [record], rejects = read(layout, table)
+    assert (record["text"], record["image"]) == (("x", None) if only == "text" else (None, b"y"))
+    assert layout.extra.names == (["jpg"] if only == "text" else ["title"])  # the other passes through
+    assert not rejects
+    with pytest.raises(UsageError, match="no column of text or images found"):
+        layout_of(table.select(["jpg" if only == "text" else "title"]), only=only)
+
+
 def test_a_named_image_column_can_have_strings_but_no_numbers():
     table = pa.table({"caption": ["x"], "url": ["https://a/b.jpg"], "n": [1]})
     assert layout_of(table, image="url").external_images
