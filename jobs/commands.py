@@ -22,6 +22,12 @@ COMMANDS = {
     "search": Command("pipelines.search.config:SearchConfig", "pipelines.search.run:search", "search a table"),
     "serve": Command("pipelines.serve.config:ServeConfig", "pipelines.serve.run:serve", "serve a page for searches"),
     "index": Command("pipelines.index.config:IndexConfig", "pipelines.index.run:index_table", "build measured indexes"),
+    "evaluate": Command(
+        "pipelines.evaluate.config:EvaluateConfig", "pipelines.evaluate.run:evaluate", "measure retrieval quality"
+    ),
+    "compare": Command(
+        "pipelines.evaluate.config:CompareConfig", "pipelines.evaluate.compare:compare", "compare two evaluations"
+    ),
     "rollback": Command(
         "pipelines.rollback:RollbackConfig", "pipelines.rollback:roll_back_table", "publish an earlier version again"
     ),

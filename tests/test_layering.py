@@ -29,10 +29,11 @@ ROOMS = (
     ("forecast",),
     ("report",),
     ("index",),  # a command as well, whose parts keep an index up to date in `embed`
+    ("quality",),
     ("gates",),
     ("sample_catalog",),
     ("embed", "backfill", "search", "rollback", "switch", "drop_column"),  # the commands
-    ("serve",),  # which searches
+    ("serve", "evaluate"),  # which search, and embed
 )
 WITHOUT_RAY = (
     "pipelines.search.run",

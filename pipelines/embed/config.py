@@ -12,6 +12,7 @@ from pipelines.options import ABOVE_0, AT_LEAST_0, AT_LEAST_1, NAME, SHARE, SHAR
 from pipelines.report.destination import check_option
 from pipelines.sources.columns import Images
 from pipelines.sources.detect import Kind
+from pipelines.sources.roles import Modality
 from pipelines.sources.scope import Scope
 from pipelines.tables.dataset import table_uri
 from pipelines.tables.encoder_choice import EncoderOptions
@@ -50,6 +51,9 @@ class EmbedConfig:
     image_column: str | None = None
     """Column with image bytes, or with paths or URIs of images; default: one named `image`, `jpg`, `image_url` or
     similar."""
+    only: Modality | None = None
+    """Embed only the `text` or only the `image` of each record; default: both. The other column passes through, unless
+    it has one of the names that the table uses itself: `text`, `image`."""
     strict_columns: bool = False
     """Reject a record if a value that only passes through doesn't fit its column; default: the value becomes null, and
     is counted."""
@@ -121,6 +125,12 @@ class EmbedConfig:
     reembed: bool = False
     """Replace the whole vector column (the default one, if there are several) by another encoder's vectors, and publish
     once all are replaced. If it is interrupted, run the same command again."""
+    gate_task: str | None = None
+    """A folder with queries and qrels (judgements of ids of this table), as `vista evaluate` reads them: a version in
+    which searches find less of what is relevant than in the published one is not published (exit code 3)."""
+    gate_drop: Annotated[float, SHARE] = 0.01
+    """With --gate-task: by how much the nDCG@10 may be lower. A lower one counts if it is no accident of the queries: 0
+    is outside the 95 % interval of the difference."""
     retention_days: Annotated[float, AT_LEAST_0] = 7.0
     """Days for which old versions of the table are kept; tagged versions are kept longer."""
     report: str | None = None
@@ -140,6 +150,8 @@ class EmbedConfig:
         if self.deletes and not self.scope.is_whole:
             raise UsageError("--delete-missing: with --limit or --sample, nobody can know which records are missing")
         check_option(self.report)
+        if (self.only == "text" and self.image_column) or (self.only == "image" and self.text_column):
+            raise UsageError(f"--only {self.only}: that leaves out the column that you name for the other")
         self.encoder.settings(self.device)  # checks the options that it takes
 
     @property

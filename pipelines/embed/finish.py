@@ -99,6 +99,7 @@ def collect_evidence(job: Job, committer: Committer) -> Evidence:
         runs=Runs(config.side_table("runs")),
         on_workers=on_workers,
         others=job.others,
+        task=job.gate_task,
     )
 
 

@@ -23,6 +23,7 @@ from pipelines.fetching.addresses import is_network
 from pipelines.fetching.locations import FetchRules
 from pipelines.ingest.manifest import Entry, read_manifest, row_checksum_by_file, unchanged_files
 from pipelines.ingest.reembed import is_under_way
+from pipelines.quality.gate_task import GateTask
 from pipelines.report.destination import absolute_option
 from pipelines.sources.source import Source, units_in
 from pipelines.sources.units import Unit
@@ -49,6 +50,7 @@ class Job:
     files: Mapping[str, SourceFile]  # the listing by name, in listing order
     skipped: Mapping[str, Entry]  # the files that are skipped, unchanged
     units: Sequence[Unit]  # of the others
+    gate_task: GateTask | None = None
 
     @property
     def source(self) -> Source:
@@ -130,6 +132,7 @@ def with_absolute_paths(config: EmbedConfig) -> EmbedConfig:
         weights=config.weights and absolute(config.weights),
         from_pretrained=config.from_pretrained and absolute(config.from_pretrained),
         report=absolute_option(config.report),
+        gate_task=config.gate_task and absolute(config.gate_task),
         image_root=config.image_root and absolute(config.image_root),
         allow_prefix=tuple(each if is_network(each) else absolute(each) for each in config.allow_prefix),
     )
@@ -142,7 +145,9 @@ def resolve_job(config: EmbedConfig, catalog: Catalog, existing: lance.LanceData
         resources = dataclasses.replace(resources, transport_rows=config.transport_rows)
     require_other_names(catalog.source.extra, existing)
     kept = kept_columns(config, resources.device, existing)
-    return survey(Job(config, catalog, fetch_rules(config, catalog), kept, resources, {}, {}, ()), existing)
+    rules = fetch_rules(config, catalog)
+    task = None if config.gate_task is None else GateTask.open(config.gate_task, config.gate_drop, rules)
+    return survey(Job(config, catalog, rules, kept, resources, {}, {}, (), task), existing)
 
 
 def survey(job: Job, existing: lance.LanceDataset | None) -> Job:

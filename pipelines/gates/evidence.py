@@ -18,6 +18,7 @@ from pipelines.events import Counts, MeasuredSetting, Verdict
 from pipelines.gates.reference import ReferencePath
 from pipelines.index.measure import Searched, measure_setting
 from pipelines.ingest.missing import Missing
+from pipelines.quality.gate_task import GateTask
 from pipelines.records import ID, RUN
 from pipelines.tables.dataset import TableVersion
 from pipelines.tables.default_column import default_column
@@ -58,6 +59,7 @@ class Evidence:
     runs: Runs | None = None
     on_workers: OnWorkers = here  # memory-heavy functions run on workers
     others: tuple[VectorColumn, ...] = ()  # the other columns that the run fills
+    task: GateTask | None = None  # by which its quality is compared
     recalls: dict[tuple[int, str], tuple[MeasuredSetting, float]] = field(default_factory=dict)  # as far as measured
 
     @property

@@ -391,6 +391,20 @@ def test_decoding_starts_when_the_encoder_is_loaded_and_its_warnings_reach_the_l
     assert (warning.name, warning.levelname) == ("pipelines.stages.decode", "WARNING")
 
 
+def test_only_the_text_or_the_image_is_embedded_if_that_is_asked_for(tmp_path):
+    records = [{"id": "a", "title": "red", "jpg": draw("star", "red", "blue")}]
+    pq.write_table(pa.Table.from_pylist(records), tmp_path / "a.parquet")
+    config = EmbedConfig(str(tmp_path / "a.parquet"), str(tmp_path), "t", only="image")
+    embed(config)
+    [row] = rows(tmp_path).values()
+    assert (row["modality"], row["title"]) == ("image", "red")
+    assert not embed(config).counts.written
+    with pytest.raises(UsageError, match=r"filled without a column for 'text'.*--text-column title"):
+        embed(dataclasses.replace(config, only=None))
+    with pytest.raises(UsageError, match="--only image: that leaves out the column"):
+        dataclasses.replace(config, text_column=("text",))
+
+
 def test_a_catalog_without_records_is_an_error_that_names_the_file(tmp_path):
     empty = pa.table({"id": pa.array([], pa.string()), "text": pa.array([], pa.string())})
     pq.write_table(empty, tmp_path / "a.parquet")

@@ -1,0 +1,1 @@
+"""The command `evaluate`: how good a model, a vector column or an index is at finding what is relevant."""
