@@ -98,7 +98,7 @@ class Evaluation:
 
     def __str__(self) -> str:
         """The table of scores, for people."""
-        result, width = self.result, max(map(len, ["", *self.result.beside, *self.published])) + 2
+        result, width = self.result, max(map(len, ["score", *self.result.beside, *self.published])) + 2
         lines = [
             f"{self.title}: {len(result.queries):,} queries, {self.facts['corpus']['rows']:,} documents; {self.system}"
         ]
@@ -106,7 +106,7 @@ class Evaluation:
         if reasons := self.facts["corpus"].get("rejected"):
             lines.append(f"not in the corpus: {', '.join(f'{number:,} {why}' for why, number in reasons.items())}")
         lines.append(" " * width + "".join(f"{name:>12}" for name in SHOWN))
-        lines.append(f"{'':{width}}" + "".join(f"{result.scored.intervals[name].mean:12.4f}" for name in SHOWN))
+        lines.append(f"{'score':{width}}" + "".join(f"{result.scored.intervals[name].mean:12.4f}" for name in SHOWN))
         bounds = [result.scored.intervals[name] for name in SHOWN]
         lines.append(f"{'  95 %':{width}}" + "".join(f"{each.low:6.3f}-{each.high:.3f}" for each in bounds))
         for name, scored in result.beside.items():

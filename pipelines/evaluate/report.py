@@ -143,12 +143,18 @@ def broken_down(evaluation: Evaluation, column: str) -> Section:
     """The scores by a column of the queries."""
     found = evaluation.result.by(evaluation.groups[column])
     rows = [
-        [name, f"{number:,}", *(str(scored.intervals[metric]) for metric in SHOWN)]
+        [name, f"{number:,}", *(brief(scored, metric) for metric in SHOWN)]
         for name, (number, scored) in [*found.items()][:MOST_GROUPS]
     ]
     note = "" if len(found) <= MOST_GROUPS else f"The {MOST_GROUPS} largest of {len(found):,} groups."
     head = [column, "queries", *SHOWN]
     return Section(f"By {column}: {evaluation.system}", table(head, rows, range(1, len(head))), note)
+
+
+def brief(scored: Scored, metric: str) -> str:
+    """A mean and its interval, in few digits."""
+    found = scored.intervals[metric]
+    return f"{found.mean:.3f} [{found.low:.2f}, {found.high:.2f}]"
 
 
 def worst_section(evaluation: Evaluation, rules: FetchRules | None) -> Section | None:

@@ -76,15 +76,15 @@ def stored_queries(searched: Searched, number: int = QUERIES) -> Queries:
     return Queries(vectors, np.full(int(usable.sum()), NOBODY))
 
 
-def matrix(column: pa.ChunkedArray | pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """The vectors that are finite, as float32 [N, D], and bool [rows]: which those are."""
+def matrix(column: pa.ChunkedArray | pa.Array, floats: Any = np.float32) -> tuple[np.ndarray, np.ndarray]:
+    """The vectors that are finite, as `floats` [N, D] (None: as they are stored), and bool [rows]: which those are."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     usable = array.is_valid().to_numpy(zero_copy_only=False)
-    values = array.drop_null().flatten().to_numpy(zero_copy_only=False).astype(np.float32)
-    vectors = values.reshape(-1, array.type.list_size)
+    values = array.drop_null().flatten().to_numpy(zero_copy_only=False)
+    vectors = values.astype(floats or values.dtype, copy=False).reshape(-1, array.type.list_size)
     finite = np.isfinite(vectors).all(axis=1)
     usable[np.flatnonzero(usable)[~finite]] = False
-    return vectors[finite], usable
+    return vectors if finite.all() else vectors[finite], usable
 
 
 def scores(queries: np.ndarray, vectors: np.ndarray, metric: str) -> np.ndarray:

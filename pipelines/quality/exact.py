@@ -7,7 +7,7 @@ from the stored values and rounded to float32, so that equal vectors have equal 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,10 +21,12 @@ from pipelines.tables.dataset import ADDRESS, TableVersion
 
 PART_ROWS: Final = 131_072  # of the table, that one task searches
 SCORES: Final = 8 << 20  # of a matrix product: 32 MB
-PAIRS: Final = 16_384  # of a query and a vector, that are multiplied in float64 at once
+PAIRS: Final = 8_192  # of a query and a vector, that are multiplied in float64 at once
 WAITING: Final = 4_000_000  # candidates in memory; each takes 16 bytes
-MARGIN: Final = 28  # more candidates than results: for those with equal scores, of which ids decide
-ROUNDING: Final = 1e-5  # by which a cosine in float32 may be wrong
+LEAST_WAITING: Final = 100_000
+MARGIN: Final = (
+    28  # more candidates than results: float32 may order close ones wrongly, and ids decide among equal ones
+)
 IDS_AT_ONCE: Final = 65_536
 
 
@@ -49,8 +51,9 @@ class Part:
 class Best:
     """The best candidates so far for each of some queries."""
 
-    def __init__(self, queries: int, keep: int) -> None:
+    def __init__(self, queries: int, keep: int, waiting: int = WAITING) -> None:
         self.keep = keep
+        self.limit = max(waiting, LEAST_WAITING)  # candidates that are sorted at once
         self.threshold = np.full(queries, -np.inf, np.float32)  # what a candidate must have at least
         self.query = np.empty(0, np.int32)
         self.score = np.empty(0, np.float32)
@@ -62,7 +65,7 @@ class Best:
         """Candidates: the query of each, its score, and the row's address."""
         self.waiting.append((query.astype(np.int32), score, address))
         self.number += len(query)
-        if self.number > WAITING:
+        if self.number > self.limit:
             self.settle()
 
     def settle(self) -> None:
@@ -93,11 +96,13 @@ def parts_of(table: lance.LanceDataset) -> list[Part]:
 
 
 def search_part(vectors: Vectors, part: Part, queries: np.ndarray, keep: int) -> tuple[np.ndarray, ...]:
-    """The best rows of a part for each query: query number, score and address of each. Runs on a worker."""
+    """The best rows of a part for each query: query number, score and address of each. Runs on a worker.
+
+    The part's vectors stay in memory until the best are known.
+    """
     fragment = vectors.table.open().get_fragment(part.fragment)
     assert fragment is not None, "it is of this version"
-    exact = normalised(queries.astype(np.float64))
-    asked, best = exact.astype(np.float32), Best(len(queries), keep)
+    asked, best = normalised(queries.astype(np.float32)), Best(len(queries), keep, waiting=keep * len(queries))
     scanner = fragment.scanner(
         columns=[vectors.column],
         with_row_address=True,
@@ -106,41 +111,39 @@ def search_part(vectors: Vectors, part: Part, queries: np.ndarray, keep: int) ->
         batch_size=max(256, SCORES // max(1, len(queries))),
         batch_readahead=1,
     )
+    held, addresses, rows = list[np.ndarray](), [np.empty(0, np.uint64)], 0
     for batch in scanner.to_batches():
-        there, usable = matrix(batch.column(vectors.column))
-        addresses = batch.column(ADDRESS).to_numpy()[usable]
-        for query, row in candidates(asked, normalised(there), best):
-            best.add(query, cosines(exact, there, query, row), addresses[row])
+        there, usable = matrix(batch.column(vectors.column), floats=None)
+        held.append(there)
+        addresses.append(batch.column(ADDRESS).to_numpy()[usable])
+        scores = asked @ normalised(there.astype(np.float32)).T
+        query, row = candidates(scores, best)
+        best.add(query, scores[query, row], (row + rows).astype(np.uint64))
+        rows += len(there)
     best.settle()
-    return best.query, best.score, best.address
+    row = best.address.astype(np.int64)
+    exact = cosines(queries, np.concatenate(held), best.query, row) if held else best.score
+    return best.query, exact, np.concatenate(addresses)[row]
 
 
-def candidates(asked: np.ndarray, vectors: np.ndarray, best: Best) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pairs of a query and a row that may be among the best: the numbers of both, some at a time."""
-    if not len(vectors):
-        return
-    scores = asked @ vectors.T
-    if len(vectors) > best.keep and not np.isfinite(best.threshold).all():
+def candidates(scores: np.ndarray, best: Best) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of a query and a row that may be among the best: the numbers of both. `scores` are [queries, rows]."""
+    if scores.shape[1] > best.keep and not np.isfinite(best.threshold).all():
         rows = np.argpartition(-scores, best.keep - 1, axis=1)[:, : best.keep]
-        queries = np.repeat(np.arange(len(asked)), best.keep)
-        yield from in_pieces(queries, rows.reshape(-1))
-        best.settle()
-    else:
-        yield from in_pieces(*np.nonzero(scores >= (best.threshold - ROUNDING)[:, None]))
+        return np.repeat(np.arange(len(scores)), best.keep), rows.reshape(-1)
+    queries, rows = np.nonzero(scores >= best.threshold[:, None])
+    return queries, rows
 
 
-def in_pieces(queries: np.ndarray, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pairs, some at a time."""
-    for start in range(0, len(queries), PAIRS):
-        yield queries[start : start + PAIRS], rows[start : start + PAIRS]
-
-
-def cosines(exact: np.ndarray, vectors: np.ndarray, query: np.ndarray, row: np.ndarray) -> np.ndarray:
-    """float32 [pairs]: the cosine of each pair, computed in float64; `exact` are the queries, of length 1."""
-    there = vectors[row].astype(np.float64)
-    length = np.sqrt(np.einsum("ij,ij->i", there, there))
-    products = np.einsum("ij,ij->i", exact[query], there) / np.where(length == 0, 1, length)
-    return products.astype(np.float32)
+def cosines(queries: np.ndarray, vectors: np.ndarray, query: np.ndarray, row: np.ndarray) -> np.ndarray:
+    """float32 [pairs]: the cosine of each pair of a query and a row, computed in float64."""
+    exact, found = normalised(queries.astype(np.float64)), np.empty(len(query), np.float32)
+    for start in range(0, len(query), PAIRS):
+        some = slice(start, start + PAIRS)
+        there = vectors[row[some]].astype(np.float64)
+        length = np.sqrt(np.einsum("ij,ij->i", there, there))
+        found[some] = np.einsum("ij,ij->i", exact[query[some]], there) / np.where(length == 0, 1, length)
+    return found
 
 
 @dataclass(frozen=True)
