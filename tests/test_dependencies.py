@@ -20,7 +20,8 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "pipelines": ("delta",),  # imported only for a table of Delta Lake
     "benchmarks": ("bench", "dev"),
     "tools": ("dev",),
-    "tests": ("dev",),
+    "tests": ("dev", "mteb"),
+    "examples": ("mteb",),
 }
 BROUGHT_BY_TORCH = ("triton",)  # which pins its version, wherever it is built for GPUs
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

@@ -1,6 +1,6 @@
 """The text tower keeps what its text model can: real weights and sentences give the vectors that transformers gives.
 
-`make prove` runs it: the package with the weights is not part of the environment.
+`make prove` runs it, since it takes minutes.
 """
 
 from __future__ import annotations
