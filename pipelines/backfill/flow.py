@@ -25,7 +25,7 @@ from pipelines.tables.dataset import TableVersion
 
 
 @dataclass(frozen=True)
-class Way:
+class Flow:
     """What rows go through."""
 
     rows: TableRows
@@ -53,9 +53,9 @@ class Way:
         return self.rows.at(table.version).units(fragments)
 
 
-def begin_round(way: Way, table: TableVersion, fragments: Sequence[int], filler: Filler) -> list[Rows]:
+def begin_round(flow: Flow, table: TableVersion, fragments: Sequence[int], filler: Filler) -> list[Rows]:
     """Make `filler` expect the rows of some fragments, and return the units in which they are read."""
-    units = way.units(table, fragments)
+    units = flow.units(table, fragments)
     filler.begin(table, Counter(unit.fragment for unit in units))
     return units
 

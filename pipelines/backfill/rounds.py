@@ -11,7 +11,7 @@ import lance
 
 from pipelines.backfill.filler import Filler
 from pipelines.backfill.finished import Filling
-from pipelines.backfill.flow import Way, begin_round, stream
+from pipelines.backfill.flow import Flow, begin_round, stream
 from pipelines.backfill.job import Job
 from pipelines.backfill.select import Targets
 from pipelines.cluster.streaming import stream_blocks
@@ -36,7 +36,7 @@ class Rounds:
 
     def run(self) -> tuple[lance.LanceDataset, list[int]]:
         """Fill the table. Returns the version that was looked at last, and its fragments that are not finished."""
-        job, work, way = self.job, self.filler.work, self.way()
+        job, work, flow = self.job, self.filler.work, self.flow()
         for number in range(ROUNDS + 1):
             table = work.open()
             known = self.filler.judged if job.config.read_all else self.filler.judged | work.finished.digests
@@ -46,18 +46,18 @@ class Rounds:
             if number:
                 log.info("%s: others changed %d fragments meanwhile, which are looked at again", work.uri, len(left))
             version = TableVersion(work.uri, table.version)
-            units = begin_round(way, version, left, self.filler)
+            units = begin_round(flow, version, left, self.filler)
             work.events.report(Reading(sum(unit.rows for unit in units) + self.filler.counts.read, exact=True))
             targets = Targets(job.columns, self.filler.parked)
-            blocks = stream_blocks(way.build(units, job.rows.at(table.version), targets), self.patience)
+            blocks = stream_blocks(flow.build(units, job.rows.at(table.version), targets), self.patience)
             stream(blocks, len(job.targets), self.filler, self.after_commit)
         work.events.report(ReadingEnded(self.filler.counts))
         return table, left
 
-    def way(self) -> Way:
+    def flow(self) -> Flow:
         """What rows go through."""
         job = self.job
-        return Way(job.rows, job.rules, job.encodings, job.resources, self.stages)
+        return Flow(job.rows, job.rules, job.encodings, job.resources, self.stages)
 
 
 def unfinished(table: lance.LanceDataset, fillings: Sequence[Filling], known: Set[str]) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -99,17 +99,10 @@ def compare(config: CompareConfig) -> Comparison:
     """Compare two outputs. Raises UsageError if one is none, or if they are of different judgements."""
     first, second = (Written.read(absolute(each).rstrip("/")) for each in (config.first, config.second))
     if first.judgements != second.judgements:
-        raise UsageError(f"{config.first} and {config.second} were judged by different queries or judgements")
-    found = Comparison.of((config.first, config.second), by_query(first), by_query(second))
-    return Comparison(
-        (f"{config.first} ({first.metrics['system']})", f"{config.second} ({second.metrics['system']})"),
-        found.means,
-        found.differences,
-        found.changes,
-        found.left_out,
-        config.json,
-        config.show,
-    )
+        raise UsageError(f"{config.first} and {config.second} were judged by different judgements")
+    names = (f"{config.first} ({first.metrics['system']})", f"{config.second} ({second.metrics['system']})")
+    found = Comparison.of(names, by_query(first), by_query(second))
+    return replace(found, as_json=config.json, show=config.show)
 
 
 def by_query(written: Written) -> dict[str, dict[str, float]]:

@@ -195,7 +195,7 @@ def groups_of(columns: Sequence[str], queries: Queries, meta: Sequence[str | Non
 def facts_of(result: Result, judgements: Judgements, rejected: Mapping[str, int]) -> dict[str, Any]:
     """What was evaluated, for metrics.json."""
     dataset, column = result.table.dataset, result.table.column
-    rows = [[query, sorted(judgements.grades[query].items())] for query in result.queries]
+    rows = [[query, sorted(found.items())] for query, found in sorted(judgements.grades.items())]
     return {
         "corpus": {
             "table": dataset.uri,

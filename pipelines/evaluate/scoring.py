@@ -29,7 +29,6 @@ CHANCE: Final = "chance"
 THROUGH_INDEX: Final = "through the index"
 SUBSET_CUTS: Final = (1, 2, 3)  # of CIRR
 THREADS: Final = 8
-SHOWN: Final = 5  # documents of a query in the report
 
 
 @dataclass(frozen=True)
