@@ -99,7 +99,9 @@ def compare(config: CompareConfig) -> Comparison:
     """Compare two outputs. Raises UsageError if one is none, or if they are of different judgements."""
     first, second = (Written.read(absolute(each).rstrip("/")) for each in (config.first, config.second))
     if first.judgements != second.judgements:
-        raise UsageError(f"{config.first} and {config.second} were judged by different judgements")
+        raise UsageError(
+            f"{config.first} and {config.second} rest on different judgements. Evaluate both on the same task"
+        )
     names = (f"{config.first} ({first.metrics['system']})", f"{config.second} ({second.metrics['system']})")
     found = Comparison.of(names, by_query(first), by_query(second))
     return replace(found, as_json=config.json, show=config.show)

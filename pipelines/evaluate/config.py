@@ -96,9 +96,9 @@ class CompareConfig:
     """Compare two outputs of `vista evaluate` on the same task: differences of the scores with 95 % intervals, and the
     queries that the second won and lost. Exit code: 0 done, 1 failed, 2 wrong usage."""
 
-    first: tyro.conf.Positional[str]
+    first: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FIRST")]
     """The output folder of an evaluation, or an s3:// URI."""
-    second: tyro.conf.Positional[str]
+    second: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SECOND")]
     """That of another one; differences are what this one has more."""
     show: Annotated[int, AT_LEAST_1] = 10
     """How many of the queries that were won most, and lost most, are printed."""

@@ -19,7 +19,7 @@ import xxhash
 from pipelines.cluster.resources import share_out
 from pipelines.cluster.session import cluster_now
 from pipelines.embed.config import EmbedConfig
-from pipelines.embed.run import embed
+from pipelines.embed.run import Setup, embed
 from pipelines.evaluate.config import EvaluateConfig
 from pipelines.quality.exact import Vectors
 from pipelines.quality.judgements import some
@@ -74,13 +74,14 @@ class Embedding:
     config: EvaluateConfig
     options: EncoderOptions
     identity: EncoderIdentity
+    setup: Setup
 
     @classmethod
-    def of(cls, config: EvaluateConfig, options: EncoderOptions) -> Embedding:
+    def of(cls, config: EvaluateConfig, options: EncoderOptions, setup: Setup) -> Embedding:
         """With the encoder that `options` name. Raises UsageError if it can't be had."""
         device = share_out(cluster_now(), config.device, config.num_actors).device
         _, column = choose_encoder(options, device, DEFAULT, None)
-        return cls(config, options, column.identity)
+        return cls(config, options, column.identity, setup)
 
     def embed(self, name: str, sources: Sequence[str], only: Modality | None = None) -> Embedded:
         """Embed some sources into one table, as far as that isn't done. Raises what `embed` raises.
@@ -89,7 +90,7 @@ class Embedding:
         """
         table = self.table(name, sources)
         for number, source in enumerate(sources):
-            embed(self.embed_config(source, table, str(number) if len(sources) > 1 else None, only))
+            embed(self.embed_config(source, table, str(number) if len(sources) > 1 else None, only), self.setup)
         rejected = rejects_of(self.config.db, table)
         if doubled := sorted(key for key, reason in rejected.items() if reason == DUPLICATE_ID.name):
             raise UsageError(f"{', '.join(sources)}: {len(doubled):,} ids are there twice: {some(doubled)}")

@@ -16,6 +16,7 @@ from pipelines.evaluate.scoring import Result, Scored
 from pipelines.quality.metrics import METRICS, Grades
 from pipelines.search.pinned import PinnedTable
 from pipelines.storage.uris import filesystem
+from pipelines.storage.walk import is_local
 from vista_core import UsageError
 
 METRICS_FILE: Final = "metrics.json"
@@ -133,9 +134,10 @@ def intervals(scored: Scored) -> dict[str, list[float]]:
 
 
 def write(folder: str, name: str, content: bytes) -> None:
-    """Write a file, at once and in full."""
+    """Write a file of the output."""
     fs, path = filesystem(folder)
-    fs.makedirs(path, exist_ok=True)
+    if is_local(fs):
+        fs.makedirs(path, exist_ok=True)
     fs.pipe_file(f"{path}/{name}", content)
 
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from pipelines.cluster.session import start_ray
+from pipelines.embed.run import Setup
 from pipelines.evaluate.compare import Comparison
 from pipelines.evaluate.config import EvaluateConfig
 from pipelines.evaluate.embedded import Embedding, Queries
@@ -57,14 +58,15 @@ class Evaluated:
         return "\n".join([*map(str, self.evaluations), *compared, f"report: {self.report}"])
 
 
-def evaluate(config: EvaluateConfig) -> Evaluated:
+def evaluate(config: EvaluateConfig, setup: Setup = Setup()) -> Evaluated:  # noqa: B008  # a frozen value
     """Embed what isn't embedded, search, score, and write the results.
 
-    Raises UsageError for a task or judgements that can't be used, and what `embed` raises.
+    `setup` is that of the runs of `embed`. Raises UsageError for a task or judgements that can't be used, and what
+    `embed` raises.
     """
     began = time.monotonic()
     config = with_absolute_paths(config)
-    evaluations = [of_task(config)] if config.task is not None else of_table(config)
+    evaluations = [of_task(config, setup)] if config.task is not None else of_table(config, setup)
     evaluations = [replace(each, facts={**each.facts, "seconds": time.monotonic() - began}) for each in evaluations]
     for each in evaluations:
         each.write()
@@ -91,13 +93,13 @@ def with_absolute_paths(config: EvaluateConfig) -> EvaluateConfig:
     )
 
 
-def of_task(config: EvaluateConfig) -> Evaluation:
+def of_task(config: EvaluateConfig, setup: Setup) -> Evaluation:
     """Embed the corpus and the queries of a task, and evaluate the model on them."""
     assert config.task is not None, "the options name one"
     task = Task.open(config.task)
     judgements = task.judgements()
     start_ray()
-    embedding = Embedding.of(config, config.encoder)
+    embedding = Embedding.of(config, config.encoder, setup)
     corpus = embedding.embed(task.name, [each.corpus for each in task.folders if each.corpus])
     queries = Queries.embed(embedding, task.name, [each.queries for each in task.folders])
     groups = groups_of(config.by, queries, [each.meta for each in task.folders])
@@ -119,7 +121,7 @@ def of_task(config: EvaluateConfig) -> Evaluation:
     )
 
 
-def of_table(config: EvaluateConfig) -> list[Evaluation]:
+def of_table(config: EvaluateConfig, setup: Setup) -> list[Evaluation]:
     """Evaluate one or two columns of a table that is there."""
     assert config.table is not None and config.judgements is not None, "the options name them"
     judgements, source = Judgements.read(config.judgements), config.queries
@@ -130,7 +132,7 @@ def of_table(config: EvaluateConfig) -> list[Evaluation]:
     for column in config.column or (None,):
         table = open_table(config.db, config.table, AskedTable(column=column))
         options = options_of(config, table)
-        queries = Queries.embed(Embedding.of(config, options), f"{config.table}_evaluated", [source])
+        queries = Queries.embed(Embedding.of(config, options, setup), f"{config.table}_evaluated", [source])
         result = evaluate_table(table, {}, Asked(queries, judgements, {}), config.index)
         one_of_two = len(config.column) == 2
         evaluation = Evaluation(

@@ -21,7 +21,10 @@ FILES = {
     "rollback": "rollback.py",
     "switch": "switch.py",
     "drop-column": "drop_column.py",
+    "evaluate": "evaluate.py",
+    "compare": "compare.py",
 }
+REQUIRED = {"evaluate": "--output", "compare": "FIRST"}  # an option that the command can't do without; else --table
 
 
 def run(*command: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -74,15 +77,16 @@ def test_command_and_file_have_the_same_help(name, tmp_path):
     file = run(str(ROOT / "jobs" / FILES[name]), "--help", folder=tmp_path)
     assert command.returncode == file.returncode == 0, command.stderr + file.stderr
     assert command.stdout.startswith(f"usage: vista {name} ")
-    assert "--db" in command.stdout
+    assert REQUIRED.get(name, "--table") in command.stdout
     assert command.stdout.splitlines()[1:] == file.stdout.splitlines()[1:]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_wrong_usage_ends_with_2_and_names_the_option(name):
-    missing, unknown = vista(name), vista(name, "--db", "d", "--table", "t", "--sauce", "x")
+    given = ["a", "b"] if name == "compare" else ["--db", "d", "--table", "t"]
+    missing, unknown = vista(name), vista(name, *given, "--sauce", "x")
     assert (missing.returncode, unknown.returncode) == (2, 2)
-    assert "--table" in missing.stderr
+    assert REQUIRED.get(name, "--table") in missing.stderr
     assert "--sauce" in unknown.stderr
     assert "Traceback" not in missing.stderr + unknown.stderr
 

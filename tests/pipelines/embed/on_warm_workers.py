@@ -16,6 +16,7 @@ from pipelines.embed.run import Setup
 from pipelines.embed.summary import Summary
 from pipelines.records import Slot
 from pipelines.stages.encode import EncodeActor
+from pipelines.stages.pool import Stages
 from vista_core import EncoderIdentity, EncoderSettings
 
 
@@ -28,6 +29,9 @@ def encode(
     records: pa.Table, settings: EncoderSettings, identity: EncoderIdentity, actors_per_node: int, slot: Slot
 ) -> pa.Table:
     return actor(settings, identity, actors_per_node, slot)(records)
+
+
+WARM = Setup(stages=Stages(encoder=encode))
 
 
 def embed(config: EmbedConfig, setup: Setup | None = None) -> Summary | Plan:

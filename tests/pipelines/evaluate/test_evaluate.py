@@ -11,8 +11,8 @@ import pytest
 
 from pipelines.evaluate.compare import compare
 from pipelines.evaluate.config import CompareConfig, EvaluateConfig
-from pipelines.evaluate.run import evaluate
 from tests.pipelines.evaluate.tasks import COLOURS, spoiled_weights, write, write_task
+from tests.pipelines.evaluate.warm import evaluate
 from vista_core import Encoder, EncoderSettings, Record, UsageError
 
 K = (1, 3, 5, 10, 20, 100)

@@ -9,12 +9,12 @@ import pytest
 from pipelines.backfill.config import BackfillConfig
 from pipelines.backfill.run import backfill
 from pipelines.embed.config import EmbedConfig
-from pipelines.embed.run import embed
 from pipelines.evaluate.config import EvaluateConfig
-from pipelines.evaluate.run import evaluate
 from pipelines.index.config import IndexConfig
 from pipelines.index.run import index_table
+from tests.pipelines.embed.on_warm_workers import embed
 from tests.pipelines.evaluate.tasks import COLOURS, SHAPES, spoiled_weights, write_task
+from tests.pipelines.evaluate.warm import evaluate
 from vista_core import UsageError
 
 

@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.evaluate.config import EvaluateConfig
+from pipelines.evaluate.output import Written
 from pipelines.evaluate.task import Task
 from pipelines.evaluate.tasks import BASE, M3, TASKS
 from pipelines.quality.task_folder import TaskFolder
 from tests.pipelines.evaluate.tasks import write_task
+from tests.pipelines.evaluate.warm import evaluate
 from vista_core import UsageError
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -49,6 +52,16 @@ def test_a_task_on_s3(s3, tmp_path):
     found = Task.open(s3.url("tasks/shapes/"))
     assert found.name == "shapes"
     assert found.judgements().pairs == 28
+
+
+def test_all_of_it_can_be_on_s3(ray_cluster, s3, tmp_path):
+    for path in write_task(tmp_path / "task").iterdir():
+        s3.put(f"eval/shapes/{path.name}", path.read_bytes())
+    config = EvaluateConfig(db=s3.url("eval/db"), output=s3.url("eval/out/"), task=s3.url("eval/shapes"))
+    [found] = evaluate(config).evaluations
+    read = Written.read(s3.url("eval/out"))
+    assert read.metrics["recall@5"] == found.metrics()["recall@5"]
+    assert len(read.queries) == 11
 
 
 def test_every_named_task_is_pinned_and_says_what_differs():

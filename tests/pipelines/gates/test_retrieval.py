@@ -4,8 +4,8 @@ import lance
 import pytest
 
 from pipelines.embed.config import EmbedConfig
-from pipelines.embed.run import embed
 from pipelines.gates.judge import GateError
+from tests.pipelines.embed.on_warm_workers import embed
 from tests.pipelines.evaluate.tasks import spoiled_weights, write, write_task
 from vista_core import UsageError
 
