@@ -6,6 +6,7 @@ or reverse what is read. Tables keep them as they are.
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TextIO
 
@@ -25,7 +26,10 @@ def one_line(text: str) -> str:
 
 def show(text: str, stream: TextIO) -> None:
     """Print text for people, or JSON lines; what is unsafe, or not in the stream's encoding, as escapes."""
-    print(printable_lines(text, stream.encoding or "utf-8"), file=stream, flush=True)
+    try:
+        print(printable_lines(text, stream.encoding or "utf-8"), file=stream, flush=True)
+    except BrokenPipeError:  # who reads has enough, as `head` does; Python would try again when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def printable_lines(text: str, encoding: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -13,7 +13,9 @@ from pipelines.evaluate.config import CompareConfig
 from pipelines.evaluate.output import SHOWN, Written
 from pipelines.quality.intervals import Difference, difference
 from pipelines.quality.metrics import NDCG
+from pipelines.report.markup import shortened
 from pipelines.storage.uris import absolute
+from pipelines.terminal import one_line
 from vista_core import UsageError
 
 JUDGED_BY: Final = NDCG  # by which queries are won and lost most
@@ -28,6 +30,7 @@ class Comparison:
     differences: Mapping[str, Difference]
     changes: Sequence[tuple[str, float, float]]  # queries with the metric of both, the most gained first
     left_out: int  # queries that only one of them has
+    texts: Mapping[str, str] = field(default_factory=dict)  # of queries, as far as they have some
     as_json: bool = False
     show: int = 10
 
@@ -91,7 +94,9 @@ class Comparison:
         for title, changed in (("won most", won), ("lost most", lost)):
             if changed:
                 lines.append(f"{title}, by {JUDGED_BY}:")
-                lines += [f"  {query}: {before:.3f} -> {after:.3f}" for query, before, after in changed]
+                for query, before, after in changed:
+                    text = shortened(one_line(self.texts.get(query, "")), 70)
+                    lines.append(f"  {before:.3f} -> {after:.3f}  {query}  {text}".rstrip())
         return "\n".join(lines)
 
 
@@ -104,7 +109,7 @@ def compare(config: CompareConfig) -> Comparison:
         )
     names = (f"{config.first} ({first.metrics['system']})", f"{config.second} ({second.metrics['system']})")
     found = Comparison.of(names, by_query(first), by_query(second))
-    return replace(found, as_json=config.json, show=config.show)
+    return replace(found, texts=first.texts, as_json=config.json, show=config.show)
 
 
 def by_query(written: Written) -> dict[str, dict[str, float]]:

@@ -30,15 +30,15 @@ class EvaluateConfig:
     hub (hf://datasets/OWNER/NAME@REVISION), or one of the names that docs/evaluation.md lists, such as cirr."""
     table: Annotated[str | None, NAME] = None
     """A table of --db to evaluate as it is: the published version or, if it was never published, the latest."""
-    column: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """Vector column of --table; twice compares two columns. Default: the one that is searched by default."""
+    column: tuple[str, ...] = ()
+    """Vector column of --table, or two that are compared; default: the one that is searched by default."""
     queries: str | None = None
     """With --table: the queries, as a source that `vista embed` reads. Default: the texts in --judgements."""
     judgements: str | None = None
     """With --table: a CSV, TSV, JSON lines or Parquet file with the columns `query` (an id of --queries, or without
     them a text), `id` (of a relevant row), and perhaps `score`."""
-    by: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """Break the scores down by this column of the queries, or of a file queries_meta beside them."""
+    by: tuple[str, ...] = ()
+    """Break the scores down by these columns of the queries, or of a file queries_meta beside them."""
     index: bool = False
     """Search through the vector index of --table as well, to see what it costs."""
     no_pictures: bool = False

@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 
 from pipelines.evaluate.scoring import Result, Scored
 from pipelines.quality.metrics import METRICS, Grades
+from pipelines.records import ID, TEXT
 from pipelines.search.pinned import PinnedTable
 from pipelines.storage.uris import filesystem
 from pipelines.storage.walk import is_local
@@ -40,6 +42,13 @@ class Evaluation:
     groups: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # of each query, by the columns asked for
     published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # by whom, and metric
 
+    @property
+    def missing(self) -> dict[str, int]:
+        """How many documents can't be found, and why. They count where they are relevant."""
+        corpus = self.facts["corpus"]
+        without = corpus["rows"] - self.result.documents
+        return corpus["rejected"] | ({"they have no vector": without} if without else {})
+
     def metrics(self) -> dict[str, Any]:
         """The content of metrics.json."""
         result = self.result
@@ -62,7 +71,7 @@ class Evaluation:
                 "evaluated": len(result.queries),
                 "excluded": dict(result.excluded),
             },
-            "published": self.published,
+            "published_figures": self.published,
             **self.facts,
         }
 
@@ -74,13 +83,25 @@ class Evaluation:
 
     def per_query(self) -> bytes:
         """The scores of each query, with the groups that it is in."""
-        values: dict[str, Any] = {"query": self.result.queries, **self.result.scored.values}
+        values: dict[str, Any] = {
+            "query": self.result.queries,
+            "text": [self.texts.get(key) for key in self.result.queries],
+        }
+        values |= self.result.scored.values
         for column, groups in self.groups.items():
             values[f"by {column}"] = [groups.get(query) for query in self.result.queries]
         rows = pa.table(values).replace_schema_metadata({JUDGEMENTS: str(self.facts["judgements"]["digest"])})
         stream = io.BytesIO()
         pq.write_table(rows, stream)
         return stream.getvalue()
+
+    @cached_property
+    def texts(self) -> dict[str, str]:
+        """The texts of the queries by id, as far as they have some."""
+        if TEXT not in self.queries.dataset.schema.names:
+            return {}
+        rows = self.queries.dataset.to_table([ID, TEXT])
+        return {key: text for key, text in zip(rows[ID].to_pylist(), rows[TEXT].to_pylist(), strict=True) if text}
 
     def by_query(self) -> dict[str, dict[str, float]]:
         """The scores of each query, by metric."""
@@ -100,12 +121,10 @@ class Evaluation:
     def __str__(self) -> str:
         """The table of scores, for people."""
         result, width = self.result, max(map(len, ["score", *self.result.beside, *self.published])) + 2
-        lines = [
-            f"{self.title}: {len(result.queries):,} queries, {self.facts['corpus']['rows']:,} documents; {self.system}"
-        ]
+        counts = f"{len(result.queries):,} queries, {result.documents:,} documents"
+        lines = [f"{self.title}: {counts}; {self.system}"]
         lines += [f"not evaluated: {number:,} queries, {why}" for why, number in result.excluded.items()]
-        if reasons := self.facts["corpus"].get("rejected"):
-            lines.append(f"not in the corpus: {', '.join(f'{number:,} {why}' for why, number in reasons.items())}")
+        lines += [f"can't be found: {number:,} documents, {why}" for why, number in self.missing.items()]
         lines.append(" " * width + "".join(f"{name:>12}" for name in SHOWN))
         lines.append(f"{'score':{width}}" + "".join(f"{result.scored.intervals[name].mean:12.4f}" for name in SHOWN))
         bounds = [result.scored.intervals[name] for name in SHOWN]
@@ -149,6 +168,7 @@ class Written:
     metrics: dict[str, Any]
     queries: list[str]
     values: dict[str, np.ndarray]
+    texts: dict[str, str]
     judgements: bytes
 
     @classmethod
@@ -161,4 +181,6 @@ class Written:
         except (OSError, ValueError, KeyError) as error:
             raise UsageError(f"{folder} is no output of `vista evaluate`: {error}") from error
         values = {name: rows[name].to_numpy() for name in METRICS if name in rows.column_names}
-        return cls(folder, metrics, rows["query"].to_pylist(), values, (rows.schema.metadata or {})[JUDGEMENTS])
+        queries = rows["query"].to_pylist()
+        texts = {key: text for key, text in zip(queries, rows["text"].to_pylist(), strict=True) if text}
+        return cls(folder, metrics, queries, values, texts, (rows.schema.metadata or {})[JUDGEMENTS])

@@ -78,18 +78,16 @@ def page_of(
     configuration = {"options": dataclasses.asdict(config), **last.facts}
     sections.append(configuration_section(configuration, "options", EvaluateConfig))
     sections.append(versions_section(library_versions(), {each.system: each.facts["encoder"] for each in evaluations}))
-    intervals = last.result.scored.intervals
     left = [f"{number:,} queries were not evaluated: {why}." for why, number in first.result.excluded.items()]
-    missing = first.facts["corpus"].get("rejected", {})
-    left += [
-        f"{number:,} documents could not be embedded, and can't be found: {why}." for why, number in missing.items()
-    ]
-    tiles = [(name, f"{intervals[name].mean:.3f}") for name in SHOWN]
+    for each in evaluations:
+        left += [f"{number:,} documents can't be found: {why} ({each.system})." for why, number in each.missing.items()]
+    means = [[f"{each.result.scored.intervals[name].mean:.3f}" for each in evaluations] for name in SHOWN]
+    tiles = [(name, " / ".join(found)) for name, found in zip(SHOWN, means, strict=True)]
     return Page(
         title=last.title,
         subtitle=f"vista evaluate: {' and '.join(each.system for each in evaluations)}",
         passed=True,
-        verdict=f"{len(last.result.queries):,} queries, {last.facts['corpus']['rows']:,} documents",
+        verdict=f"{len(last.result.queries):,} queries, {last.result.documents:,} documents",
         explanation=left,
         tiles=tiles,
         sections=sections,
@@ -185,7 +183,7 @@ def worst_section(evaluation: Evaluation, rules: FetchRules | None) -> Section |
         first = asked.cell(query, [f"{NDCG} {result.scored.values[NDCG][at]:.3f}"], is_asked=True)
         blocks += [tag("div", first, *cells, class_="near"), tag("div", said, *missed, class_="near")]
     note = f"The lowest {NDCG}. Left: the query. Right of it: the first {FOUND} results with their cosines."
-    return Section("The worst queries", tag("div", *blocks, class_="wide", tabindex="0"), note)
+    return Section(f"The worst queries of {evaluation.system}", tag("div", *blocks, class_="wide", tabindex="0"), note)
 
 
 def shown_relevant(evaluation: Evaluation, at: int) -> list[str]:

@@ -18,10 +18,10 @@ from pipelines.cluster.session import start_ray
 from pipelines.embed.run import Setup
 from pipelines.evaluate.compare import Comparison
 from pipelines.evaluate.config import EvaluateConfig
-from pipelines.evaluate.embedded import Embedding, Queries
+from pipelines.evaluate.embedded import Embedding, Queries, vectors_of
 from pipelines.evaluate.output import Evaluation, write
 from pipelines.evaluate.report import as_json, page_of
-from pipelines.evaluate.scoring import Asked, Result, evaluate_table
+from pipelines.evaluate.scoring import Asked, Result, evaluate_table, require_documents
 from pipelines.evaluate.task import Task
 from pipelines.fetching.locations import FetchRules
 from pipelines.quality.judgements import Judgements, read_table
@@ -74,6 +74,7 @@ def evaluate(config: EvaluateConfig, setup: Setup = Setup()) -> Evaluated:  # no
     if len(evaluations) == 2:
         first, second = evaluations
         compared = Comparison.of((first.system, second.system), first.by_query(), second.by_query())
+        compared = replace(compared, texts=first.texts)
         write(config.output, "comparison.json", json.dumps(compared.facts(), indent=1).encode())
     report = f"{config.output}/{REPORT_FILE}"
     Destination(report).write(render(page_of(config, evaluations, compared, rules_of(config))))
@@ -125,12 +126,13 @@ def of_table(config: EvaluateConfig, setup: Setup) -> list[Evaluation]:
     """Evaluate one or two columns of a table that is there."""
     assert config.table is not None and config.judgements is not None, "the options name them"
     judgements, source = Judgements.read(config.judgements), config.queries
+    tables = [open_table(config.db, config.table, AskedTable(column=column)) for column in config.column or (None,)]
+    require_documents(vectors_of(tables[0]), judgements, {})
     if source is None:
         judgements, source = typed_queries(config, judgements)
     start_ray()
     found = []
-    for column in config.column or (None,):
-        table = open_table(config.db, config.table, AskedTable(column=column))
+    for table in tables:
         options = options_of(config, table)
         queries = Queries.embed(Embedding.of(config, options, setup), f"{config.table}_evaluated", [source])
         result = evaluate_table(table, {}, Asked(queries, judgements, {}), config.index)
@@ -204,6 +206,7 @@ def facts_of(result: Result, judgements: Judgements, rejected: Mapping[str, int]
             "version": int(dataset.version),
             "column": result.table.vector,
             "rows": dataset.count_rows(),
+            "with_vector": result.documents,
             "rejected": dict(rejected),
         },
         "judgements": {

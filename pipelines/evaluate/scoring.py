@@ -52,6 +52,7 @@ class Result:
     """One system, evaluated."""
 
     table: PinnedTable
+    documents: int  # rows with a vector
     queries: Sequence[str]  # those that were evaluated
     excluded: Counter[str]  # why others were not
     ranked: Ranked  # what was found for each
@@ -100,7 +101,8 @@ def evaluate_table(table: PinnedTable, rejected: Mapping[str, str], asked: Asked
     `rejected` are the records of the corpus that are not in the table: a judged one counts, and can't be found.
     """
     _, queries, vectors, excluded = asked.evaluated()
-    corpus, documents = vectors_of(table), table.dataset.count_rows()
+    corpus = vectors_of(table)
+    documents = table.dataset.count_rows(f"`{table.vector}` IS NOT NULL")
     require_documents(corpus, asked.judgements, rejected)
     names = list(vectors)
     every = search_exactly(corpus, np.concatenate([vectors[name] for name in names]), DEPTH, as_completed, ray.put)
@@ -116,7 +118,7 @@ def evaluate_table(table: PinnedTable, rejected: Mapping[str, str], asked: Asked
         scored[THROUGH_INDEX] = Scored(scores_of(grades, dict(zip(queries, found, strict=True))))
     scored[CHANCE] = Scored(chance(grades, queries, documents))
     ranked = Ranked(every.ids[: len(queries)], every.scores[: len(queries)])
-    return Result(table, queries, excluded, ranked, whole, scored)
+    return Result(table, documents, queries, excluded, ranked, whole, scored)
 
 
 def require_documents(corpus: Vectors, judgements: Judgements, rejected: Mapping[str, str]) -> None:
@@ -129,7 +131,8 @@ def require_documents(corpus: Vectors, judgements: Judgements, rejected: Mapping
         seen.update(there)
     if missing := sorted(judged - seen - rejected.keys()):
         raise UsageError(
-            f"{judgements.uri}: {len(missing):,} judged documents are not in {corpus.table.uri}: {some(missing)}"
+            f"{judgements.uri}: {len(missing):,} of {len(judged):,} judged documents are not in {corpus.table.uri}: "
+            f"{some(missing)}"
         )
     if twice:
         raise UsageError(f"{corpus.table.uri}: {len(twice):,} judged ids are there twice: {some(sorted(twice))}")

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from pipelines.records import ID, MODALITY, TEXT, TRUNCATED
 from pipelines.search.pinned import SCORE
+from pipelines.sources.roles import TEXT_NAMES
 from pipelines.terminal import one_line
 
 
@@ -34,10 +35,11 @@ class Results:
 
 def line(row: dict[str, Any]) -> str:
     """A result for people."""
-    kind = row.get(MODALITY) or "unknown"
-    flags = f"{kind}, truncated" if row.get(TRUNCATED) is True else kind
-    text = row.get(TEXT)
-    return f"{row[SCORE]:6.3f}  {one_line(str(row[ID]))}  [{flags}] {shortened('' if text is None else str(text))}"
+    facts = [row.get(MODALITY), "truncated" if row.get(TRUNCATED) is True else None]
+    flags = ", ".join(str(each) for each in facts if each)
+    text = next((row[name] for name in (TEXT, *TEXT_NAMES) if row.get(name) is not None), "")
+    said = [f"[{flags}]"] if flags else []
+    return f"{row[SCORE]:6.3f}  {one_line(str(row[ID]))}  {' '.join([*said, shortened(str(text))])}"
 
 
 def shortened(text: str, width: int = 80) -> str:

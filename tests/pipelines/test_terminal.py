@@ -1,6 +1,8 @@
 """What people read has no control characters, however they came into the data."""
 
 import json
+import subprocess
+import sys
 import unicodedata
 
 import pytest
@@ -46,3 +48,14 @@ def test_ordinary_text_is_as_it_was(text):
 def test_escapes_are_those_of_json():
     assert one_line("a\x1b[31m\tb\nc\r\x9b\u202e\x7f") == r"a\u001b[31m\tb\nc\r\u009b\u202e\u007f"
     assert printable_lines("é 👩 \ud800\nnext", "ascii") == "\\u00e9 \\ud83d\\udc69 \\ud800\nnext"
+
+
+def test_who_reads_may_stop_early():
+    """`vista search | head -1` is no error."""
+    program = "import sys; from pipelines.terminal import show; show('a line\\n' * 100_000, sys.stdout)"
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout.readline() == b"a line\n"
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 0

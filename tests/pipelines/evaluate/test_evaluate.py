@@ -181,7 +181,10 @@ QREL = {"query-id": "text-red", "corpus-id": "red-circle", "score": 1}
         ({"corpus": None}, "no corpus in it"),
         ({"queries": None}, "no queries in it"),
         ({"qrels": [QREL, QREL | {"query-id": "who"}]}, "1 judged queries are not among the queries: 'who'"),
-        ({"qrels": [QREL, QREL | {"corpus-id": "pink-circle"}]}, "1 judged documents are not in .*: 'pink-circle'"),
+        (
+            {"qrels": [QREL, QREL | {"corpus-id": "pink-circle"}]},
+            "1 of 2 judged documents are not.*: 'pink-circle'",
+        ),
         ({"qrels": [QREL | {"score": 0}]}, "no query is left to evaluate"),
         ({"qrels": [QREL, QREL | {"score": 2}]}, "are judged 1 and 2"),
         ({"queries": [{"id": "text-red", "text": "a"}, {"id": "text-red", "text": "b"}]}, "1 ids are there twice"),
@@ -211,7 +214,7 @@ def test_what_cannot_be_read_is_counted_and_is_no_wrong_number(ray_cluster, task
     # The document that can't be read is relevant all the same, and can't be found.
     at = found.result.queries.index("text-red")
     assert found.result.scored.values["recall@100"][at] == pytest.approx(2 / 3)
-    assert "not in the corpus: 1" in str(found)
+    assert "can't be found: 1 documents, image_" in str(found)
 
 
 def test_an_unknown_name_says_which_are_known(ray_cluster, tmp_path):

@@ -101,7 +101,7 @@ def test_results_for_people_are_a_table():
     assert printed(ROW | {"truncated": None}).endswith("[text] two lines")
     bare = {"id": "a", "score": 0.5}  # another client appended the row, or dropped the columns
     for row in (bare, bare | {"text": None, "modality": None}):
-        assert printed(row).endswith("\n 0.500  a  [unknown] ")
+        assert printed(row).endswith("\n 0.500  a  ")
     assert str(Results(pa.table({"id": pa.array([], pa.string())}), False)) == "0 results\n score  id"
 
 
