@@ -14,7 +14,7 @@ from pipelines.embed.catalog import fetch_rules, open_catalog
 from pipelines.embed.columns import KeptColumn
 from pipelines.embed.config import EmbedConfig
 from pipelines.embed.job import Job
-from pipelines.embed.report import RunReport, phases
+from pipelines.embed.report import PHASES, RunReport
 from pipelines.embed.summary import Summary
 from pipelines.events import Arrived, Counts, Judged, Published, Publishing, ReadingEnded, Verdict
 from pipelines.gates.judge import GateError
@@ -145,7 +145,7 @@ def test_none_is_none(tmp_path):
 def test_phases_follow_each_other_and_those_that_took_no_time_are_left_out():
     recorder = Recorder(0.0)
     recorder.phases = {"reading": 3.0, "first rows": 10.0, "closing": 60.0, "gates": 60.01, "publishing": 90.0}
-    found = [(each.name, each.start, each.end) for each in phases(recorder, 91.0)]
+    found = [(each.name, each.start, each.end) for each in recorder.parts(PHASES, 91.0)]
     assert found == [
         ("start-up", 0.0, 10.0),
         ("reading and embedding", 10.0, 60.0),
