@@ -7,6 +7,7 @@ from typing import Annotated, Final, Literal
 
 import tyro
 
+from pipelines.fetching.locations import check_typed
 from pipelines.options import AT_LEAST_1, NAME, Device, check_options
 from pipelines.tables.encoder_choice import EncoderOptions
 from vista_core import UsageError
@@ -82,6 +83,7 @@ class EvaluateConfig:
             raise UsageError("--column, --queries, --judgements and --index go with --table; a --task has its own")
         if len(set(self.column)) != len(self.column) or len(self.column) > 2:
             raise UsageError("--column: name one, or two different ones")
+        check_typed(self.allow_prefix)
         self.encoder.settings(self.device)  # checks the options that it takes
 
     @property

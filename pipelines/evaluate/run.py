@@ -23,6 +23,7 @@ from pipelines.evaluate.output import Evaluation, write
 from pipelines.evaluate.report import as_json, page_of
 from pipelines.evaluate.scoring import Asked, Result, evaluate_table, require_documents
 from pipelines.evaluate.task import Task
+from pipelines.fetching.addresses import is_network
 from pipelines.fetching.locations import FetchRules
 from pipelines.quality.judgements import Judgements, read_table
 from pipelines.records import ID
@@ -91,6 +92,7 @@ def with_absolute_paths(config: EvaluateConfig) -> EvaluateConfig:
         from_pretrained=config.from_pretrained and absolute(config.from_pretrained),
         queries=config.queries and absolute(config.queries),
         judgements=config.judgements and absolute(config.judgements),
+        allow_prefix=tuple(each if is_network(each) else absolute(each) for each in config.allow_prefix),
     )
 
 

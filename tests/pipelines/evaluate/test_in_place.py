@@ -99,6 +99,12 @@ def test_what_an_index_costs(ray_cluster, tmp_path):
     assert found.metrics()["hit_rate@1"] == 1
 
 
+def test_images_may_be_allowed_by_a_relative_folder(shop, monkeypatch):
+    monkeypatch.chdir(shop)
+    found = evaluated(shop, "allowed", allow_prefix=("./task/", "10.1.0.0/16"))
+    assert Path(found.report).is_file()
+
+
 def test_an_unknown_column_to_break_down_by_is_an_error(shop):
     with pytest.raises(UsageError, match="--by colour: no such column of the queries"):
         evaluated(shop, "by", by=("colour",))
