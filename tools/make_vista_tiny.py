@@ -7,7 +7,6 @@ otherwise be part of the input, since the documentation of `cgi` contains them. 
 writes the same files.
 """
 
-import json
 import pydoc
 import re
 import sys
@@ -17,9 +16,10 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from vista_core.checkpoint import released_shapes, save_tensors
-from vista_core.config import MODELS, hugging_face_config
+from vista_core.checkpoint import released_shapes
+from vista_core.config import MODELS
 from vista_core.hub import BUILT_IN
+from vista_core.model_folder import ModelFolder
 from vista_core.synthetic import synthetic_checkpoint
 
 NAME = "vista-tiny"
@@ -70,12 +70,10 @@ def train_tokenizer(vocab_size: int) -> Tokenizer:
 def main(folder: Path) -> None:
     """Write config.json, tokenizer.json and model.safetensors to `folder`."""
     config = MODELS[NAME]
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(hugging_face_config(config.text), indent=2) + "\n")
-    train_tokenizer(config.text.vocab_size).save(str(folder / "tokenizer.json"), pretty=False)
     checkpoint = synthetic_checkpoint(config)
     state = {key: checkpoint.read(key).half() for key in released_shapes(config)}
-    save_tensors(folder / "model.safetensors", state)
+    made_by = {"recipe": "tools/make_vista_tiny.py: synthetic weights, untrained"}
+    ModelFolder(folder, NAME, config, made_by).write(train_tokenizer(config.text.vocab_size).to_str(), state)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from vista_core.errors import UsageError
 
@@ -62,14 +62,19 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes of one model.
-
-    `bf16` is True if bfloat16 keeps a cosine of 0.999 to float32, so that `dtype="auto"` may choose it.
-    """
+    """Sizes of one model."""
 
     text: TextConfig
     vision: VisionConfig
-    bf16: bool = True
+
+    @property
+    def bf16(self) -> bool:
+        """True if bfloat16 keeps a cosine of 0.999 to float32, so that `dtype="auto"` may choose it.
+
+        That was measured with the released models. A narrow model (vista-tiny) only reaches 0.998, and one of 48 layers
+        (m3) 0.9988 for 4 % of items, so bfloat16 is chosen only for models as wide as the base one, and no deeper.
+        """
+        return min(self.text.width, self.vision.width) >= 512 and self.text.layers + self.vision.layers <= 24
 
     @property
     def dimension(self) -> int:
@@ -90,17 +95,14 @@ class ModelConfig:
 
 _BGE_BASE = TextConfig("bert", 30522, 768, 12, 12, 3072, 512, 2, 0, 1e-12)
 _BGE_M3 = TextConfig("xlm-roberta", 250002, 1024, 24, 16, 4096, 8194, 1, 1, 1e-5)
-_EVA02_B16 = VisionConfig(224, 16, 768, 12, 12, 2048)
-_EVA02_L14 = VisionConfig(224, 14, 1024, 24, 16, 2730)
+EVA02_B16 = VisionConfig(224, 16, 768, 12, 12, 2048)
+EVA02_L14 = VisionConfig(224, 14, 1024, 24, 16, 2730)
 
 MODELS: Mapping[str, ModelConfig] = {
-    "bge-visualized-base-en-v1.5": ModelConfig(_BGE_BASE, _EVA02_B16),
-    # with 48 layers in all, 4 % of items only reach a cosine of 0.9988 in bfloat16 (synthetic weights)
-    "bge-visualized-m3": ModelConfig(_BGE_M3, _EVA02_L14, bf16=False),
+    "bge-visualized-base-en-v1.5": ModelConfig(_BGE_BASE, EVA02_B16),
+    "bge-visualized-m3": ModelConfig(_BGE_M3, EVA02_L14),
     "vista-tiny": ModelConfig(
-        TextConfig("bert", 4096, 128, 4, 4, 512, 128, 2, 0, 1e-12),
-        VisionConfig(64, 16, 128, 4, 4, 344),
-        bf16=False,  # such narrow layers only reach 0.998
+        TextConfig("bert", 4096, 128, 4, 4, 512, 128, 2, 0, 1e-12), VisionConfig(64, 16, 128, 4, 4, 344)
     ),
 }
 
@@ -126,18 +128,44 @@ _HUGGING_FACE_NAMES = {
 def read_text_config(path: Path, known: TextConfig) -> TextConfig:
     """Sizes of the text tower from a Hugging Face `config.json`; fields missing there are taken from `known`.
 
-    Raises UsageError if the file can't be read or describes another architecture.
+    Also from the `config.json` of a model folder. Raises UsageError if the file can't be read or describes another
+    architecture.
     """
-    try:
-        fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        family, activation = fields.get("model_type", known.family), fields.get("hidden_act", "gelu")
-    except (OSError, ValueError, AttributeError) as error:
-        raise UsageError(f"{path} cannot be read as a config.json ({error})") from error
+    fields = read_json(path)
+    fields = fields.get("text", fields)
+    family = fields.get("model_type", known.family)
     if family != known.family:
         raise UsageError(f"{path} describes a {family!r} text tower; this model has a {known.family!r} one")
-    if activation != "gelu":
-        raise UsageError(f"{path} has hidden_act {activation!r}; only 'gelu' is implemented")
-    return replace(known, **{own: fields[name] for own, name in _HUGGING_FACE_NAMES.items() if name in fields})
+    return text_config(hugging_face_config(known) | fields, path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a `config.json`; UsageError if the file can't be read, or has something else in it."""
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read as a config.json ({error})") from error
+    if not isinstance(fields, dict):
+        raise UsageError(f"{path} cannot be read as a config.json (it holds no object)")
+    return fields
+
+
+def text_config(fields: Mapping[str, Any], where: Path) -> TextConfig:
+    """Sizes of the text tower from the fields of a Hugging Face `config.json`, which was read from `where`.
+
+    Raises UsageError if one is missing, or if they describe an architecture that is not implemented.
+    """
+    if missing := [name for name in ("model_type", *_HUGGING_FACE_NAMES.values()) if name not in fields]:
+        raise UsageError(f"{where} lacks {', '.join(missing)} of the text tower")
+    implemented = {
+        "model_type": get_args(TextFamily),
+        "hidden_act": ("gelu",),
+        "position_embedding_type": ("absolute",),
+    }
+    for name, values in implemented.items():
+        if (value := fields.get(name, values[0])) not in values:
+            raise UsageError(f"{where} has {name} {value!r}; only {' and '.join(map(repr, values))} is implemented")
+    return TextConfig(fields["model_type"], **{own: fields[name] for own, name in _HUGGING_FACE_NAMES.items()})
 
 
 def hugging_face_config(text: TextConfig) -> dict[str, Any]:
@@ -150,7 +178,10 @@ def hugging_face_config(text: TextConfig) -> dict[str, Any]:
 class EncoderSettings:
     """What a user chooses about an encoder; a wrong value raises UsageError, which names the option.
 
-    `weights` is a file (default: the model's own), `from_pretrained` a folder with `config.json` and tokenizer.
+    `model` is one of MODELS, or a model folder (vista_core.model_folder): a local folder or a repository of the hub,
+    OWNER/NAME or OWNER/NAME@REVISION. Callers make an s3:// folder local before they load it.
+    `weights` is a file (default: the model's own), `from_pretrained` a folder with `config.json` and tokenizer; a model
+    folder takes neither, since it has both.
     `alpha` and `resize` are explained in vista_core.image, `device` and `dtype` in vista_core.device.
     `inference_tokens` is the size of a batch, image tokens included (default: TOKEN_BUDGETS of vista_core.encoder);
     it doesn't affect vectors.
@@ -167,7 +198,7 @@ class EncoderSettings:
     inference_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        _check("--model", self.model, tuple(MODELS))
+        _check_model(self.model, {"--weights": self.weights, "--from-pretrained": self.from_pretrained})
         _check("--dtype", self.dtype, DTYPES)
         _check("--alpha", self.alpha, ALPHAS)
         _check("--resize", self.resize, RESIZES)
@@ -178,15 +209,23 @@ class EncoderSettings:
         if self.inference_tokens is not None and self.inference_tokens < 1:
             raise UsageError(f"--inference-tokens must be 1 or more, not {self.inference_tokens}")
 
-    @property
-    def config(self) -> ModelConfig:
-        """Sizes of the model as released; `hub.resolve_config` applies the text model's own `config.json`."""
-        return MODELS[self.model]
 
-    @property
-    def display_name(self) -> str:
-        """The model's name for people."""
-        return display_name(self.model, self.weights)
+def is_folder(model: str) -> bool:
+    """True if `--model` names a model folder, wherever it is, and not one of MODELS."""
+    return model not in MODELS
+
+
+def _check_model(model: str, files: Mapping[str, str | None]) -> None:
+    if not is_folder(model):
+        return
+    if "/" not in model and not Path(model).is_dir():
+        raise UsageError(f"--model {model!r} is none of {', '.join(MODELS)}, and there is no such model folder")
+    for option, value in files.items():
+        if value is not None:
+            raise UsageError(
+                f"{option} {value}: the model folder {model} has its own weights and tokenizer. Leave {option} out, or "
+                f"name the model that the files belong to: --model {' or '.join(MODELS)}"
+            )
 
 
 def _check(option: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -17,6 +17,7 @@ from vista_core.errors import UsageError
 from vista_core.hub import resolve_config, weights_path
 from vista_core.image import square_pixels
 from vista_core.linear import pack_for_cpu
+from vista_core.model_folder import is_model_folder
 from vista_core.preprocessor import ImageSource, Preprocessor
 from vista_core.vision import normalise
 
@@ -26,9 +27,10 @@ _TEXT_MODELS = {"bge-base-en-v1.5": "bge-visualized-base-en-v1.5", "bge-m3": "bg
 class Visualized_BGE(nn.Module):  # noqa: N801 - the reference's name
     """Encodes images, texts and images with text, for inference only.
 
-    `model_name_bge` is the text model, as in the reference ("BAAI/bge-base-en-v1.5", "BAAI/bge-m3"), or one of MODELS.
-    `from_pretrained` is a local folder with `config.json` and tokenizer; a local folder given as `model_name_bge`
-    serves as both. `dtype="auto"` chooses the fastest precision of the machine instead of float32. Arguments of the
+    `model_name_bge` is the text model, as in the reference ("BAAI/bge-base-en-v1.5", "BAAI/bge-m3"), or one of MODELS,
+    or a local model folder, which has the weights, too.
+    `from_pretrained` is a local folder with `config.json` and tokenizer; such a folder given as `model_name_bge` serves
+    as both. `dtype="auto"` chooses the fastest precision of the machine instead of float32. Arguments of the
     reference that are not supported raise UsageError.
     """
 
@@ -132,17 +134,17 @@ def _refuse_unsupported(normlized: bool, sentence_pooling_method: str, negatives
 def _model_name(model_name_bge: str | None) -> str:
     name = model_name_bge or ""
     known = (model for text_model, model in _TEXT_MODELS.items() if text_model in name)
-    model = name if name in MODELS else next(known, None)
+    model = name if name in MODELS or is_model_folder(Path(name)) else next(known, None)
     if model is None:
         choices = ", ".join(["BAAI/bge-base-en-v1.5", "BAAI/bge-m3", *MODELS])
-        raise UsageError(f"model_name_bge {model_name_bge!r} is none of {choices}")
+        raise UsageError(f"model_name_bge {model_name_bge!r} is none of {choices}, and no model folder")
     return model
 
 
 def _folder(model_name_bge: str | None, from_pretrained: str | Path | None) -> str | None:
     """The folder to read: as in transformers, a local folder may be given instead of the hub's name."""
     if from_pretrained is None and model_name_bge and (Path(model_name_bge) / "config.json").is_file():
-        return model_name_bge
+        return None if is_model_folder(Path(model_name_bge)) else model_name_bge
     return None if from_pretrained is None else str(from_pretrained)
 
 

@@ -12,7 +12,7 @@ from vista_core.checkpoint import Checkpoint, check_keys, load_model, open_check
 from vista_core.config import EncoderSettings, ModelConfig
 from vista_core.device import DTYPES, can_fuse, resolve_device, resolve_dtype
 from vista_core.errors import RecordError
-from vista_core.hub import resolve_config, text_folder, weights_path
+from vista_core.hub import model_name, resolve_config, text_folder, weights_path
 from vista_core.identity import EncoderIdentity
 from vista_core.image import PREPROCESSING_VERSIONS
 from vista_core.linear import pack_for_cpu
@@ -175,7 +175,7 @@ def encoder_identity(settings: EncoderSettings) -> EncoderIdentity:
 
 def _identity(settings: EncoderSettings, config: ModelConfig, checkpoint: Checkpoint) -> EncoderIdentity:
     return EncoderIdentity(
-        model=settings.model,
+        model=model_name(settings),
         weights=weights_digest(config, checkpoint),
         tokenizer=tokenizer_digest(read_tokenizer(text_folder(settings))),
         config=config.digest(),

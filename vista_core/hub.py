@@ -1,6 +1,8 @@
-"""Finds a model's files: built in (vista-tiny), given by the user, or downloaded from the Hugging Face hub."""
+"""Finds a model's files: in a model folder, given by the user, or downloaded from the Hugging Face hub."""
 
+import re
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
@@ -10,10 +12,14 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
     OfflineModeIsEnabled,
 )
 
-from vista_core.config import EncoderSettings, ModelConfig, read_text_config
+from vista_core.config import MODELS, EncoderSettings, ModelConfig, is_folder, read_text_config
 from vista_core.errors import DownloadError, UsageError
+from vista_core.model_folder import CONFIG, MODEL_FILE, TOKENIZER, ModelFolder
 
 BUILT_IN = Path(__file__).parent / "models"
+HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?", re.ASCII)
+COMMIT = re.compile(r"[0-9a-f]{40}")
+NOT_REACHED = (HTTPError, OfflineModeIsEnabled, OSError)
 TIMEOUT_S = 5.0  # of the first request, which finds out if the hub is reachable
 
 
@@ -37,17 +43,19 @@ TEXT_MODELS = {
 
 
 def weights_path(settings: EncoderSettings) -> Path:
-    """The weights file for these settings: given, built in or downloaded. Raises DownloadError."""
+    """The weights file for these settings: given, the model folder's, or downloaded. Raises DownloadError."""
     if settings.weights is not None:
         return Path(settings.weights)
     if settings.model in WEIGHTS:
         repo, filename = WEIGHTS[settings.model]
         return _fetch(repo, filename, "--weights PATH")
-    return BUILT_IN / settings.model / "model.safetensors"
+    if is_on_hub(settings.model):
+        return _fetch_of(settings.model, MODEL_FILE)
+    return open_folder(settings.model).weights
 
 
 def text_folder(settings: EncoderSettings) -> Path:
-    """The folder with `config.json` and tokenizer for these settings: given, built in or downloaded.
+    """The folder with `config.json` and tokenizer for these settings: given, the model folder, or downloaded.
 
     Raises UsageError if the given folder doesn't exist, DownloadError if a file can't be downloaded.
     """
@@ -61,7 +69,75 @@ def text_folder(settings: EncoderSettings) -> Path:
     if settings.model in TEXT_MODELS:
         repo, option = TEXT_MODELS[settings.model], "--from-pretrained FOLDER"
         return [_fetch(repo, filename, option) for filename in ("config.json", "tokenizer.json")][-1].parent
-    return BUILT_IN / settings.model
+    return open_folder(settings.model).path
+
+
+def model_name(settings: EncoderSettings) -> str:
+    """The name of the model: one of MODELS, or that of the model folder. Raises UsageError or DownloadError."""
+    return open_folder(settings.model).name if is_folder(settings.model) else settings.model
+
+
+def resolve_config(settings: EncoderSettings) -> ModelConfig:
+    """The model's sizes; those of a known model's text tower come from the `config.json` beside the tokenizer.
+
+    Raises UsageError or DownloadError.
+    """
+    if is_folder(settings.model):
+        return open_folder(settings.model).config
+    known = MODELS[settings.model]
+    return replace(known, text=read_text_config(text_folder(settings) / "config.json", known.text))
+
+
+def open_folder(model: str) -> ModelFolder:
+    """The model folder `model`: local, that of a built-in model, or the files of a hub's repository but the weights.
+
+    Raises UsageError if there is no such folder or its config.json is wrong, DownloadError if a file can't be had.
+    """
+    if "://" in model:
+        raise UsageError(f"--model {model}: only local folders and repositories of the hub are read here: copy it here")
+    if is_on_hub(model):
+        return ModelFolder.open([_fetch_of(model, filename) for filename in (TOKENIZER, CONFIG)][-1].parent)
+    return ModelFolder.open(Path(model) if is_folder(model) else BUILT_IN / model)
+
+
+def is_on_hub(model: str) -> bool:
+    """True if `--model` is a repository of the hub: OWNER/NAME or OWNER/NAME@REVISION, and no local folder."""
+    return HUB_NAME.fullmatch(model) is not None and not Path(model).is_dir()
+
+
+def pinned(model: str) -> str:
+    """A repository of the hub as OWNER/NAME@COMMIT, whichever branch or tag it names. Raises DownloadError."""
+    repo = hub_repo(model)
+    return f"{repo.name}@{repo.revision}"
+
+
+def hub_repo(model: str) -> HubRepo:
+    """The repository that `--model` names, at a commit: that of the branch `main` if it names none."""
+    name, _, revision = model.partition("@")
+    return HubRepo(name, revision if COMMIT.fullmatch(revision) else _commit(name, revision or "main"))
+
+
+@cache  # one commit for all files that a process reads
+def _commit(name: str, revision: str) -> str:
+    """The commit that a branch or tag is now or, without a network, was when its files were downloaded."""
+    try:
+        url = hf_hub_url(name, CONFIG, revision=revision)
+        commit = get_hf_file_metadata(url, timeout=TIMEOUT_S).commit_hash
+        if commit is not None:
+            return commit
+    except NOT_REACHED:
+        pass
+    return _fetch(HubRepo(name, revision), CONFIG, "--model FOLDER").parent.name  # .../snapshots/COMMIT/config.json
+
+
+def _fetch_of(model: str, filename: str) -> Path:
+    """A file of the repository that `--model` names."""
+    try:
+        return _fetch(hub_repo(model), filename, "--model FOLDER")
+    except DownloadError as error:
+        raise DownloadError(
+            f"--model {model}: there is no such folder here. As a repository of the hub: {error}"
+        ) from error
 
 
 def _fetch(repo: HubRepo, filename: str, option: str) -> Path:
@@ -75,16 +151,10 @@ def _fetch(repo: HubRepo, filename: str, option: str) -> Path:
         # Without a network, a download retries for 23 s; a request for the metadata fails at once.
         get_hf_file_metadata(url, timeout=TIMEOUT_S)
         return Path(hf_hub_download(repo.name, filename, revision=repo.revision))
-    except (HTTPError, OfflineModeIsEnabled, OSError) as error:
+    except NOT_REACHED as error:
         reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         raise DownloadError(
             f"{filename} of {repo.name} is not on this machine and could not be downloaded ({reason}). "
             f"Download it where there is a network, and give it with {option}: "
             f"https://huggingface.co/{repo.name}/resolve/{repo.revision}/{filename}"
         ) from error
-
-
-def resolve_config(settings: EncoderSettings) -> ModelConfig:
-    """The model's sizes; those of the text tower come from the `config.json` beside the tokenizer."""
-    text = read_text_config(text_folder(settings) / "config.json", settings.config.text)
-    return replace(settings.config, text=text)

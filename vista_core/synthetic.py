@@ -16,6 +16,7 @@ import torch
 
 from vista_core.checkpoint import ROPE, Checkpoint, Shape, released_shapes, save_tensors
 from vista_core.config import MODELS, ModelConfig
+from vista_core.released import unused_shapes
 from vista_core.vision import rope_tables
 
 CHUNK = 1 << 18  # values drawn at once, so that the float64 intermediates fit into the cache
@@ -64,20 +65,7 @@ def _distribution(key: str, shape: Shape) -> tuple[float, float]:
 
 def synthetic_shapes(config: ModelConfig) -> dict[str, Shape]:
     """Shapes of all keys of a released file, including those that the model doesn't use."""
-    text, vision = config.text, config.vision
-    clip_width = 768 if vision.patch_size == 14 else 512  # EVA02-CLIP-L, EVA02-CLIP-B
-    table = (vision.tokens, vision.width // vision.heads)
-    ropes = ["rope", *(f"blocks.{i}.attn.rope" for i in range(vision.layers))]
-    return released_shapes(config) | {
-        "bge_pooler.dense.weight": (text.width, text.width),
-        "bge_pooler.dense.bias": (text.width,),
-        "model_visual.logit_scale": (),
-        "model_visual.visual.norm.weight": (vision.width,),
-        "model_visual.visual.norm.bias": (vision.width,),
-        "model_visual.visual.head.weight": (clip_width, vision.width),
-        "model_visual.visual.head.bias": (clip_width,),
-        **{f"model_visual.visual.{rope}.freqs_{kind}": table for rope in ropes for kind in ("cos", "sin")},
-    }
+    return released_shapes(config) | unused_shapes(config)
 
 
 def synthetic_checkpoint(config: ModelConfig) -> Checkpoint:

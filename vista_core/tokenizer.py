@@ -113,7 +113,7 @@ def read_tokenizer(folder: Path) -> str:
         from transformers import AutoTokenizer  # imported here since it takes seconds and is rarely needed
 
         return AutoTokenizer.from_pretrained(str(folder)).backend_tokenizer.to_str()
-    raise UsageError(f"--from-pretrained {folder} has none of tokenizer.json, {', '.join(SLOW_VOCABULARIES)}")
+    raise UsageError(f"{folder} has no tokenizer: none of tokenizer.json, {', '.join(SLOW_VOCABULARIES)}")
 
 
 def build_tokenizer(serialised: str, max_tokens: tuple[int, int], vocab_size: int) -> TextTokenizer:

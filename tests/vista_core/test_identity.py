@@ -78,7 +78,7 @@ def test_other_weights_another_tokenizer_and_another_config_are_differences(tmp_
     tokenizer["model"]["merges"].pop()
     (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
     config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | {"layer_norm_eps": 1e-6}))
+    (tmp_path / "config.json").write_text(json.dumps(config["text"] | {"layer_norm_eps": 1e-6}))
     lines = encoder_identity(moved).differences(plain)
     assert [line.partition(":")[0] for line in lines] == ["tokenizer", "config"]
 
@@ -87,6 +87,6 @@ def test_weights_that_do_not_fit_the_config_are_a_checkpoint_error(tmp_path: Pat
     for name in ("config.json", "tokenizer.json"):
         (tmp_path / name).write_bytes((BUILT_IN / TINY / name).read_bytes())
     config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 5}))
+    (tmp_path / "config.json").write_text(json.dumps(config["text"] | {"num_hidden_layers": 5}))
     with pytest.raises(CheckpointError, match=r"16 missing: bge_encoder\.layer\.4\."):
         encoder_identity(EncoderSettings(from_pretrained=str(tmp_path)))

@@ -220,7 +220,7 @@ def test_the_digest_depends_on_what_affects_token_ids_and_nothing_else():
 
 
 def test_missing_and_unreadable_files_are_usage_errors(tmp_path: Path):
-    with pytest.raises(UsageError, match=r"has none of tokenizer\.json"):
+    with pytest.raises(UsageError, match=r"has no tokenizer: none of tokenizer\.json"):
         read_tokenizer(tmp_path)
     text_folder(tmp_path, BASE, "{}")
     with pytest.raises(UsageError, match=r"tokenizer\.json cannot be read"):
