@@ -162,9 +162,9 @@ def check_keys(config: ModelConfig, checkpoint: Checkpoint) -> None:
         if found.get(key, expected[key]) != expected[key]
     ]
     problems = [
-        _listing("missing", sorted(expected.keys() - found.keys())),
-        _listing("unexpected", sorted(unknown)),
-        _listing("of another shape", misshaped),
+        listing("missing", sorted(expected.keys() - found.keys())),
+        listing("unexpected", sorted(unknown)),
+        listing("of another shape", misshaped),
     ]
     if any(problems):
         raise CheckpointError(
@@ -173,7 +173,8 @@ def check_keys(config: ModelConfig, checkpoint: Checkpoint) -> None:
     _check_rope(config, checkpoint)
 
 
-def _listing(kind: str, entries: list[str]) -> str:
+def listing(kind: str, entries: list[str]) -> str:
+    """One sentence of a message: how many `entries` there are of a kind, and the first of them; empty for none."""
     return f"{len(entries)} {kind}: {', '.join(entries[:12])}{', ...' if len(entries) > 12 else ''}." if entries else ""
 
 
