@@ -23,6 +23,7 @@ OF_OTHER_PROGRAMS = {
     "repo-type",  # of hf
     "local-dir",
     "option",  # stands for any
+    *("vision", "name", "seed"),  # of vista_core.assemble
 }
 
 

@@ -22,14 +22,15 @@ from pipelines.records import REJECT_SCHEMA
 from pipelines.report.destination import absolute_option
 from pipelines.stages.pool import Encoding
 from pipelines.storage.errors import without_rust_location
+from pipelines.storage.model_files import absolute_model
 from pipelines.storage.uris import absolute, bucket_or_folder
 from pipelines.tables.dataset import open_dataset
 from pipelines.tables.encoder_choice import EncoderOptions, choose_encoder
 from pipelines.tables.filter import enclosed
-from pipelines.tables.origin import MARKER, Origin
+from pipelines.tables.origin import MARKER, Origin, with_files
 from pipelines.tables.runs import RUN_SCHEMA
 from pipelines.tables.transactions import on_latest
-from pipelines.tables.vector_column import EncoderFiles, VectorColumn, is_vector, names_encoder
+from pipelines.tables.vector_column import VectorColumn, is_vector, names_encoder
 from vista_core import EncoderSettings, UsageError, display_name
 
 OPTIONS: Final = "backfill"  # where the configuration of a run has the options of this command
@@ -73,7 +74,7 @@ class Job:
     def __str__(self) -> str:
         """What is filled, from what."""
         columns = ", ".join(
-            f"`{each.column.name}` by {display_name(each.settings.model, each.settings.weights)}, "
+            f"`{each.column.name}` by {display_name(each.column.identity.model, each.settings.weights)}, "
             f"{each.column.identity.dtype}"
             for each in self.targets
         )
@@ -87,6 +88,7 @@ def with_absolute_paths(config: BackfillConfig) -> BackfillConfig:
     return dataclasses.replace(
         config,
         db=absolute(config.db),
+        model=tuple(map(absolute_model, config.model)),
         weights=tuple(each if each == "-" else absolute(each) for each in config.weights),
         from_pretrained=tuple(each if each == "-" else absolute(each) for each in config.from_pretrained),
         report=absolute_option(config.report),
@@ -177,8 +179,9 @@ def target_of(
         raise UsageError(f"--column {name}: {table.uri} has a column `{name}_fingerprint` already. Choose another name")
     settings, column = choose_encoder(options, resources.device, name, existing)
     if existing is None:
-        files = EncoderFiles(options.weights, options.from_pretrained)
-        column = dataclasses.replace(column, files=files, filling=True)
+        column = dataclasses.replace(column, files=options.files, filling=True)
+    elif options.files.folder is not None:  # the table will say where the folder is now
+        column = dataclasses.replace(column, files=options.files)
     return Target(column, settings, content, existing is None)
 
 
@@ -187,8 +190,8 @@ def with_files_of(column: VectorColumn, table: lance.LanceDataset, options: Enco
     files = column.files
     if files is None and MARKER in (table.schema.metadata or {}):
         made_by = Origin.of(table)
-        files = EncoderFiles(made_by.weights, made_by.from_pretrained) if made_by.model == options.model else None
-    if files is None:
+        files = made_by.files if made_by.model == options.model else None
+    if files is None or options.files.folder is not None:
         return options
     return dataclasses.replace(
         options,
@@ -207,7 +210,10 @@ def configuration(job: Job) -> dict[str, Any]:
 
 
 def add_columns(table: lance.LanceDataset, targets: Sequence[Target]) -> lance.LanceDataset:
-    """The table with those of the columns that it lacks, without vectors: this changes no data file."""
+    """The table with those of the columns that it lacks, without vectors: this changes no data file.
+
+    Those that are there name where their encoder's model folder is now.
+    """
     for target in targets:
         column = target.column
         content = {key.encode(): value.encode() for key, value in target.content.metadata.items()}
@@ -215,4 +221,6 @@ def add_columns(table: lance.LanceDataset, targets: Sequence[Target]) -> lance.L
         if column.name not in table.schema.names:
             added = [field, column.fingerprint_field]
             table = on_latest(table.uri, functools.partial(lance.LanceDataset.add_columns, transforms=added))
+        else:
+            table = with_files(table, column)
     return table

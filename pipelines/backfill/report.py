@@ -141,5 +141,5 @@ class BackfillReport:
 
 def encoders_of(job: Job) -> dict[str, str]:
     """The encoder of each column."""
-    names = {each.column.name: display_name(each.settings.model, each.settings.weights) for each in job.targets}
+    names = {each.column.name: display_name(each.column.identity.model, each.settings.weights) for each in job.targets}
     return {each.name: f"{names[each.name]}: {each.identity.to_json()}" for each in job.columns}

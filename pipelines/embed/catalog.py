@@ -36,9 +36,9 @@ class Catalog:
         """What would make other ids or fingerprints if it changed, as `Origin.reading`."""
         return {"columns": self.source.roles, "images": self.images, "image_identity": self.image_identity}
 
-    def origin(self, config: EmbedConfig) -> Origin:
-        """What is stored with a table that is made from it."""
-        return Origin(config.model, config.weights, config.from_pretrained, **self.reading)
+    def origin(self, config: EmbedConfig, model: str) -> Origin:
+        """What is stored with a table that is made from it, by the `model` of this name."""
+        return Origin(model, **self.reading).of_encoder(model, config.encoder.files)
 
 
 def open_catalog(config: EmbedConfig, existing: lance.LanceDataset | None) -> Catalog:

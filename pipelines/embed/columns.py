@@ -16,7 +16,7 @@ from pipelines.tables.default_column import default_column
 from pipelines.tables.encoder_choice import EncoderOptions, choose_encoder
 from pipelines.tables.fresh_columns import OtherColumns, is_of_own_content, made_by_encoders
 from pipelines.tables.origin import encoder_files, vista_column
-from pipelines.tables.vector_column import DEFAULT, EncoderFiles, VectorColumn
+from pipelines.tables.vector_column import DEFAULT, VectorColumn
 from vista_core import EncoderSettings, UsageError, VistaError, display_name
 
 Device = Literal["cpu", "cuda"]
@@ -34,7 +34,7 @@ class KeptColumn:
     @property
     def encoder(self) -> str:
         """The encoder as people need to know it."""
-        return f"{display_name(self.settings.model, self.settings.weights)}, {self.column.identity.dtype}"
+        return f"{display_name(self.column.identity.model, self.settings.weights)}, {self.column.identity.dtype}"
 
 
 def kept_columns(config: EmbedConfig, device: Device, existing: lance.LanceDataset | None) -> tuple[KeptColumn, ...]:
@@ -57,11 +57,13 @@ def kept_columns(config: EmbedConfig, device: Device, existing: lance.LanceDatas
             f"{existing.uri}: the default column `{name}` is made of other columns of the table than embed takes. "
             "`vista switch` makes another column the default"
         )
-    asked = column_of_options(config, columns)
+    asked = column_of_options(config, columns, existing)
     kept = []
     for column in columns:
         if column is asked:
             settings, found = choose_encoder(config.encoder, device, column.name, column)
+            if config.encoder.files.folder is not None:  # the table will say where the folder is now
+                found = dataclasses.replace(found, files=config.encoder.files)
             kept.append(KeptColumn(found, settings))
         else:
             kept.append(by_stored_encoder(config, device, existing, column))
@@ -71,17 +73,25 @@ def kept_columns(config: EmbedConfig, device: Device, existing: lance.LanceDatas
 def replacing(config: EmbedConfig, device: Device, name: str, existing: lance.LanceDataset) -> KeptColumn:
     """The default column, with the encoder that replaces its own."""
     settings, column = choose_encoder(config.encoder, device, name, None)
-    files = EncoderFiles(config.weights, config.from_pretrained)
-    return KeptColumn(dataclasses.replace(column.with_floats_of(existing.schema), files=files), settings)
+    column = dataclasses.replace(column.with_floats_of(existing.schema), files=config.encoder.files)
+    return KeptColumn(column, settings)
 
 
-def column_of_options(config: EmbedConfig, columns: Sequence[VectorColumn]) -> VectorColumn:
-    """The column that --model and the other options of an encoder are said of. Raises UsageError if there is none."""
-    found = [each for each in columns if each.identity.model == config.model]
+def column_of_options(
+    config: EmbedConfig, columns: Sequence[VectorColumn], existing: lance.LanceDataset
+) -> VectorColumn:
+    """The column that --model and the other options of an encoder are said of. Raises UsageError if there is none.
+
+    Of two columns whose models have the same name it is the one whose model folder the options name.
+    """
+    name = config.encoder.name
+    found = [each for each in columns if each.identity.model == name]
+    if config.encoder.files.folder is not None:
+        found.sort(key=lambda each: encoder_files(existing, each) != config.encoder.files)
     if not found and len(columns) > 1:
         models = ", ".join(f"`{each.name}` of {each.identity.model}" for each in columns)
         raise UsageError(
-            f"--model {config.model}: no column of {config.table} is of this model. They are {models}: give one of "
+            f"--model {name}: no column of {config.table} is of this model. They are {models}: give one of "
             "these models, or fill another column by `vista backfill`, or replace the whole column "
             f"`{columns[0].name}` by --reembed"
         )
@@ -94,16 +104,17 @@ def by_stored_encoder(
     """A column with the encoder that the table names for it. Raises UsageError if it can't be had."""
     files = encoder_files(existing, column)
     options = EncoderOptions(
-        column.identity.model, files.weights, files.from_pretrained, inference_tokens=config.inference_tokens
+        files.model(column.identity.model),
+        files.weights,
+        files.from_pretrained,
+        inference_tokens=config.inference_tokens,
     )
     try:
         settings, found = choose_encoder(options, device, column.name, column)
     except VistaError as error:
-        where = " and ".join(each for each in (files.weights, files.from_pretrained) if each)
         raise UsageError(
-            f"the encoder of the column `{column.name}` of {config.table} can't be had: {error}. Put the files of "
-            f"{column.identity.model} where they were ({where or 'the Hugging Face hub, or its cache here'}), or "
-            f"remove the column: `vista drop-column --column {column.name}`"
+            f"{files.why_lost(f'`{column.name}` of {config.table}', column.identity.model, error)}, or remove the "
+            f"column: `vista drop-column --column {column.name}`"
         ) from error
     return KeptColumn(found, settings)
 

@@ -28,6 +28,7 @@ from pipelines.report.destination import absolute_option
 from pipelines.sources.source import Source, units_in
 from pipelines.sources.units import Unit
 from pipelines.storage.files import SourceFile
+from pipelines.storage.model_files import absolute_model
 from pipelines.storage.uris import absolute, folders_of, is_named_by, printable
 from pipelines.tables.dataset import TableVersion
 from pipelines.tables.fresh_columns import made_by_encoders
@@ -129,6 +130,7 @@ def with_absolute_paths(config: EmbedConfig) -> EmbedConfig:
         config,
         source=absolute(config.source),
         db=absolute(config.db),
+        model=absolute_model(config.model),
         weights=config.weights and absolute(config.weights),
         from_pretrained=config.from_pretrained and absolute(config.from_pretrained),
         report=absolute_option(config.report),

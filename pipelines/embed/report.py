@@ -172,7 +172,7 @@ class RunReport:
 def encoder_of(job: Job) -> dict[str, Any]:
     """The encoder, by its name and all of its identity; of several columns, each with its column's name."""
     every = [
-        {"display name": display_name(each.settings.model, each.settings.weights)}
+        {"display name": display_name(each.column.identity.model, each.settings.weights)}
         | json.loads(each.column.identity.to_json())
         for each in job.kept
     ]

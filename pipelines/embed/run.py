@@ -107,7 +107,8 @@ def saying_how_far(job: Job, committer: Committer, record: RunRecord) -> Iterato
 def prepare(job: Job, table: lance.LanceDataset, rejects: lance.LanceDataset, run: str) -> tuple[Job, Target]:
     """Make the table ready to be written to, now that this run holds the lease."""
     if job.config.reembed:
-        table, column = begin_reembedding(table, job.column, job.catalog.origin(job.config), run)
+        origin = job.catalog.origin(job.config, job.column.identity.model)
+        table, column = begin_reembedding(table, job.column, origin, run)
         first, *others = job.kept
         job = dataclasses.replace(job, kept=(dataclasses.replace(first, column=column), *others))
     manifest = open_manifest(job, table.schema, run)

@@ -14,7 +14,7 @@ from pipelines.ingest.manifest import MANIFEST_SCHEMA, Manifest, Reading
 from pipelines.records import IMAGE, REJECT_SCHEMA
 from pipelines.tables.dataset import ensure_dataset, holds_nothing, open_dataset
 from pipelines.tables.default_column import default_column
-from pipelines.tables.origin import Origin
+from pipelines.tables.origin import Origin, with_files
 from pipelines.tables.own_columns import allow_nulls, check_own_columns
 from pipelines.tables.schema import table_schema
 from pipelines.tables.transactions import CommitConflictError, overwrite
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 def schema_of(job: Job) -> pa.Schema:
     """The schema of the table, if this run makes it."""
-    source, origin = job.source, job.catalog.origin(job.config)
+    source, origin = job.source, job.catalog.origin(job.config, job.column.identity.model)
     return table_schema(
         source.extra, job.column, origin, image_uri=source.has_uris, store_images=job.config.store_images
     )
@@ -84,6 +84,8 @@ def settle_table(job: Job, existing: lance.LanceDataset | None, table: lance.Lan
         log.warning("%s: a cast of `%s` dropped the name of its encoder, which is stored again", table.uri, name)
         table.update_field_metadata({name: {k.decode(): v.decode() for k, v in job.column.field.metadata.items()}})
         table = lance.dataset(table.uri)
+    for each in () if job.config.reembed else job.kept:
+        table = with_files(table, each.column)
     wider = pa.schema([field for field in job.source.extra if field.name in finished(table.schema).names])
     return allow_nulls(widen_to(table, wider))
 

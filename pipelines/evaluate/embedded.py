@@ -100,7 +100,7 @@ class Embedding:
         """The name of the table for some sources."""
         made_of = "\n".join([self.identity.to_json(), *sources])
         digest = xxhash.xxh3_64_hexdigest(made_of.encode())[:8]
-        return f"{re.sub(r'[^A-Za-z0-9._-]', '-', name).lstrip('.')}_{self.options.model}_{digest}"
+        return f"{re.sub(r'[^A-Za-z0-9._-]', '-', name).lstrip('.')}_{self.identity.model}_{digest}"
 
     def embed_config(self, source: str, table: str, mark: str | None, only: Modality | None) -> EmbedConfig:
         """The options of `embed` for a source."""

@@ -32,6 +32,7 @@ from pipelines.report.page import render
 from pipelines.search.encoder import EncoderChoice, query_settings
 from pipelines.search.pinned import Asked as AskedTable
 from pipelines.search.pinned import PinnedTable, open_table
+from pipelines.storage.model_files import absolute_model
 from pipelines.storage.uris import absolute, bucket_or_folder
 from pipelines.tables.encoder_choice import EncoderOptions
 from vista_core import UsageError, display_name
@@ -88,6 +89,7 @@ def with_absolute_paths(config: EvaluateConfig) -> EvaluateConfig:
         config,
         db=absolute(config.db),
         output=absolute(config.output).rstrip("/"),
+        model=config.model and absolute_model(config.model),
         weights=config.weights and absolute(config.weights),
         from_pretrained=config.from_pretrained and absolute(config.from_pretrained),
         queries=config.queries and absolute(config.queries),
@@ -113,14 +115,14 @@ def of_task(config: EvaluateConfig, setup: Setup) -> Evaluation:
     facts = facts_of(result, judgements, dict(corpus.reasons))
     return Evaluation(
         title=task.name,
-        system=display_name(embedding.options.model, config.weights),
+        system=display_name(embedding.identity.model, config.weights),
         result=result,
         folder=config.output,
         queries=queries.every.table,
         grades=judgements.grades,
         facts=facts | ({} if known is None else {"differs": known.differs}),
         groups=groups,
-        published={} if known is None else known.figures(embedding.options.model),
+        published={} if known is None else known.figures(embedding.identity.model),
     )
 
 
@@ -136,12 +138,13 @@ def of_table(config: EvaluateConfig, setup: Setup) -> list[Evaluation]:
     found = []
     for table in tables:
         options = options_of(config, table)
-        queries = Queries.embed(Embedding.of(config, options, setup), f"{config.table}_evaluated", [source])
+        embedding = Embedding.of(config, options, setup)
+        queries = Queries.embed(embedding, f"{config.table}_evaluated", [source])
         result = evaluate_table(table, {}, Asked(queries, judgements, {}), config.index)
         one_of_two = len(config.column) == 2
         evaluation = Evaluation(
             title=config.table,
-            system=f"{table.vector}: {display_name(options.model, options.weights)}",
+            system=f"{table.vector}: {display_name(embedding.identity.model, options.weights)}",
             result=result,
             folder=f"{config.output}/{table.vector}" if one_of_two else config.output,
             queries=queries.every.table,

@@ -24,7 +24,7 @@ from pipelines.stages.isolation import read_or_reject
 from pipelines.stages.read import record_schema
 from pipelines.stages.select import with_content
 from pipelines.storage.errors import SourceChangedError, SourceError
-from pipelines.storage.weights import local_file
+from pipelines.storage.model_files import local_files
 from vista_core import EncoderSettings
 
 FIRST = Slot()
@@ -115,7 +115,7 @@ def matching(reader: Reader, units: list[Unit], wanted: pa.Table) -> list[pa.Tab
 def encode_alone(tables: list[pa.Table], settings: EncoderSettings, slot: Slot = FIRST) -> dict[str, np.ndarray]:
     """The vector of each record, float32 [D], by id: encoded one at a time, in float32, on the CPU."""
     ids, images = slot.named(INPUT_IDS), slot.pixels
-    plain = dataclasses.replace(settings, dtype="float32", device="cpu", weights=local_file(settings.weights))
+    plain = dataclasses.replace(local_files(settings), dtype="float32", device="cpu")
     encoder = vista_core.Encoder.load(plain)
     size = encoder.preprocessor.image_size
     vectors = {}

@@ -30,11 +30,13 @@ from pipelines.sources.units import Unit
 from pipelines.stages.decode import decode
 from pipelines.stages.encode import EncodeActor
 from pipelines.stages.fetch import fetch
+from pipelines.storage.model_files import local_files
 from pipelines.tables.dataset import TableVersion
 from pipelines.tables.default_column import default_column
 from pipelines.tables.origin import encoder_files, vista_column
 from pipelines.tables.vector_column import VectorColumn
-from vista_core import EncoderIdentity, EncoderSettings, VistaError
+from vista_core import EncoderIdentity, EncoderSettings, UsageError, VistaError
+from vista_core.hub import resolve_config
 
 NAME = "retrieval quality"
 
@@ -62,8 +64,8 @@ def compared(task: GateTask, evidence: Evidence, published: lance.LanceDataset) 
     }
     grades = {query: found for query, found in grades.items() if max(found.values(), default=0) > 0}
     scores, queries = [], set(grades)
-    vectors = [before.encode(task, evidence.on_workers)]
-    vectors.append(vectors[0] if after.encoder == before.encoder else after.encode(task, evidence.on_workers))
+    encoded = after.encode(task, evidence.on_workers)  # this version says where the encoder's files are now
+    vectors = [encoded if before.encoder == after.encoder else before.encode(task, evidence.on_workers), encoded]
     for each in vectors:
         queries &= each.keys()
     if not queries:
@@ -116,10 +118,14 @@ class System:
 
     def encode(self, task: GateTask, on_workers: OnWorkers) -> dict[str, np.ndarray]:
         """The vectors of the queries by id, encoded on workers as the column was; a rejected query has none."""
-        files, source = encoder_files(self.table, self.column), task.source()
+        files, source, model = encoder_files(self.table, self.column), task.source(), self.encoder.model
         settings = self.column.settings(
-            EncoderSettings(self.encoder.model, files.weights, files.from_pretrained, device="cpu")
+            EncoderSettings(files.model(model), files.weights, files.from_pretrained, device="cpu")
         )
+        try:
+            resolve_config(local_files(settings, weights=False))
+        except VistaError as error:
+            raise UsageError(files.why_lost(f"`{self.column.name}`", model, error)) from error
         calls = [(source.without_listing(), unit, task.rules, (settings, self.encoder)) for unit in source.units()]
         found: dict[str, np.ndarray] = {}
         for part in on_workers(encode_unit, calls):

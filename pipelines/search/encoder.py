@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipelines.search.pinned import PinnedTable
+from pipelines.storage.model_files import absolute_model, local_files
 from pipelines.storage.uris import absolute
-from pipelines.storage.weights import local_file
-from vista_core import EncoderSettings, UsageError, display_name
-from vista_core.hub import resolve_config
+from pipelines.tables.vector_column import EncoderFiles
+from vista_core import EncoderSettings, UsageError, VistaError, display_name
+from vista_core.config import is_folder
+from vista_core.hub import model_name, resolve_config
 
 if TYPE_CHECKING:
     from vista_core import Encoder
@@ -37,53 +41,75 @@ class EncoderChoice:
 def load_encoder(table: PinnedTable, choice: EncoderChoice) -> Encoder:
     """The encoder of the table's column, in float32.
 
-    Raises UsageError if the files in use now make another encoder than the column's, or if neither the column nor
-    `choice` names a model.
+    Raises UsageError if the files in use now make another encoder than the column's, if they are gone, or if neither
+    the column nor `choice` names a model.
     """
     from vista_core import Encoder  # imports torch
 
     choice = choice.of(table.vector)
     settings = query_settings(table, choice)
-    encoder = Encoder.load(settings)
+    with naming_the_folder(table, choice):
+        encoder = Encoder.load(local_files(settings))
     stored = table.column.identity if table.column else None
     if stored and (differences := encoder.identity.differences(dataclasses.replace(stored, dtype="float32"))):
+        options = "--model FOLDER" if is_folder(settings.model) else "--weights, --from-pretrained"
         raise UsageError(
             f"{table.name} was embedded with another encoder: {'; '.join(differences)}. "
-            "Name the files it was embedded with: --weights, --from-pretrained"
+            f"Name the files it was embedded with: {options}"
         )
     return encoder
 
 
 def query_settings(table: PinnedTable, choice: EncoderChoice) -> EncoderSettings:
     """The settings that the column was filled with; `choice` overrides where the encoder's files are."""
-    stored = table.column.identity if table.column else None
+    stored, files = table.column.identity if table.column else None, table.origin.files
     model = choice.model or table.origin.model
     if model is None:
         raise UsageError(
             f"{table.name}: the column `{table.vector}` does not name the encoder of its vectors. "
             "Name its model: --model"
         )
-    if stored is not None and model != stored.model:
-        raise UsageError(
-            f"{table.name}: the column `{table.vector}` was embedded with another encoder: --model {model}, "
-            f"but {stored.model} in the table"
-        )
+    if choice.model is not None and is_folder(choice.model):
+        model, files = absolute_model(choice.model), EncoderFiles()
+    elif model == table.origin.model:
+        model = files.model(model)
     settings = EncoderSettings(
         model=model,
-        weights=local_file(absolute(choice.weights) if choice.weights else table.origin.weights),
-        from_pretrained=absolute(choice.from_pretrained) if choice.from_pretrained else table.origin.from_pretrained,
+        weights=absolute(choice.weights) if choice.weights else files.weights,
+        from_pretrained=absolute(choice.from_pretrained) if choice.from_pretrained else files.from_pretrained,
         device=choice.device,
     )
-    dimension = resolve_config(settings).dimension
+    with naming_the_folder(table, choice):
+        here = local_files(settings, weights=False)
+        name = model_name(here)
+    if stored is not None and name != stored.model:
+        raise UsageError(
+            f"{table.name}: the column `{table.vector}` was embedded with another encoder: --model {name}, "
+            f"but {stored.model} in the table"
+        )
+    dimension = resolve_config(here).dimension
     if dimension != table.dimension:
         raise UsageError(
             f"{table.name}: the column `{table.vector}` has vectors of dimension {table.dimension}, but those of "
-            f"--model {display_name(model, choice.weights)} have {dimension}"
+            f"--model {display_name(name, choice.weights)} have {dimension}"
         )
     if table.column is not None:
         settings = table.column.settings(settings)
     # The column's precision was chosen for speed; one query can have the most exact vector.
     return dataclasses.replace(settings, dtype="float32")
+
+
+@contextlib.contextmanager
+def naming_the_folder(table: PinnedTable, choice: EncoderChoice) -> Iterator[None]:
+    """Errors of a model folder that only the table names, as a UsageError that says where it was, and the cure."""
+    try:
+        yield
+    except VistaError as error:
+        origin = table.origin
+        if origin.model is None or origin.files.folder is None or choice.model not in (None, origin.model):
+            raise
+        column = f"`{table.vector}` of {table.name}"
+        raise UsageError(origin.files.why_lost(column, origin.model, error)) from error
 
 
 def same_encoder(one: PinnedTable, other: PinnedTable) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 
@@ -20,6 +20,7 @@ from pipelines.tables.default_column import default_column, searched_column
 from pipelines.tables.origin import MARKER, encoder_files, vista_column
 from pipelines.tables.publish import in_ranges
 from pipelines.tables.vector_column import (
+    EncoderFiles,
     VectorColumn,
     fingerprint_column,
     names_encoder,
@@ -49,8 +50,7 @@ class Origins:
     """Where a table's encoder comes from, as far as the table says."""
 
     model: str | None = None
-    weights: str | None = None
-    from_pretrained: str | None = None
+    files: EncoderFiles = field(default_factory=EncoderFiles)
 
 
 @dataclass(frozen=True)
@@ -202,8 +202,7 @@ def origin_of(dataset: lance.LanceDataset, column: VectorColumn | None) -> Origi
     """Where the encoder of a column comes from."""
     if column is None:
         return Origins()
-    files = encoder_files(dataset, column)
-    return Origins(column.identity.model, files.weights, files.from_pretrained)
+    return Origins(column.identity.model, encoder_files(dataset, column))
 
 
 def is_image(field: pa.Field) -> bool:

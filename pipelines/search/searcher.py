@@ -91,8 +91,8 @@ class Searcher:
     def model(self) -> str:
         """The name of the encoder's model, for people."""
         choice = self.choice.of(self.table.vector) if self.choice else EncoderChoice()
-        name = self.table.origin.model or choice.model
-        return display_name(name, choice.weights or self.table.origin.weights) if name else "unknown model"
+        name = self.table.origin.model or (self.encoder.identity.model if self.encoder else None)
+        return display_name(name, choice.weights or self.table.origin.files.weights) if name else "unknown model"
 
     @property
     def schema(self) -> pa.Schema:

@@ -25,6 +25,7 @@ from pipelines.records import (
     with_rejects,
 )
 from pipelines.stages.report import reports_warnings
+from pipelines.storage.model_files import local_files
 from vista_core import EncoderSettings, Preprocessor, RecordError
 from vista_core.hub import resolve_config
 from vista_core.tokenizer import Tokens
@@ -35,13 +36,14 @@ PICTURES = 4  # of a batch: some kilobytes beside its vectors
 @functools.lru_cache(maxsize=4)
 def preprocessor(settings: EncoderSettings) -> Preprocessor:
     """Loaded once per worker process: the tokenizer takes a while to load."""
-    return Preprocessor.load(settings)
+    return Preprocessor.load(local_files(settings, weights=False))
 
 
 @functools.lru_cache(maxsize=4)
 def slots_of(settings: tuple[EncoderSettings, ...]) -> tuple[Slot, ...]:
     """A slot for each of some encoders. Those that want the same pixels share them."""
-    wanted = [(resolve_config(each).vision.image_size, each.alpha, each.resize) for each in settings]
+    here = [local_files(each, weights=False) for each in settings]
+    wanted = [(resolve_config(each).vision.image_size, each.alpha, each.resize) for each in here]
     owners = [wanted.index(each) for each in wanted]
     return tuple(Slot(number, owner, owner in owners[number + 1 :]) for number, owner in enumerate(owners))
 

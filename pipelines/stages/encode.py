@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 
 import numpy as np
@@ -13,7 +12,7 @@ from pipelines.cluster.logs import captured_warnings, log_again
 from pipelines.cluster.session import cores
 from pipelines.records import INPUT_IDS, VECTOR, Slot, embeddable
 from pipelines.stages.report import reports_warnings, timed
-from pipelines.storage.weights import local_file
+from pipelines.storage.model_files import local_files
 from vista_core import EncoderIdentity, EncoderSettings, VistaError
 
 FIRST = Slot()
@@ -35,7 +34,7 @@ class EncodeActor:
             os.environ["OMP_NUM_THREADS"] = str(threads)
             torch.set_num_threads(threads)
         with captured_warnings() as self.warnings:  # of loading; they follow the first batch
-            self.encoder = vista_core.Encoder.load(dataclasses.replace(settings, weights=local_file(settings.weights)))
+            self.encoder = vista_core.Encoder.load(local_files(settings))
         if differences := self.encoder.identity.differences(identity, there="on the driver"):
             raise VistaError(f"the encoder on this node differs from the driver's: {'; '.join(differences)}")
 

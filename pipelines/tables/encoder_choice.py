@@ -6,10 +6,11 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-from pipelines.storage.weights import local_file
-from pipelines.tables.vector_column import VectorColumn
-from vista_core import MODELS, EncoderSettings, UsageError, encoder_identity
+from pipelines.storage.model_files import local_files
+from pipelines.tables.vector_column import EncoderFiles, VectorColumn
+from vista_core import EncoderSettings, UsageError, encoder_identity
 from vista_core.device import resolve_dtype
+from vista_core.hub import model_name, resolve_config
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,16 @@ class EncoderOptions:
             inference_tokens=self.inference_tokens,
         )
 
+    @property
+    def files(self) -> EncoderFiles:
+        """Where the files of the encoder are."""
+        return EncoderFiles.of(self.model, self.weights, self.from_pretrained)
+
+    @property
+    def name(self) -> str:
+        """The name of the model, which a model folder has in it. Raises UsageError or DownloadError."""
+        return model_name(local_files(self.settings("cpu"), weights=False))
+
 
 def choose_encoder(
     options: EncoderOptions, device: Literal["cpu", "cuda"], name: str, existing: VectorColumn | None
@@ -48,7 +59,7 @@ def choose_encoder(
     Raises UsageError if `existing` has another encoder.
     """
     settings = chosen_settings(options, device, existing)
-    identity = encoder_identity(dataclasses.replace(settings, device="cpu", weights=local_file(settings.weights)))
+    identity = encoder_identity(dataclasses.replace(local_files(settings), device="cpu"))
     if existing is not None and (differences := identity.differences(existing.identity)):
         raise UsageError(
             f"the column `{name}` was embedded with another encoder, and the vectors of two can't be compared: "
@@ -76,5 +87,6 @@ def chosen_settings(
         )
     if device == "cuda" and settings.dtype == "auto":
         # The driver's machine need not have the GPU that the actors will have.
-        return dataclasses.replace(settings, dtype=resolve_dtype("auto", "cuda", MODELS[options.model]))
+        sizes = resolve_config(local_files(settings, weights=False))
+        return dataclasses.replace(settings, dtype=resolve_dtype("auto", "cuda", sizes))
     return settings

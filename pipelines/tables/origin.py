@@ -35,6 +35,7 @@ class Origin:
     columns: dict[str, Any] = field(default_factory=dict)  # the source's columns for `id`, `text` and `image`
     images: str = "each"  # how a list of images is read: a row for `each`, or for the `first` only
     image_identity: str = "version"  # when an external image counts as changed
+    folder: str | None = None  # the model folder; None for one of vista_core.MODELS
 
     @classmethod
     def of(cls, dataset: lance.LanceDataset) -> Origin:
@@ -46,6 +47,15 @@ class Origin:
         return cls(**{each.name: stored[each.name] for each in dataclasses.fields(cls) if each.name in stored})
 
     @property
+    def files(self) -> EncoderFiles:
+        """Where the files of its encoder are."""
+        return EncoderFiles(self.weights, self.from_pretrained, self.folder)
+
+    def of_encoder(self, model: str, files: EncoderFiles) -> Origin:
+        """The same origin with another encoder."""
+        return dataclasses.replace(self, model=model, **dataclasses.asdict(files))
+
+    @property
     def reading(self) -> dict[str, Any]:
         """How the source is read. If it changes, records get other ids or fingerprints."""
         return {"columns": self.columns, "images": self.images, "image_identity": self.image_identity}
@@ -53,7 +63,10 @@ class Origin:
     @property
     def metadata(self) -> dict[bytes, bytes]:
         """The metadata of a table's schema that `of` reads."""
-        return {MARKER: b"1", MADE_FROM: json.dumps(dataclasses.asdict(self)).encode()}
+        stored = dataclasses.asdict(self)
+        if self.folder is None:  # as older code made it
+            del stored["folder"]
+        return {MARKER: b"1", MADE_FROM: json.dumps(stored).encode()}
 
 
 def why_not_ours(table: lance.LanceDataset) -> str:
@@ -94,7 +107,7 @@ def encoder_files(dataset: lance.LanceDataset, column: VectorColumn) -> EncoderF
     if MADE_FROM in (dataset.schema.metadata or {}):
         made_by = Origin.of(dataset)
         if made_by.model == column.identity.model:
-            return EncoderFiles(made_by.weights, made_by.from_pretrained)
+            return made_by.files
     return EncoderFiles()
 
 
@@ -108,15 +121,20 @@ def follow_default_column(uri: str) -> lance.LanceDataset:
         return latest
     made_by, schema = Origin.of(latest), latest.schema
     columns = [VectorColumn.of(schema, each.name) for each in schema if names_encoder(each)]
-    if (made_by.model, made_by.weights, made_by.from_pretrained) in [origin_of(latest, each) for each in columns]:
+    if (made_by.model, made_by.files) in [(each.identity.model, encoder_files(latest, each)) for each in columns]:
         return latest
-    model, weights, from_pretrained = origin_of(latest, VectorColumn.of(schema, default_column(latest)))
-    now = dataclasses.replace(made_by, model=model, weights=weights, from_pretrained=from_pretrained)
+    column = VectorColumn.of(schema, default_column(latest))
+    now = made_by.of_encoder(column.identity.model, encoder_files(latest, column))
     latest.update_schema_metadata({MADE_FROM.decode(): now.metadata[MADE_FROM].decode()})
     return latest
 
 
-def origin_of(dataset: lance.LanceDataset, column: VectorColumn) -> tuple[str, str | None, str | None]:
-    """The model of a column's encoder and its files, as `Origin` has them."""
-    files = encoder_files(dataset, column)
-    return column.identity.model, files.weights, files.from_pretrained
+def with_files(table: lance.LanceDataset, column: VectorColumn) -> lance.LanceDataset:
+    """The table whose column names where the files of its encoder are now, if `column` says that they were moved."""
+    if column.files is None:
+        return table
+    stored = VectorColumn.of(table.schema, column.name)
+    if column.files == encoder_files(table, stored):
+        return table
+    table.update_field_metadata(dataclasses.replace(stored, files=column.files).field_update)
+    return lance.dataset(table.uri)

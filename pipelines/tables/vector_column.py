@@ -12,6 +12,7 @@ import pyarrow as pa
 from pipelines.records import FINGERPRINT_TYPE
 from pipelines.tables.transactions import on_latest
 from vista_core import EncoderIdentity, EncoderSettings, UsageError
+from vista_core.config import is_folder
 from vista_core.image import PREPROCESSING_VERSIONS
 
 DEFAULT = "vector"
@@ -28,6 +29,12 @@ class EncoderFiles:
 
     weights: str | None = None
     from_pretrained: str | None = None
+    folder: str | None = None  # the model folder; None for one of vista_core.MODELS
+
+    @classmethod
+    def of(cls, model: str, weights: str | None, from_pretrained: str | None) -> EncoderFiles:
+        """Those that the options of these names say."""
+        return cls(weights, from_pretrained, model if is_folder(model) else None)
 
     @classmethod
     def from_json(cls, text: str) -> EncoderFiles:
@@ -37,7 +44,27 @@ class EncoderFiles:
 
     def to_json(self) -> str:
         """The JSON that is stored with a column."""
-        return json.dumps(dataclasses.asdict(self))
+        stored = dataclasses.asdict(self)
+        if self.folder is None:  # as older code made it
+            del stored["folder"]
+        return json.dumps(stored)
+
+    def model(self, name: str) -> str:
+        """What --model takes for the model of this name: its folder, if it has one."""
+        return self.folder or name
+
+    def why_lost(self, column: str, model: str, error: Exception) -> str:
+        """What to do if the encoder of a column can't be had from these files."""
+        if self.folder is not None:
+            return (
+                f"the encoder of the column {column}, {model}, can't be had from its model folder, {self.folder}: "
+                f"{error}. Bring the folder back there, or name where it is now: --model FOLDER"
+            )
+        where = " and ".join(each for each in (self.weights, self.from_pretrained) if each)
+        return (
+            f"the encoder of the column {column} can't be had: {error}. Put the files of {model} where they were "
+            f"({where or 'the Hugging Face hub, or its cache here'})"
+        )
 
 
 @dataclass(frozen=True)

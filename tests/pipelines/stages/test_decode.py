@@ -22,6 +22,7 @@ from pipelines.records import (
 )
 from pipelines.stages.decode import decode
 from vista_core import EncoderSettings, Preprocessor
+from vista_core.hub import resolve_config
 
 SETTINGS = EncoderSettings()
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "images"
@@ -113,7 +114,7 @@ def test_a_text_that_does_not_fit_is_truncated_and_marked():
         {"id": "alone", "text": long}, {"id": "beside", "text": long, "image": JPEG}, {"id": "short", "text": "word"}
     )
     assert (alone["truncated"], beside["truncated"], short["truncated"]) == (True, True, False)
-    limits = SETTINGS.config.max_tokens()
+    limits = resolve_config(SETTINGS).max_tokens()
     assert (len(alone["_input_ids"]), len(beside["_input_ids"])) == limits
     [cut] = decoded({"id": "cut", "text": "one two three four five"}, settings=EncoderSettings(max_tokens=4))
     assert cut["truncated"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from fsspec import AbstractFileSystem
 
-from pipelines.storage.weights import local_file
+from pipelines.storage.model_files import local_file
 from vista_core import Encoder, EncoderSettings, Record, UsageError
 from vista_core.hub import weights_path
 
