@@ -42,9 +42,10 @@ class ModelFolder:
         """Read the `config.json` of a model folder. Raises UsageError if there is none, or it describes no model."""
         where = path / CONFIG
         if not where.is_file():
-            there = f"{path} has no {CONFIG}" if path.is_dir() else "there is no such folder"
+            if not path.is_dir():
+                raise UsageError(f"--model {path}: there is no such folder")
             raise UsageError(
-                f"--model {path}: {there}. A model folder has {CONFIG}, {TOKENIZER} and {MODEL_FILE}: "
+                f"--model {path} has no {CONFIG}. A model folder has {CONFIG}, {TOKENIZER} and {MODEL_FILE}: "
                 "`python -m vista_core.assemble` makes one"
             )
         stored = read_json(where)

@@ -69,10 +69,10 @@ def query_settings(table: PinnedTable, choice: EncoderChoice) -> EncoderSettings
             f"{table.name}: the column `{table.vector}` does not name the encoder of its vectors. "
             "Name its model: --model"
         )
-    if choice.model is not None and is_folder(choice.model):
-        model, files = absolute_model(choice.model), EncoderFiles()
-    elif model == table.origin.model:
+    if model == table.origin.model:
         model = files.model(model)
+    elif is_folder(model):
+        model, files = absolute_model(model), EncoderFiles()
     settings = EncoderSettings(
         model=model,
         weights=absolute(choice.weights) if choice.weights else files.weights,

@@ -78,7 +78,8 @@ def local_folder(uri: str, weights: bool, cache: Path | None = None) -> str:
     cache = cache or cache_folder() / "models"
     with naming(f"--model {uri}", uri):
         fs, path = filesystem(uri)
-        found = {PurePosixPath(each["name"]).name: file_version(each) for each in fs.ls(path) if each["type"] == "file"}
+        listed = [each for each in fs.ls(path, detail=True) if each["type"] == "file"]
+        found = {PurePosixPath(each["name"]).name: file_version(each) for each in listed}
         versions = {name: found[name] for name in OF_A_FOLDER if name in found}
         if CONFIG not in versions:
             raise FileNotFoundError(f"there is no {CONFIG}, so it is no model folder")

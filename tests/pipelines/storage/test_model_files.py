@@ -1,5 +1,6 @@
-"""Weights in an object store are downloaded once, complete, and again when they changed."""
+"""Weights and model folders in an object store are downloaded once, complete, and again when they changed."""
 
+import json
 import threading
 from pathlib import Path
 
@@ -8,9 +9,10 @@ import numpy as np
 import pytest
 from fsspec import AbstractFileSystem
 
-from pipelines.storage.model_files import local_file
-from vista_core import Encoder, EncoderSettings, Record, UsageError
-from vista_core.hub import weights_path
+from pipelines.storage.model_files import absolute_model, local_file, local_files
+from tests.model_folders import write_model
+from vista_core import Encoder, EncoderSettings, Preprocessor, Record, UsageError, encoder_identity
+from vista_core.hub import model_name, weights_path
 
 SETTINGS = EncoderSettings(device="cpu")
 
@@ -89,3 +91,80 @@ def test_a_copy_appears_complete(cache):
 def test_weights_that_cannot_be_downloaded_are_named(cache, s3, uri):
     with pytest.raises(UsageError, match=f"--weights {uri}"):
         local_file(uri, cache)
+
+
+@pytest.fixture
+def remote(s3, tmp_path) -> str:
+    """A model folder in a bucket, with a file that is no part of it."""
+    write_model(tmp_path / "model")
+    (tmp_path / "model" / "curve.svg").write_text("<svg/>")
+    for path in (tmp_path / "model").iterdir():
+        s3.put(f"models/{tmp_path.name}/{path.name}", path.read_bytes())
+    return f"{s3.url('models')}/{tmp_path.name}"
+
+
+def test_a_model_folder_in_a_bucket_makes_the_same_encoder_as_the_local_one(cache, remote, tmp_path):
+    settings = EncoderSettings(remote, device="cpu")
+    there = Encoder.load(local_files(settings, cache=cache))
+    assert there.identity == encoder_identity(EncoderSettings(str(tmp_path / "model"), device="cpu"))
+    np.testing.assert_array_equal(
+        there.encode([Record("a red star")]), Encoder.load(SETTINGS).encode([Record("a red star")])
+    )
+
+
+def test_who_only_tokenizes_downloads_no_weights(cache, remote):
+    settings = local_files(EncoderSettings(remote), weights=False, cache=cache)
+    Preprocessor.load(settings)
+    assert {path.name for path in Path(settings.model).iterdir()} == {"config.json", "tokenizer.json"}
+    assert local_files(EncoderSettings(remote), cache=cache) == settings, "the weights come beside them"
+    assert (Path(settings.model) / "model.safetensors").is_file()
+
+
+def test_a_model_folder_is_downloaded_once_and_again_when_a_file_of_it_changed(cache, remote, s3):
+    first = Path(local_files(EncoderSettings(remote), cache=cache).model)
+    (first / "tokenizer.json").write_text("marked")
+    assert local_files(EncoderSettings(remote), cache=cache).model == str(first), "no second download"
+    config = json.loads((first / "config.json").read_text())
+    s3.fs.pipe_file(f"{remote}/config.json", json.dumps(config | {"name": "products-v4"}).encode())
+    second = local_files(EncoderSettings(remote), cache=cache)
+    assert model_name(second) == "products-v4"
+    assert model_name(EncoderSettings(str(first))) == "products-v3", "a process may be reading the first one"
+
+
+class ChangingStore(AbstractFileSystem):
+    """A store whose file is replaced while it is downloaded."""
+
+    protocol = "changing"
+    version = 0
+
+    def info(self, path: str, **kwargs: object) -> dict:
+        return {"name": path, "size": 3, "type": "file", "ETag": str(ChangingStore.version)}
+
+    def get_file(self, rpath: str, lpath: str, **kwargs: object) -> None:
+        ChangingStore.version += 1
+        Path(lpath).write_bytes(b"new")
+
+
+def test_a_file_that_changes_while_it_is_downloaded_is_not_kept(cache):
+    fsspec.register_implementation("changing", ChangingStore, clobber=True)
+    with pytest.raises(UsageError, match=r"--weights changing://m/w\.pth: .*w\.pth changed while it was downloaded"):
+        local_file("changing://m/w.pth", cache)
+    assert list(cache.iterdir()) == []
+
+
+def test_a_place_without_a_model_folder_is_named(cache, s3):
+    s3.put("elsewhere/readme.txt", b"")
+    for uri in ("s3://corpus/elsewhere", "s3://corpus/no/such", "s3://no-such-bucket/m"):
+        with pytest.raises(UsageError, match=f"--model {uri}: "):
+            local_files(EncoderSettings(uri), cache=cache)
+
+
+def test_a_model_is_named_as_every_worker_understands_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "v3").mkdir(parents=True)
+    assert absolute_model("vista-tiny") == "vista-tiny"
+    assert absolute_model("models/v3") == f"{tmp_path}/models/v3", "no repository of the hub, since it is here"
+    assert absolute_model("S3://bucket/m/") == "s3://bucket/m"
+    assert absolute_model(f"owner/name@{'0' * 40}") == f"owner/name@{'0' * 40}"
+    with pytest.raises(UsageError, match="--model hf://owner/name: a model folder is a local folder, s3://"):
+        absolute_model("hf://owner/name")
