@@ -121,13 +121,11 @@ def hub_repo(model: str) -> HubRepo:
 def _commit(name: str, revision: str) -> str:
     """The commit that a branch or tag is now or, without a network, was when its files were downloaded."""
     try:
-        url = hf_hub_url(name, CONFIG, revision=revision)
-        commit = get_hf_file_metadata(url, timeout=TIMEOUT_S).commit_hash
-        if commit is not None:
-            return commit
+        get_hf_file_metadata(hf_hub_url(name, CONFIG, revision=revision), timeout=TIMEOUT_S)
+        path = Path(hf_hub_download(name, CONFIG, revision=revision))
     except NOT_REACHED:
-        pass
-    return _fetch(HubRepo(name, revision), CONFIG, "--model FOLDER").parent.name  # .../snapshots/COMMIT/config.json
+        path = _fetch(HubRepo(name, revision), CONFIG, "--model FOLDER")
+    return path.parent.name  # .../snapshots/COMMIT/config.json
 
 
 def _fetch_of(model: str, filename: str) -> Path:
