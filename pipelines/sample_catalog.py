@@ -8,7 +8,6 @@ As in real catalogs, some records have only a text, some only an image, and one 
 
 from __future__ import annotations
 
-import io
 import itertools
 import sys
 from collections.abc import Iterator
@@ -17,28 +16,14 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, ImageDraw
 
-COLOURS = {
-    "red": (214, 40, 40),
-    "orange": (247, 127, 0),
-    "yellow": (252, 213, 53),
-    "green": (42, 157, 68),
-    "blue": (38, 84, 196),
-    "purple": (123, 44, 191),
-    "black": (20, 20, 20),
-    "white": (250, 250, 250),
-}
+from pipelines.drawings.pen import SIZE
+from pipelines.drawings.pen import draw as draw_scene
+from pipelines.drawings.scenes import COLOURS, Scene
+
+__all__ = ["COLOURS", "SCHEMA", "SHAPES", "SIZE", "draw", "records", "write_catalog"]
+
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
-SIZE = 96
-CORNERS = {
-    "triangle": [(48, 12), (86, 82), (10, 82)],
-    "star": [(48, 8), (58, 37), (89, 37), (64, 56), (73, 86), (48, 68), (23, 86), (32, 56), (7, 37), (38, 37)],
-    "cross": [
-        *[(36, 10), (60, 10), (60, 36), (86, 36), (86, 60), (60, 60)],
-        *[(60, 86), (36, 86), (36, 60), (10, 60), (10, 36), (36, 36)],
-    ],
-}
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -51,21 +36,8 @@ SCHEMA = pa.schema(
 
 
 def draw(shape: str, colour: str, background: str) -> bytes:
-    """A PNG of one shape, SIZE x SIZE pixels."""
-    image = Image.new("RGB", (SIZE, SIZE), COLOURS[background])
-    pen = ImageDraw.Draw(image)
-    box = (12, 12, SIZE - 12, SIZE - 12)
-    if shape == "circle":
-        pen.ellipse(box, fill=COLOURS[colour])
-    elif shape == "ring":
-        pen.ellipse(box, outline=COLOURS[colour], width=14)
-    elif shape == "square":
-        pen.rectangle(box, fill=COLOURS[colour])
-    else:
-        pen.polygon(CORNERS[shape], fill=COLOURS[colour])
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
+    """A PNG of one large shape in the centre, SIZE x SIZE pixels."""
+    return draw_scene(Scene(shape, colour, background))
 
 
 def records() -> Iterator[dict[str, Any]]:

@@ -31,6 +31,7 @@ ROOMS = (
     ("index",),  # a command as well, whose parts keep an index up to date in `embed`
     ("quality",),
     ("gates",),
+    ("drawings",),
     ("sample_catalog",),
     ("embed", "backfill", "search", "rollback", "switch", "drop_column"),  # the commands
     ("serve", "evaluate"),  # which search, and embed

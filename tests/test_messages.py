@@ -22,6 +22,8 @@ OF_OTHER_PROGRAMS = {
     "hard-dereference",  # of tar
     "repo-type",  # of hf
     "local-dir",
+    "seed",  # of pipelines.drawings
+    "train",
     "option",  # stands for any
     *("vision", "name", "seed"),  # of vista_core.assemble
 }
@@ -43,6 +45,11 @@ def literals() -> Iterator[tuple[str, str]]:
 LITERALS = list(literals())
 
 
+def files_of(module: Path) -> tuple[Path, Path]:
+    """What `python -m` may run: a file, or that of a package."""
+    return module.with_suffix(".py"), module / "__main__.py"
+
+
 def options() -> set[str]:
     """The options of all commands."""
     configs = [load(command.config) for command in COMMANDS.values()]
@@ -55,7 +62,7 @@ def options() -> set[str]:
         (OPTION, lambda name: name in options() | OF_OTHER_PROGRAMS),
         (COMMAND, lambda name: name in COMMANDS),
         (FILE, lambda name: (ROOT / name).is_file()),
-        (MODULE, lambda name: (ROOT / name.replace(".", "/")).with_suffix(".py").is_file()),
+        (MODULE, lambda name: any(file.is_file() for file in files_of(ROOT / name.replace(".", "/")))),
     ],
     ids=["options", "commands", "files", "modules"],
 )
