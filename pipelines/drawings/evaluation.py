@@ -127,6 +127,14 @@ def shuffled(scenes: Any, random: Random) -> list[Scene]:
     return found
 
 
+def relevant(queries: Sequence[Query], corpus: Sequence[Scene]) -> list[list[Scene]]:
+    """For each query all scenes of the corpus that fit it."""
+    having: dict[tuple[tuple[str, ...], tuple[str, ...]], list[Scene]] = {}
+    for matched, scene in product({query.matched for query in queries}, corpus):
+        having.setdefault((matched, scene.values(matched)), []).append(scene)
+    return [having[query.matched, query.wanted.values(query.matched)] for query in queries]
+
+
 def write_task(folder: Path, queries: Sequence[Query], pictures: Mapping[Scene, Any]) -> None:
     """Write corpus, queries, judgements, and the kind of each query."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -138,9 +146,8 @@ def write_task(folder: Path, queries: Sequence[Query], pictures: Mapping[Scene, 
     ]
     judged = [
         {"query-id": name, "corpus-id": scene.name, "score": 1}
-        for name, query in named.items()
-        for scene in pictures
-        if scene.shares(query.wanted, query.matched)
+        for name, scenes in zip(named, relevant(queries, list(pictures)), strict=True)
+        for scene in scenes
     ]
     kinds = [{"id": name, "kind": query.kind} for name, query in named.items()]
     for part, rows, schema in (

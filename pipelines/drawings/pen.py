@@ -40,7 +40,7 @@ CORNERS: Final[dict[str, list[Point]]] = {  # in a square of SIZE
 BOX: Final = (12, 12, 84, 84)  # of a shape, in a square of SIZE
 WIDTH: Final = BOX[2] - BOX[0]
 GAP: Final = 6  # between the boxes of two objects; stars reach out of theirs
-EDGE: Final = 3  # of the picture, free of boxes
+EDGE: Final = 4  # of the picture, free of boxes
 TINTS: Final = {"yellow": (190, 120, 0), "white": (150, 150, 150), "orange": (150, 60, 0)}  # of bright colours: darker
 LIGHTER: Final = 0.6  # the share of white in the second colour of a pattern
 
@@ -61,10 +61,10 @@ def draw(scene: Scene) -> bytes:
 def object_width(scene: Scene) -> int:
     """The width of each object in pixels: large ones are as wide as their number and place allow."""
     if scene.size == "small":
-        return 26
+        return 25
     if scene.number != "one":
         return 40
-    return WIDTH if scene.place == "centre" else 56
+    return WIDTH if scene.place == "centre" else 54
 
 
 def centres(scene: Scene, width: int) -> list[Point]:

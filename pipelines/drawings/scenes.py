@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Final
@@ -50,12 +50,12 @@ class Scene:
     @property
     def held_out(self) -> bool:
         """True if no training record may show this combination of shape, colour and pattern."""
-        combination = " ".join(getattr(self, name) for name in COMBINATION)
+        combination = " ".join(self.values(COMBINATION))
         return int(hashlib.sha256(combination.encode()).hexdigest()[:8], 16) % HELD_OUT == 0
 
-    def shares(self, other: Scene, named: tuple[str, ...]) -> bool:
-        """True if both scenes have the same values of these attributes."""
-        return all(getattr(self, name) == getattr(other, name) for name in named)
+    def values(self, named: Iterable[str]) -> tuple[str, ...]:
+        """The values of these attributes."""
+        return tuple(getattr(self, name) for name in named)
 
 
 def differences(scene: Scene, other: Scene) -> tuple[str, ...]:
