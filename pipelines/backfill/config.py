@@ -32,10 +32,12 @@ class BackfillConfig:
     column: tuple[str, ...]
     """The vector column; several are filled in one pass over the rows, in which each image is decoded once."""
     model: tuple[str, ...]
-    """The model of each column: bge-visualized-base-en-v1.5, bge-visualized-m3, or vista-tiny."""
+    """The model of each column: bge-visualized-base-en-v1.5, bge-visualized-m3, vista-tiny, or a model folder: a path,
+    an s3:// URI, or OWNER/NAME of the Hugging Face hub."""
     weights: tuple[str, ...] = ()
     """The weights of each column's model (`-`: the default): a released .pth or a converted .safetensors file, as a
-    path or s3:// URI; default: those that the column names or, for a new one, those on the Hugging Face hub."""
+    path or s3:// URI; default: those that the column names or, for a new one, those on the Hugging Face hub. A model
+    folder has its own."""
     from_pretrained: tuple[str, ...] = ()
     """For each column (`-`: the default) a local folder with the text tower's config.json and tokenizer; default: as
     for --weights."""

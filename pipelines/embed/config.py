@@ -36,11 +36,12 @@ class EmbedConfig:
     table: Annotated[str, NAME]
     """Name of the table. Rejected records go to NAME_rejects, reports of the runs to NAME_runs."""
     model: str = "vista-tiny"
-    """bge-visualized-base-en-v1.5, bge-visualized-m3, or vista-tiny. In a table with several vector columns, this and
-    the other options of the encoder are said of the column of this model; each other column keeps its own encoder."""
+    """bge-visualized-base-en-v1.5, bge-visualized-m3, vista-tiny, or a model folder: a path, an s3:// URI, or
+    OWNER/NAME of the Hugging Face hub. In a table with several vector columns, this and the other options of the
+    encoder are said of the column of this model; each other column keeps its own encoder."""
     weights: str | None = None
     """The model's weights: a released .pth or a converted .safetensors file, as a path or s3:// URI; default: those on
-    the Hugging Face hub."""
+    the Hugging Face hub. A model folder has its own."""
     from_pretrained: str | None = None
     """A local folder with the text tower's config.json and tokenizer; default: those on the Hugging Face hub."""
     id_column: str | None = None

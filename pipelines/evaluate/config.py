@@ -45,11 +45,11 @@ class EvaluateConfig:
     no_pictures: bool = False
     """Don't store images in the tables of a --task: they take less space, and the report has no pictures."""
     model: str | None = None
-    """bge-visualized-base-en-v1.5, bge-visualized-m3, or vista-tiny; default: vista-tiny, and with --table the one that
-    the column names."""
+    """bge-visualized-base-en-v1.5, bge-visualized-m3, vista-tiny, or a model folder: a path, an s3:// URI, or
+    OWNER/NAME of the Hugging Face hub; default: vista-tiny, and with --table the one that the column names."""
     weights: str | None = None
     """The model's weights: a released .pth or a converted .safetensors file, as a path or s3:// URI; default: those on
-    the Hugging Face hub."""
+    the Hugging Face hub. A model folder has its own."""
     from_pretrained: str | None = None
     """A local folder with the text tower's config.json and tokenizer; default: those on the Hugging Face hub."""
     alpha: Literal["drop", "white"] | None = None

@@ -47,7 +47,8 @@ class SearchConfig:
     """Fetch images for the page whose URI starts with this, such as https://img.example.com/; default: only images that
     are stored in the table are shown."""
     model: str | None = None
-    """The model of the vectors, for a column that doesn't name it; default: the one that is stored with the table."""
+    """The model of the vectors, for a column that doesn't name it, or its model folder, if that is no longer where the
+    table says; default: the one that is stored with the table."""
     weights: str | None = None
     """The model's weights, if they are no longer where the table says."""
     from_pretrained: str | None = None

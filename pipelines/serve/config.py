@@ -75,7 +75,8 @@ class ServeConfig:
     """Show images of this folder; relative image paths refer to it; default: they refer to the folder of the file that
     the row came from."""
     model: str | None = None
-    """The model that the column was embedded with; default: the one that is stored with the table."""
+    """The model that the column was embedded with, or its model folder, if that is no longer where the table says;
+    default: the one that is stored with the table."""
     weights: str | None = None
     """The model's weights, if they are no longer where the table says."""
     from_pretrained: str | None = None

@@ -15,6 +15,7 @@ from pipelines.backfill import run as backfill_run
 from pipelines.backfill.config import BackfillConfig
 from pipelines.embed.config import EmbedConfig
 from pipelines.evaluate.config import EvaluateConfig
+from pipelines.gates.judge import GateError
 from pipelines.search import EncoderChoice, Searcher
 from pipelines.search.config import SearchConfig
 from pipelines.search.run import search
@@ -171,6 +172,9 @@ def test_reembedding_by_a_folder_stores_where_it_is(shop):
     shutil.rmtree(model)
     with pytest.raises(UsageError, match=r"name where it is now: --model FOLDER"):
         first(shop, THINGS[5])
+    gone = rf"retrieval quality: could not be judged: the encoder of the column `vector`, products-v3, .* {model}"
+    with pytest.raises(GateError, match=gone):
+        embed(shop, "vista-tiny", reembed=True, gate_task=str(shop))
 
 
 def test_a_folder_in_a_bucket_is_used_from_there(shop, s3, tmp_path):
