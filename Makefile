@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: env demo test chaos prove prove-mteb fuzz lint bench bench-gpu bench-sources bench-scale bench-backfill bench-evaluate bench-index bench-search bench-serve clean
+.PHONY: env demo test chaos prove prove-mteb fuzz lint bench bench-gpu bench-sources bench-scale bench-backfill bench-evaluate bench-finetune bench-index bench-search bench-serve clean
 .DEFAULT_GOAL := env
 
 env: .venv/.ready
@@ -73,6 +73,9 @@ bench-backfill: env
 
 bench-evaluate: env
 	$(BIN)/python -m benchmarks.evaluate
+
+bench-finetune: env
+	$(BIN)/python -m benchmarks.finetune
 
 bench-index: env
 	$(BIN)/python -m benchmarks.index

@@ -28,6 +28,7 @@ COMMANDS = {
     "compare": Command(
         "pipelines.evaluate.config:CompareConfig", "pipelines.evaluate.compare:compare", "compare two evaluations"
     ),
+    "finetune": Command("pipelines.finetune.config:FinetuneConfig", "pipelines.finetune.run:finetune", "train a model"),
     "rollback": Command(
         "pipelines.rollback:RollbackConfig", "pipelines.rollback:roll_back_table", "publish an earlier version again"
     ),

@@ -8,7 +8,8 @@ from typing import Annotated
 import lance
 
 from pipelines.events import Publishing
-from pipelines.options import NAME, check_options
+from pipelines.fetching.locations import FetchRules
+from pipelines.options import NAME, SHARE, check_options
 from pipelines.storage.uris import absolute
 from pipelines.tables.beside_vectors import published_alike
 from pipelines.tables.dataset import published
@@ -18,13 +19,15 @@ from pipelines.tables.recorded import Recorded, open_existing, recorded
 from pipelines.tables.vector_column import VectorColumn, names_encoder, vector_columns, why_incomplete
 from vista_core import UsageError
 
+MAX_BYTES, FETCH_SECONDS = 20_000_000, 30.0  # of an image of a query
+
 
 @dataclass(frozen=True)
 class SwitchConfig:
     """Make --column the vector column of --db/--table that is searched by default. Changes no row. If the table is
     published, so is the new version.
 
-    Exit code: 0 done, 1 failed, 2 bad usage.
+    Exit code: 0 done, 1 failed, 2 bad usage, 3 the gate of --gate-task failed.
     """
 
     db: str
@@ -33,6 +36,12 @@ class SwitchConfig:
     """Name of the table."""
     column: str
     """The vector column, which must be complete and name its encoder."""
+    gate_task: str | None = None
+    """A folder with queries and qrels (judgements of ids of this table), as `vista evaluate` reads them: a column by
+    which searches find less of what is relevant than by the default one does not take its place (exit code 3)."""
+    gate_drop: Annotated[float, SHARE] = 0.01
+    """With --gate-task: by how much the nDCG@10 may be lower. A lower one counts if it is no accident of the queries: 0
+    is outside the 95 % interval of the difference."""
     take_over: bool = False
     """Begin although another run holds the table, because that run is dead."""
 
@@ -50,6 +59,7 @@ class Switched:
     before: str | None  # what readers searched by default until then; None if they had to name a column
     version: int  # that readers see
     is_published: bool  # False for a table that was never published: readers open the latest version
+    verdict: str | None = None  # of the gate
 
     def __str__(self) -> str:
         """What was done, and how to undo it."""
@@ -58,6 +68,8 @@ class Switched:
         place = "the published version" if self.is_published else "the latest version"
         instead = f" instead of `{self.before}`" if self.before else ""
         lines = [f"`{self.column}` is the default column of {self.uri}{instead} in {place}, {self.version}"]
+        if self.verdict:
+            lines.insert(0, f"retrieval quality: {self.verdict}")
         if self.before:
             lines.append(f"to undo this, run the same command with --column {self.before}")
         return "\n".join(lines)
@@ -76,9 +88,29 @@ def switch_column(config: SwitchConfig) -> Switched:
     if before == searched_column(seen) == config.column:
         version = published(seen)
         return Switched(seen.uri, config.column, before, version or int(seen.version), version is not None)
+    verdict = None if config.gate_task is None or before is None else judged(config, seen, before)
     with recorded(seen, {"switch": True, "column": config.column}, config.take_over) as run:
         version = switch(run, config.column)
-    return Switched(seen.uri, config.column, before, version, published(seen) is not None)
+    return Switched(seen.uri, config.column, before, version, published(seen) is not None, verdict)
+
+
+def judged(config: SwitchConfig, table: lance.LanceDataset, before: str) -> str:
+    """What the gate says of the column against the one that is searched by default. Raises GateError if it fails.
+
+    Queries are encoded, and the columns searched exactly, in this process.
+    """
+    # These import torch and Ray, which a switch without a gate needs neither of.
+    from pipelines.gates.evidence import here
+    from pipelines.gates.judge import GateError
+    from pipelines.gates.retrieval import System, compared
+    from pipelines.quality.gate_task import GateTask
+
+    assert config.gate_task is not None, "the caller has checked"
+    task = GateTask.open(config.gate_task, config.gate_drop, FetchRules((), None, MAX_BYTES, FETCH_SECONDS, "version"))
+    verdict = compared(task, System.of(table, before), System.of(table, config.column), here)
+    if not verdict.passed:
+        raise GateError(f"`{before}` stays the default column: {verdict.gate}: {verdict.message}")
+    return verdict.message
 
 
 def readers_column(table: lance.LanceDataset) -> str | None:

@@ -34,7 +34,7 @@ ROOMS = (
     ("drawings",),
     ("sample_catalog",),
     ("embed", "backfill", "search", "rollback", "switch", "drop_column"),  # the commands
-    ("serve", "evaluate"),  # which search, and embed
+    ("serve", "evaluate", "finetune"),  # which search, and embed
 )
 WITHOUT_RAY = (
     "pipelines.search.run",

@@ -27,7 +27,7 @@ from vista_core.tokenizer import build_tokenizer, read_tokenizer
 
 SIZES = {
     "tiny": VisionConfig(64, 16, 128, 4, 4, 344),
-    "small": VisionConfig(64, 16, 384, 6, 6, 1024),
+    "small": VisionConfig(60, 20, 256, 4, 4, 688),
     "base": EVA02_B16,
     "large": EVA02_L14,
 }

@@ -4,6 +4,7 @@ Shapes: B sequences, H heads of width D, T queries, S keys.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from vista_core.linear import product_dtype
 
 # Largest number of keys for which a CPU that multiplies bfloat16 computes the full score matrix. Compared with torch's
 # flash kernel, that is 2.2 to 2.4 times as fast at 32 to 512 tokens, and as fast at 2048, where the matrix takes much
-# memory. On other CPUs the flash kernel is faster, since it multiplies in float32.
+# memory. On other CPUs the flash kernel is faster, since it multiplies in float32; but not its backward pass.
 FULL_SCORES_UP_TO = 1024
 
 
@@ -24,8 +25,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 
     Takes q [B, H, T, D], k and v [B, H, S, D], and mask bool [B, 1, 1, S], False for padding; returns [B, T, H*D].
     """
-    is_bfloat16 = q.device.type == "cpu" and q.dtype == product_dtype(q.dtype) == torch.bfloat16
-    full = is_bfloat16 and k.shape[2] <= FULL_SCORES_UP_TO
+    on_cpu, is_trained = q.device.type == "cpu", torch.is_grad_enabled() and q.requires_grad
+    is_bfloat16 = q.dtype == product_dtype(q.dtype) == torch.bfloat16
+    full = on_cpu and (is_bfloat16 or is_trained) and k.shape[2] <= FULL_SCORES_UP_TO
     attended = _full_scores(q, k, v, mask) if full else F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return attended.transpose(1, 2).flatten(2)
 
@@ -49,19 +51,45 @@ class Group:
 
     tokens: slice  # the group's tokens among those of the whole batch
     count: int  # sequences
-    padded_from: Tensor | None  # int64 [count * longest]: index of the packed token at each padded position
+    padded_from: Tensor | None  # int64 [count * longest]: index in `tokens` of the token at each padded position
     packed_from: Tensor | None  # int64 [tokens]: index of the padded position of each packed token
     mask: Tensor | None  # bool [count, longest], False for padding
 
     def padded(self, packed: Tensor) -> Tensor:
         """Select this group's sequences from the packed batch: [T, ...] to [count, longest, ...]."""
-        mine = packed[self.tokens] if self.padded_from is None else packed.index_select(0, self.padded_from)
+        mine = packed[self.tokens]
+        if self.padded_from is not None:
+            mine = Rows.apply(mine, self.padded_from, self.packed_from)
         return mine.view(self.count, -1, *packed.shape[1:])
 
     def packed(self, padded: Tensor) -> Tensor:
         """Remove the padding: [count, longest, ...] to [tokens, ...]."""
         flat = padded.flatten(0, 1)
-        return flat if self.packed_from is None else flat.index_select(0, self.packed_from)
+        return flat if self.packed_from is None else Rows.apply(flat, self.packed_from, None)
+
+
+class Rows(torch.autograd.Function):
+    """`index_select` of rows. Its gradient needs no sum over rows that were selected twice, which takes long on CPUs.
+
+    `back` are the rows of the output whose gradients are those of the input's rows, in their order; the gradients of
+    others, as of padding, are 0. None: every row of the input was selected at most once.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, selected: Tensor, back: Tensor | None) -> Tensor:
+        """[N, ...] to [M, ...] by `selected`, int64 [M]."""
+        ctx.count = len(rows)
+        ctx.save_for_backward(selected, back)
+        return rows.index_select(0, selected)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        """The gradient of the output, [M, ...], to that of the rows, [N, ...]."""
+        selected, back = ctx.saved_tensors
+        if back is not None:
+            return gradient.index_select(0, back), None, None
+        zeros = gradient.new_zeros(ctx.count, *gradient.shape[1:])
+        return zeros.index_copy_(0, selected, gradient), None, None
 
 
 class Packing:
@@ -102,8 +130,8 @@ def _group(lengths: np.ndarray, start: int, device: torch.device) -> Group:
     if (lengths == longest).all():
         return Group(tokens, len(lengths), None, None, None)
     mask = np.arange(longest) < lengths[:, None]
-    padded_from = np.full(mask.shape, start)  # padding repeats the group's first token; the mask hides it
-    padded_from[mask] = np.arange(tokens.start, tokens.stop)
+    padded_from = np.zeros(mask.shape, np.int64)  # padding repeats the group's first token; the mask hides it
+    padded_from[mask] = np.arange(tokens.stop - tokens.start)
     arrays = (padded_from.reshape(-1), np.flatnonzero(mask), mask)
     return Group(tokens, len(lengths), *(on_device(array, device) for array in arrays))
 

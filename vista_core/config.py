@@ -182,7 +182,8 @@ class EncoderSettings:
     OWNER/NAME or OWNER/NAME@REVISION. Callers make an s3:// folder local before they load it.
     `weights` is a file (default: the model's own), `from_pretrained` a folder with `config.json` and tokenizer; a model
     folder takes neither, since it has both.
-    `alpha` and `resize` are explained in vista_core.image, `device` and `dtype` in vista_core.device.
+    `alpha` and `resize` are explained in vista_core.image; without `alpha`, images are made as those that the model was
+    trained with (`hub.resolve_alpha`). `device` and `dtype` in vista_core.device.
     `inference_tokens` is the size of a batch, image tokens included (default: TOKEN_BUDGETS of vista_core.encoder);
     it doesn't affect vectors.
     """
@@ -192,7 +193,7 @@ class EncoderSettings:
     from_pretrained: str | None = None
     device: str = "auto"
     dtype: str = "auto"
-    alpha: str = "drop"
+    alpha: str | None = None
     resize: str = "fast"
     max_tokens: int | None = None
     inference_tokens: int | None = None
@@ -200,7 +201,8 @@ class EncoderSettings:
     def __post_init__(self) -> None:
         _check_model(self.model, {"--weights": self.weights, "--from-pretrained": self.from_pretrained})
         _check("--dtype", self.dtype, DTYPES)
-        _check("--alpha", self.alpha, ALPHAS)
+        if self.alpha is not None:
+            _check("--alpha", self.alpha, ALPHAS)
         _check("--resize", self.resize, RESIZES)
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise UsageError(f"--device {self.device!r} is none of auto, cpu, cuda, cuda:N")

@@ -12,7 +12,7 @@ from vista_core.checkpoint import Checkpoint, check_keys, load_model, open_check
 from vista_core.config import EncoderSettings, ModelConfig
 from vista_core.device import DTYPES, can_fuse, resolve_device, resolve_dtype
 from vista_core.errors import RecordError
-from vista_core.hub import model_name, resolve_config, text_folder, weights_path
+from vista_core.hub import model_name, resolve_alpha, resolve_config, text_folder, weights_path
 from vista_core.identity import EncoderIdentity
 from vista_core.image import PREPROCESSING_VERSIONS
 from vista_core.linear import pack_for_cpu
@@ -181,7 +181,7 @@ def _identity(settings: EncoderSettings, config: ModelConfig, checkpoint: Checkp
         config=config.digest(),
         dtype=resolve_dtype(settings.dtype, resolve_device(settings.device).type, config),
         preprocessing=PREPROCESSING_VERSIONS[settings.resize],
-        alpha=settings.alpha,
+        alpha=resolve_alpha(settings),
         max_tokens=config.max_tokens(settings.max_tokens),
         dimension=config.dimension,
     )

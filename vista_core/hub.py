@@ -88,6 +88,14 @@ def resolve_config(settings: EncoderSettings) -> ModelConfig:
     return replace(known, text=read_text_config(text_folder(settings) / "config.json", known.text))
 
 
+def resolve_alpha(settings: EncoderSettings) -> str:
+    """What becomes of transparent images: as the settings say, else as with the images that the model was trained with.
+
+    Raises UsageError or DownloadError.
+    """
+    return settings.alpha or (open_folder(settings.model).alpha if is_folder(settings.model) else "drop")
+
+
 def open_folder(model: str) -> ModelFolder:
     """The model folder `model`: local, that of a built-in model, or the files of a hub's repository but the weights.
 

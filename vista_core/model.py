@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vista_core.attention import on_device
+from vista_core.attention import Rows, on_device
 from vista_core.batching import positions_within
 from vista_core.config import ModelConfig
 from vista_core.linear import Linear
@@ -45,10 +45,19 @@ class VistaModel(nn.Module):
         `input_ids` int [T] are the concatenated ids of B texts, and `lengths` int [B] the lengths of these; ascending
         lengths are fastest. `images` are pixels, uint8 [B, S, S, 3], or normalised, [B, 3, S, S]; None for texts alone.
         """
-        if images is None:
+        return self.encode(input_ids, lengths, None if images is None else self.image_tokens(images))
+
+    def image_tokens(self, images: Tensor) -> Tensor:
+        """Pixels of B images, as `forward` takes them, to what the text tower reads of them: [B, N, W]."""
+        patches = self.vision(images)[:, 1:]  # without the vision tower's own CLS
+        return self.text.embeddings.image(self.visual_proj(patches))
+
+    def encode(self, input_ids: Tensor, lengths: np.ndarray, image_tokens: Tensor | None) -> Tensor:
+        """`forward` with the `image_tokens` of the images, [B, N, W]; training computes those of an image only once."""
+        if image_tokens is None:
             embedded = self._embed_texts(input_ids, lengths)
         else:
-            embedded = self._embed_pairs(input_ids, lengths, images)
+            embedded = self._embed_pairs(input_ids, lengths, image_tokens)
             lengths = lengths + self.config.vision.tokens
         cls = self.text(embedded, lengths)  # CLS pooling: the text tower returns only CLS
         return F.normalize(cls.float(), dim=-1)
@@ -58,18 +67,19 @@ class VistaModel(nn.Module):
         positions = positions_within(lengths) + self.config.text.position_offset
         return self.text.embeddings.words(input_ids, on_device(positions, input_ids.device))
 
-    def _embed_pairs(self, input_ids: Tensor, lengths: np.ndarray, images: Tensor) -> Tensor:
+    def _embed_pairs(self, input_ids: Tensor, lengths: np.ndarray, image_tokens: Tensor) -> Tensor:
         """[CLS] [image 1..N] [text ... SEP] of each pair as embeddings [T + B*N, W].
 
         Positions start at 0 for both families. Image tokens have positions 1 to N, the text continues after them.
         """
-        count, image_tokens = len(lengths), self.config.vision.tokens
+        count, per_image = len(lengths), self.config.vision.tokens
         in_text = positions_within(lengths)
-        positions = on_device(in_text + image_tokens * (in_text > 0), input_ids.device)
+        positions = on_device(in_text + per_image * (in_text > 0), input_ids.device)
         words = self.text.embeddings.words(input_ids, positions)
-        patches = self.vision(images)[:, 1:]  # without the vision tower's own CLS
-        image = self.text.embeddings.image(self.visual_proj(patches)).flatten(0, 1)  # [B*N, W]
         starts = np.cumsum(lengths) - lengths
-        image_rows = len(in_text) + np.arange(count * image_tokens)  # in the concatenation of words and image tokens
-        order = np.insert(np.arange(len(in_text)), np.repeat(starts + 1, image_tokens), image_rows)
-        return torch.cat([words, image]).index_select(0, on_device(order, input_ids.device))
+        image_rows = len(in_text) + np.arange(count * per_image)  # in the concatenation of words and image tokens
+        order = np.insert(np.arange(len(in_text)), np.repeat(starts + 1, per_image), image_rows)
+        back = np.empty_like(order)
+        back[order] = np.arange(len(order))
+        rows = torch.cat([words, image_tokens.flatten(0, 1)])
+        return Rows.apply(rows, *(on_device(each, input_ids.device) for each in (order, back)))

@@ -1,6 +1,6 @@
 """Model folders: what `--model FOLDER` reads, and what assembling and training write.
 
-    config.json         sizes of both towers, the model's name, and what made it
+    config.json         sizes of both towers, the name, how transparent images were made opaque, and what made it
     tokenizer.json      the tokenizer (or an older vocabulary, see vista_core.tokenizer)
     model.safetensors   the weights, by their released keys (KEY_TABLE of vista_core.checkpoint)
 
@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vista_core.config import ModelConfig, VisionConfig, hugging_face_config, read_json, text_config
+from vista_core.config import ALPHAS, ModelConfig, VisionConfig, hugging_face_config, read_json, text_config
 from vista_core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class ModelFolder:
     name: str
     config: ModelConfig
     made_by: Mapping[str, Any] = field(default_factory=dict)
+    alpha: str = "drop"  # what became of transparent images in its training, see vista_core.image
 
     @classmethod
     def open(cls, path: Path) -> ModelFolder:
@@ -60,7 +61,10 @@ class ModelFolder:
         config = ModelConfig(text_config(stored["text"], where), vision_config(stored["vision"], where))
         check_sizes(config, where)
         check_name(stored["name"], where)
-        return cls(path, stored["name"], config, stored.get("made_by", {}))
+        alpha = stored.get("alpha", "drop")
+        if alpha not in ALPHAS:
+            raise UsageError(f"{where}: alpha {alpha!r} is none of {', '.join(ALPHAS)}")
+        return cls(path, stored["name"], config, stored.get("made_by", {}), alpha)
 
     @property
     def weights(self) -> Path:
@@ -97,6 +101,7 @@ class ModelFolder:
             "name": self.name,
             "text": hugging_face_config(self.config.text),
             "vision": asdict(self.config.vision),
+            "alpha": self.alpha,
             "made_by": dict(self.made_by),
         }
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from vista_core.config import EncoderSettings
 from vista_core.errors import RecordError
-from vista_core.hub import resolve_config, text_folder
+from vista_core.hub import resolve_alpha, resolve_config, text_folder
 from vista_core.image import decode_image, square_pixels
 from vista_core.tokenizer import TextTokenizer, Tokens, build_tokenizer, read_tokenizer
 
@@ -42,7 +42,7 @@ class Preprocessor:
         config = resolve_config(settings)
         serialised = read_tokenizer(text_folder(settings))
         tokenizer = build_tokenizer(serialised, config.max_tokens(settings.max_tokens), config.text.vocab_size)
-        return Preprocessor(tokenizer, config.vision.image_size, settings.alpha, settings.resize)
+        return Preprocessor(tokenizer, config.vision.image_size, resolve_alpha(settings), settings.resize)
 
     def decode_image(self, data: bytes) -> np.ndarray:
         """Encoded bytes to uint8 [S, S, 3]; RecordError if they are not a usable image."""

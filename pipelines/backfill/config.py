@@ -67,7 +67,7 @@ class BackfillConfig:
     """Look at every row again, also in fragments that are finished and unchanged: external images may have changed."""
     alpha: Literal["drop", "white"] | None = None
     """Transparent images: `drop` the alpha channel, or composite them on `white`; default: as in the existing column,
-    else drop."""
+    else drop, or what a model folder says."""
     resize: Literal["fast", "exact"] | None = None
     """Resize images `fast`, or `exact` as the reference does; default: as in the existing column, else fast."""
     max_tokens: int | None = None

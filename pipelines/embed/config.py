@@ -93,7 +93,7 @@ class EmbedConfig:
     """Read only this share of the records, always the same ones, for a first try."""
     alpha: Literal["drop", "white"] | None = None
     """Transparent images: `drop` the alpha channel as the reference does, or composite them on `white`; default: as in
-    the existing column; without one, or with --reembed, drop."""
+    the existing column; without one, or with --reembed, drop, or what a model folder says."""
     resize: Literal["fast", "exact"] | None = None
     """Resize images `fast` (some pixel values differ from the reference's by 1 in 255), or `exact` (every pixel is the
     reference's, at half the speed); default: as in the existing column; without one, or with --reembed, fast."""

@@ -54,7 +54,7 @@ class EvaluateConfig:
     """A local folder with the text tower's config.json and tokenizer; default: those on the Hugging Face hub."""
     alpha: Literal["drop", "white"] | None = None
     """Transparent images: `drop` the alpha channel as the reference does, or composite them on `white`; default:
-    drop."""
+    drop, or what a model folder says."""
     resize: Literal["fast", "exact"] | None = None
     """Resize images `fast` (some pixel values differ from the reference's by 1 in 255), or `exact`; default: fast."""
     max_tokens: int | None = None

@@ -2,7 +2,7 @@
 
 Judged documents that only one of the two versions has don't count: that products come and go is no fault of the
 vectors. A version is worse if it loses more than is allowed, and if that is no accident of the queries: if 0 is outside
-the 95 % interval of the difference.
+the 95 % interval of the difference. `vista switch` judges one column against another in the same way.
 """
 
 from __future__ import annotations
@@ -49,14 +49,13 @@ def retrieval(evidence: Evidence) -> Verdict:
     if evidence.published is None:
         return Verdict(NAME, True, "no version is published that this one could be worse than")
     try:
-        return compared(task, evidence, evidence.published)
+        return compared(task, System.of(evidence.published), System.of(evidence.table), evidence.on_workers)
     except VistaError as error:
         return Verdict(NAME, False, f"could not be judged: {error}")
 
 
-def compared(task: GateTask, evidence: Evidence, published: lance.LanceDataset) -> Verdict:
-    """The verdict on two versions."""
-    before, after = System.of(published), System.of(evidence.table)
+def compared(task: GateTask, before: System, after: System, on_workers: OnWorkers) -> Verdict:
+    """The verdict on what is published after what was published before."""
     both = before.documents(task.judgements) & after.documents(task.judgements)
     grades = {
         query: {key: grade for key, grade in found.items() if key in both}
@@ -64,8 +63,8 @@ def compared(task: GateTask, evidence: Evidence, published: lance.LanceDataset) 
     }
     grades = {query: found for query, found in grades.items() if max(found.values(), default=0) > 0}
     scores, queries = [], set(grades)
-    encoded = after.encode(task, evidence.on_workers)  # this version says where the encoder's files are now
-    vectors = [encoded if before.encoder == after.encoder else before.encode(task, evidence.on_workers), encoded]
+    encoded = after.encode(task, on_workers)  # this version says where the encoder's files are now
+    vectors = [encoded if before.encoder == after.encoder else before.encode(task, on_workers), encoded]
     for each in vectors:
         queries &= each.keys()
     if not queries:
@@ -74,7 +73,7 @@ def compared(task: GateTask, evidence: Evidence, published: lance.LanceDataset) 
     for system, by_query in zip((before, after), vectors, strict=True):
         asked = np.stack([by_query[query] for query in order])
         found = search_exactly(
-            system.vectors, asked, DEPTH, lambda function, calls: enumerate(evidence.on_workers(function, calls))
+            system.vectors, asked, DEPTH, lambda function, calls: enumerate(on_workers(function, calls))
         )
         scores.append(scores_of(grades, dict(zip(order, found.ids, strict=True)))[NDCG])
     change = difference(scores[0], scores[1])
@@ -89,15 +88,15 @@ def compared(task: GateTask, evidence: Evidence, published: lance.LanceDataset) 
 
 @dataclass(frozen=True)
 class System:
-    """A version of the table, searched by its default column."""
+    """A version of the table, searched by one of its columns."""
 
     table: lance.LanceDataset
     column: VectorColumn
 
     @classmethod
-    def of(cls, table: lance.LanceDataset) -> System:
-        """A version. Raises UsageError if it has no default column that names its encoder."""
-        return cls(table, vista_column(table, default_column(table)))
+    def of(cls, table: lance.LanceDataset, column: str | None = None) -> System:
+        """A version, and its default column if none is named. Raises UsageError if that doesn't name its encoder."""
+        return cls(table, vista_column(table, column or default_column(table)))
 
     @property
     def vectors(self) -> Vectors:

@@ -34,7 +34,7 @@ class EncoderOptions:
             from_pretrained=self.from_pretrained,
             device=device,
             dtype=self.dtype,
-            alpha=self.alpha or "drop",
+            alpha=self.alpha,
             resize=self.resize or "fast",
             max_tokens=self.max_tokens,
             inference_tokens=self.inference_tokens,
@@ -68,7 +68,7 @@ def choose_encoder(
         )
     column = VectorColumn(name, identity) if existing is None else dataclasses.replace(existing, identity=identity)
     # The precision is not for each actor's machine to decide.
-    return dataclasses.replace(settings, dtype=identity.dtype), column
+    return dataclasses.replace(settings, dtype=identity.dtype, alpha=identity.alpha), column
 
 
 def chosen_settings(

@@ -23,8 +23,15 @@ FILES = {
     "drop-column": "drop_column.py",
     "evaluate": "evaluate.py",
     "compare": "compare.py",
+    "finetune": "finetune.py",
 }
-REQUIRED = {"evaluate": "--output", "compare": "FIRST"}  # an option that the command can't do without; else --table
+REQUIRED = {
+    "evaluate": "--output",
+    "compare": "FIRST",
+    "finetune": "--data",
+}  # an option that the command can't do without; else --table
+
+GIVEN = {"compare": ["a", "b"], "finetune": ["--data", "d", "--output", "o"]}
 
 
 def run(*command: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -83,7 +90,7 @@ def test_command_and_file_have_the_same_help(name, tmp_path):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_wrong_usage_ends_with_2_and_names_the_option(name):
-    given = ["a", "b"] if name == "compare" else ["--db", "d", "--table", "t"]
+    given = GIVEN.get(name, ["--db", "d", "--table", "t"])
     missing, unknown = vista(name), vista(name, *given, "--sauce", "x")
     assert (missing.returncode, unknown.returncode) == (2, 2)
     assert REQUIRED.get(name, "--table") in missing.stderr

@@ -1,10 +1,15 @@
 """A version in which searches find less is not published; one that finds as much is, and so is a first one."""
 
+import re
+
 import lance
 import pytest
 
 from pipelines.embed.config import EmbedConfig
 from pipelines.gates.judge import GateError
+from pipelines.switch import SwitchConfig, switch_column
+from pipelines.tables.default_column import default_column
+from tests.pipelines.backfill.tables import backfill
 from tests.pipelines.embed.on_warm_workers import embed
 from tests.pipelines.evaluate.tasks import spoiled_weights, write, write_task
 from vista_core import UsageError
@@ -56,6 +61,25 @@ def test_a_worse_model_is_refused_and_the_old_one_stays(ray_cluster, task, tmp_p
     assert published(task) > first.version
     allowed = run(task, reembed=True, weights=weights, gate_drop=1.0)
     assert published(task) == allowed.version
+
+
+def test_a_worse_column_does_not_become_the_default_one(ray_cluster, task, tmp_path):
+    run(task)
+    db, weights = str(task / "db"), spoiled_weights(tmp_path / "spoiled.safetensors")
+    backfill(db, table="t", column=("spoiled",), model=("vista-tiny",), weights=(weights,), dtype="float32")
+    backfill(db, table="t", column=("as_good",), model=("vista-tiny",), dtype="float32")
+    version = published(task)
+    with pytest.raises(
+        GateError, match=r"`vector` stays the default column: retrieval quality: .*worse by more"
+    ) as error:
+        switch_column(SwitchConfig(db, "t", "spoiled", gate_task=str(task)))
+    assert error.value.exit_code == 3
+    assert published(task) == version
+    done = switch_column(SwitchConfig(db, "t", "as_good", gate_task=str(task)))
+    assert re.search(r"retrieval quality: ndcg@10 .*; difference 0\.0000 .* over 36 queries", str(done))
+    assert default_column(lance.dataset(str(task / "db" / "t.lance"), version="published")) == "as_good"
+    allowed = switch_column(SwitchConfig(db, "t", "spoiled", gate_task=str(task), gate_drop=1.0))
+    assert allowed.before == "as_good"
 
 
 def test_rows_that_come_and_go_are_no_fault_of_the_vectors(ray_cluster, task):

@@ -1,0 +1,1 @@
+"""The command `finetune`: trains a model on queries with what they should find, and writes a model folder."""

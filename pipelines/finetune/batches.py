@@ -1,0 +1,214 @@
+"""Batches as a model takes them: images decoded, texts tokenized, each once, however many pairs have them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import torch
+import xxhash
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from pipelines.finetune.images import ImageBytes
+from pipelines.finetune.plan import Batch, Plan
+from pipelines.finetune.prepared import Prepared
+from pipelines.storage.model_files import local_files
+from vista_core import EncoderSettings, Preprocessor, RecordError
+
+AHEAD: Final = 4  # batches that each loading process has ready
+NO_IMAGE: Final = -1
+
+Item = dict[str, Any]  # a value of prepared.ITEM: `text`, and the number of its `image`
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Distinct queries and candidates: I items with U distinct images.
+
+    `keys` int64 [I] are hashes of the content. `ids` are the token ids of each item. `image_of` int64 [I] has the row
+    in `images`, uint8 [U, S, S, 3], of each item's image, or NO_IMAGE.
+    """
+
+    keys: np.ndarray
+    ids: Sequence[np.ndarray]
+    image_of: np.ndarray
+    images: np.ndarray
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """What a process trains with in a step.
+
+    `queries` and `positives` are rows of `inputs`, one of each for each pair; `candidates` are the distinct ones among
+    positives and hard negatives. `skipped` counts pairs, and hard negatives, whose image can't be used, by reason.
+    """
+
+    step: int
+    task: int
+    inputs: Inputs
+    queries: np.ndarray
+    positives: np.ndarray
+    candidates: np.ndarray
+    skipped: dict[str, int]
+
+
+@dataclass
+class Collector:
+    """Gathers the distinct items of a batch."""
+
+    preprocessor: Preprocessor
+    reader: ImageBytes
+    numbers: dict[int, int] = field(default_factory=dict)  # rows of items, by their keys
+    ids: list[np.ndarray] = field(default_factory=list)
+    image_of: list[int] = field(default_factory=list)
+    images: list[np.ndarray] = field(default_factory=list)
+    by_pixels: dict[int, int] = field(default_factory=dict)  # rows of images
+    decoded: dict[int, int | RecordError] = field(default_factory=dict)  # their rows, by their numbers in the data
+    skipped: Counter[str] = field(default_factory=Counter)
+
+    def add(self, item: Item) -> int:
+        """The row of an item. Raises RecordError if its image can't be used."""
+        image = NO_IMAGE if item["image"] is None else self.image(item["image"])
+        [tokens] = self.preprocessor.tokenize([item["text"]], [image != NO_IMAGE])
+        digest = xxhash.xxh3_64(tokens.input_ids.tobytes())  # by content: other processes compare it, too
+        if image != NO_IMAGE:
+            digest.update(self.images[image].data)
+        key = digest.intdigest()
+        if key not in self.numbers:
+            self.numbers[key] = len(self.ids)
+            self.ids.append(tokens.input_ids)
+            self.image_of.append(image)
+        return self.numbers[key]
+
+    def image(self, number: int) -> int:
+        """The row of an image of the data. Raises RecordError."""
+        if number not in self.decoded:
+            try:
+                pixels = self.preprocessor.decode_image(self.reader.read(number))
+                row = self.by_pixels.setdefault(xxhash.xxh3_64_intdigest(pixels.data), len(self.images))
+                if row == len(self.images):
+                    self.images.append(pixels)
+                self.decoded[number] = row
+            except OSError as error:
+                self.decoded[number] = RecordError("image_unreadable", str(error))
+            except RecordError as error:
+                self.decoded[number] = error
+        found = self.decoded[number]
+        if isinstance(found, RecordError):
+            raise found
+        return found
+
+    def usable(self, items: Iterable[Item]) -> Iterator[int]:
+        """The rows of those items whose image can be used; the others are counted."""
+        for item in items:
+            try:
+                yield self.add(item)
+            except RecordError as error:
+                self.skipped[f"hard negative: {error.reason}"] += 1
+
+    def inputs(self) -> Inputs:
+        """What was gathered."""
+        size = self.preprocessor.image_size
+        images = np.stack(self.images) if self.images else np.empty((0, size, size, 3), np.uint8)
+        keys = np.array(list(self.numbers), np.uint64).view(np.int64)
+        return Inputs(keys, self.ids, np.array(self.image_of, np.int64), images)
+
+
+@dataclass
+class BatchMaker:
+    """Makes the share of one process of each batch; `negatives` are how many each task's pairs bring."""
+
+    prepared: Prepared
+    preprocessor: Preprocessor
+    plan: Plan
+    negatives: Sequence[int]
+
+    def make(self, batch: Batch, rank: int = 0, processes: int = 1) -> TrainingBatch:
+        """Every `processes`-th pair of a batch, decoded."""
+        pairs = self.prepared.tasks[batch.task].pairs.take(batch.rows).to_pylist()
+        counts = [len(pair["negatives"] or ()) for pair in pairs]
+        drawn = self.plan.draw_negatives(batch, counts, self.negatives[batch.task])
+        collector = Collector(self.preprocessor, ImageBytes(self.prepared.images))
+        queries, positives, candidates = [], [], dict[int, None]()
+        for pair, chosen in list(zip(pairs, drawn, strict=True))[rank::processes]:
+            try:
+                query, positive = collector.add(pair["query"]), collector.add(pair["positive"])
+            except RecordError as error:
+                collector.skipped[f"pair: {error.reason}"] += 1
+                continue
+            queries.append(query)
+            positives.append(positive)
+            candidates[positive] = None
+            candidates |= dict.fromkeys(collector.usable(pair["negatives"][index] for index in chosen))
+        return TrainingBatch(
+            step=batch.step,
+            task=batch.task,
+            inputs=collector.inputs(),
+            queries=np.array(queries, np.int64),
+            positives=np.array(positives, np.int64),
+            candidates=np.array(list(candidates), np.int64),
+            skipped=dict(collector.skipped),
+        )
+
+
+class Steps(Sampler[int]):
+    """The steps that are left."""
+
+    def __init__(self, first: int, last: int) -> None:
+        self.left = range(first, last)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.left)
+
+    def __len__(self) -> int:
+        return len(self.left)
+
+
+class Batches(Dataset[TrainingBatch]):
+    """The share of one process of each step's batch."""
+
+    def __init__(self, prepared: str, settings: EncoderSettings, plan: Plan, negatives: Sequence[int]) -> None:
+        self.prepared, self.settings, self.plan, self.negatives = prepared, settings, plan, negatives
+        self.rank, self.processes = 0, 1
+        self.maker: BatchMaker | None = None
+
+    def __getitem__(self, step: int) -> TrainingBatch:
+        """The batch of a step."""
+        if self.maker is None:  # in the process that loads: Arrow's maps of files can't be sent to it
+            prepared = Prepared.open(self.prepared)
+            assert prepared is not None, "the training has prepared its data"
+            preprocessor = Preprocessor.load(local_files(self.settings, weights=False))
+            self.maker = BatchMaker(prepared, preprocessor, self.plan, self.negatives)
+        return self.maker.make(self.plan.of(step), self.rank, self.processes)
+
+
+def loaded_ahead(batches: Batches, first: int, last: int, loaders: int) -> Iterator[TrainingBatch]:
+    """The batches of the steps from `first` to before `last`, made ahead by as many processes as `loaders` says."""
+    options: dict[str, Any] = {}
+    if loaders:
+        # Forked from a process with threads of Ray and Arrow, a process may hang.
+        options = {"multiprocessing_context": "forkserver", "prefetch_factor": AHEAD}
+    return iter(
+        DataLoader(
+            batches,
+            batch_size=None,
+            sampler=Steps(first, last),
+            num_workers=loaders,
+            worker_init_fn=one_thread,
+            collate_fn=as_it_is,
+            **options,
+        )
+    )
+
+
+def one_thread(_: int) -> None:
+    """Keep a loading process from taking the cores that train."""
+    torch.set_num_threads(1)
+
+
+def as_it_is(batch: Any) -> Any:
+    """Keep arrays as arrays."""
+    return batch
