@@ -18,6 +18,7 @@ from mteb.models.abs_encoder import AbsEncoder
 from mteb.models.model_meta import ModelMeta
 
 from vista_core import Encoder, EncoderSettings, Record
+from vista_core.hub import model_name
 
 
 class VistaModel(AbsEncoder):
@@ -26,7 +27,7 @@ class VistaModel(AbsEncoder):
     def __init__(self, settings: EncoderSettings) -> None:
         self.encoder = Encoder.load(settings)
         self.mteb_model_meta = ModelMeta.create_empty(
-            {"name": f"vista/{settings.model}", "revision": "1", "modalities": ["text", "image"]}
+            {"name": f"vista/{model_name(settings)}", "revision": "1", "modalities": ["text", "image"]}
         )
 
     def encode(self, inputs: Any, **_: Any) -> np.ndarray:
