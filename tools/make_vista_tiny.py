@@ -1,12 +1,14 @@
-"""Write the files of vista-tiny: a tokenizer trained on Python's own documentation, and synthetic weights.
+"""The steps by which vista-tiny is made; `make vista-tiny` takes the last two, around its training.
 
-    env -i .venv/bin/python -m tools.make_vista_tiny [FOLDER]
+    env -i .venv/bin/python -m tools.make_vista_tiny tokenizer FILE
+    .venv/bin/python -m tools.make_vista_tiny start FOLDER
+    .venv/bin/python -m tools.make_vista_tiny install FOLDER
 
-The input is Python's documentation and its table of characters. `env -i` empties the environment, whose variables would
-otherwise be part of the input, since the documentation of `cgi` contains them. The same Python version then always
-writes the same files.
+The tokenizer is trained on Python's documentation and its table of characters. `env -i` empties the environment, whose
+variables would otherwise be part of the input, since the documentation of `cgi` contains them.
 """
 
+import argparse
 import pydoc
 import re
 import sys
@@ -16,13 +18,14 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from vista_core.checkpoint import released_shapes
+from vista_core.assemble import random_tensor
+from vista_core.checkpoint import open_checkpoint, released_shapes
 from vista_core.config import MODELS
 from vista_core.hub import BUILT_IN
 from vista_core.model_folder import ModelFolder
-from vista_core.synthetic import synthetic_checkpoint
+from vista_core.tokenizer import read_tokenizer
 
-NAME = "vista-tiny"
+NAME, CARD, SEED = "vista-tiny", "README.md", 0
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 SKIPPED = ("antigravity", "this", "idlelib", "turtledemo", "lib2to3", "__phello__", "test")  # imports with effects
 NAMES_REPEATED = 8  # weight of character names (red apple, grinning face), which resemble captions more than docs do
@@ -67,14 +70,38 @@ def train_tokenizer(vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-def main(folder: Path) -> None:
-    """Write config.json, tokenizer.json and model.safetensors to `folder`."""
+def write_start(folder: Path) -> None:
+    """Write a model folder with the built-in tokenizer and random weights, from which vista-tiny is trained."""
     config = MODELS[NAME]
-    checkpoint = synthetic_checkpoint(config)
-    state = {key: checkpoint.read(key).half() for key in released_shapes(config)}
-    made_by = {"recipe": "tools/make_vista_tiny.py: synthetic weights, untrained"}
-    ModelFolder(folder, NAME, config, made_by).write(train_tokenizer(config.text.vocab_size).to_str(), state)
+    state = {key: random_tensor(key, shape, SEED) for key, shape in released_shapes(config).items()}
+    tokenizer = read_tokenizer(BUILT_IN / NAME)
+    ModelFolder(folder, f"{NAME}-start", config, {"recipe": "tools/make_vista_tiny.py: random weights"}).write(
+        tokenizer, state
+    )
+
+
+def install(folder: Path) -> None:
+    """Put a trained model in the place of the built-in one, with its weights in float16, and with its card."""
+    trained, target = ModelFolder.open(folder), BUILT_IN / NAME
+    checkpoint = open_checkpoint(trained.weights)
+    state = {key: checkpoint.read(key).half() for key in released_shapes(trained.config)}
+    ModelFolder(target, NAME, trained.config, trained.made_by).write(read_tokenizer(folder), state)
+    (target / CARD).write_text((folder / CARD).read_text(encoding="utf-8"), encoding="utf-8")
+
+
+def main() -> None:
+    """Run one of the steps."""
+    parser = argparse.ArgumentParser(prog="python -m tools.make_vista_tiny", description=__doc__.split("\n")[0])
+    parser.add_argument("step", choices=("tokenizer", "start", "install"))
+    parser.add_argument("path", type=Path, help="the file or folder to write or, of install, to take")
+    given = parser.parse_args()
+    if given.step == "tokenizer":
+        given.path.write_text(train_tokenizer(MODELS[NAME].text.vocab_size).to_str(), encoding="utf-8")
+    elif given.step == "start":
+        write_start(given.path)
+    else:
+        install(given.path)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else BUILT_IN / NAME)
+    main()

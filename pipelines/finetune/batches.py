@@ -126,12 +126,16 @@ class BatchMaker:
     plan: Plan
     negatives: Sequence[int]
 
+    def __post_init__(self) -> None:
+        self.reader = ImageBytes(self.prepared.images)
+
     def make(self, batch: Batch, rank: int = 0, processes: int = 1) -> TrainingBatch:
         """Every `processes`-th pair of a batch, decoded."""
-        pairs = self.prepared.tasks[batch.task].pairs.take(batch.rows).to_pylist()
+        table = self.prepared.tasks[batch.task].pairs
+        pairs = [table.slice(row, 1).to_pylist()[0] for row in batch.rows.tolist()]  # `take` would copy the table
         counts = [len(pair["negatives"] or ()) for pair in pairs]
         drawn = self.plan.draw_negatives(batch, counts, self.negatives[batch.task])
-        collector = Collector(self.preprocessor, ImageBytes(self.prepared.images))
+        collector = Collector(self.preprocessor, self.reader)
         queries, positives, candidates = [], [], dict[int, None]()
         for pair, chosen in list(zip(pairs, drawn, strict=True))[rank::processes]:
             try:

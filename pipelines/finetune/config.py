@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, fields
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
 import tyro
@@ -11,8 +12,10 @@ import tyro
 from pipelines.fetching.locations import check_typed
 from pipelines.finetune.recipe import RECIPES, Recipe
 from pipelines.options import ABOVE_0, AT_LEAST_0, AT_LEAST_1, NAME, SHARE, Device, check_options
+from pipelines.storage.uris import absolute
 from pipelines.tables.encoder_choice import EncoderOptions
 from vista_core import UsageError
+from vista_core.model_folder import check_name
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,13 @@ class FinetuneConfig:
             raise UsageError("name the --data; or a --table of a --db, and the --clicks on its rows")
         check_typed(self.allow_prefix)
         self.repeats()
+        check_name(self.model_name, Path("--output" if self.name is None else "--name"))
         self.encoder.settings(self.device)  # checks the options that it takes
+
+    @property
+    def model_name(self) -> str:
+        """The name of the trained model."""
+        return self.name or PurePosixPath(absolute(self.output)).name
 
     @property
     def chosen_recipe(self) -> Recipe:

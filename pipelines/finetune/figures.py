@@ -32,7 +32,7 @@ class Figures:
     @property
     def name(self) -> str:
         """The name of the model."""
-        return self.config.name or self.config.output.rpartition("/")[2]
+        return self.config.model_name
 
     @property
     def start(self) -> EncoderSettings:

@@ -34,6 +34,12 @@ class MissingImageError(Exception):
     """A pair names an image that isn't there."""
 
 
+def has_lines(folder: str) -> bool:
+    """True if there are JSON lines in a folder."""
+    fs, path = filesystem(folder)
+    return fs.isdir(path) and any(name.endswith(".jsonl") for name in fs.ls(path, detail=False))
+
+
 def read_layout(folder: str) -> Prepared:
     """The pairs of all JSON lines of a folder, local or s3://, and the places of their images.
 
@@ -48,7 +54,7 @@ def read_layout(folder: str) -> Prepared:
         raise UsageError(f"--data {folder}: there is no such folder") from error
     files = [name for name in names if name.endswith(".jsonl")]
     if not files:
-        raise UsageError(f"--data {folder}: there is no NAME.jsonl in it, with the pairs of a task")
+        raise UsageError(f"--data {folder}: neither NAME.jsonl with the pairs of a task nor NAME.parquet is in it")
     parts = [f"{path}/{name}" for name in names if name == "images.tar" or name.startswith("images.tar.part")]
     images = Numbered(CutTar.open(fs, parts) if parts else LooseFiles.open(fs, f"{path}/images"))
     tasks, skipped = [], 0

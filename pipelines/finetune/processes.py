@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import torch
 import torch.distributed as dist
@@ -43,6 +44,14 @@ class Processes:
         found = [torch.empty_like(padded) for _ in range(self.count)]
         dist.all_gather(found, padded)
         return [each[:count] for each, count in zip(found, counts, strict=True)]
+
+    def collect(self, value: Counter[str]) -> list[Counter[str]]:
+        """What each process has, by rank."""
+        if self.count == 1:
+            return [value]
+        found: list[Any] = [None] * self.count
+        dist.all_gather_object(found, value)
+        return found
 
     def leaders(self, value: float, device: torch.device) -> float:
         """The value that the leading process has."""

@@ -22,7 +22,7 @@ from pipelines.fetching.locations import FetchRules
 from pipelines.finetune.clicks import read_clicks
 from pipelines.finetune.config import FinetuneConfig
 from pipelines.finetune.figures import Figures
-from pipelines.finetune.layout import read_layout
+from pipelines.finetune.layout import has_lines, read_layout
 from pipelines.finetune.mine import with_mined
 from pipelines.finetune.output import Trained, write_model
 from pipelines.finetune.parquet import parquet_files, read_parquet
@@ -67,7 +67,7 @@ def finetune(config: FinetuneConfig) -> Trained:
     resolve_config(
         local_files(config.encoder.settings("cpu"), weights=False)
     )  # a model that can't be used is known before anything is written
-    keep_options(config)
+    check_same_options(config)
     if (done := Trained.of(config.output)) is not None:
         log.info("%s is complete already", config.output)
         return replace(done, is_json=config.json)
@@ -78,6 +78,8 @@ def finetune(config: FinetuneConfig) -> Trained:
         if config.mine_negatives:
             prepared = with_mined(config, prepared, f"{config.output}/{MINED}")
         prepared.write(folder)
+        # Now that the data can be used: whoever mends an option doesn't need another folder.
+        write_bytes(f"{config.output}/{OPTIONS_FILE}", json.dumps(options_that_matter(config), indent=1).encode())
     start_ray()
     workers = Workers.of(config)
     training = planned(config, prepared, workers)
@@ -102,7 +104,9 @@ def read_data(config: FinetuneConfig, folder: str) -> Prepared:
         rules = FetchRules(config.allow_prefix, None, MAX_IMAGE_BYTES, FETCH_SECONDS, "version")
         return read_clicks((config.db, config.table), config.clicks, rules if config.allow_prefix else None, folder)
     files = parquet_files(config.data)
-    return read_parquet(files, config.data, folder) if files else read_layout(config.data)
+    if files and not has_lines(config.data):
+        return read_parquet(files, config.data, folder)
+    return read_layout(config.data)
 
 
 def with_absolute_paths(config: FinetuneConfig) -> FinetuneConfig:
@@ -120,17 +124,21 @@ def with_absolute_paths(config: FinetuneConfig) -> FinetuneConfig:
     )
 
 
-def keep_options(config: FinetuneConfig) -> None:
-    """Store the options in the output folder. Raises UsageError if it has a training with other ones."""
-    uri = f"{config.output}/{OPTIONS_FILE}"
-    options = {name: value for name, value in dataclasses.asdict(config).items() if name not in FREE}
-    given = json.loads(json.dumps(options))  # as they are read again: lists, not tuples
-    fs, path = filesystem(uri)
+def options_that_matter(config: FinetuneConfig) -> dict[str, Any]:
+    """The options that change what is learned, as JSON has them."""
+    given = {name: value for name, value in dataclasses.asdict(config).items() if name not in FREE}
+    stored: dict[str, Any] = json.loads(json.dumps(given))
+    return stored
+
+
+def check_same_options(config: FinetuneConfig) -> None:
+    """Raise UsageError if the output folder has a training with other options."""
+    fs, path = filesystem(f"{config.output}/{OPTIONS_FILE}")
     try:
         before: dict[str, Any] = json.loads(fs.cat_file(path))
     except FileNotFoundError:
-        write_bytes(uri, json.dumps(given, indent=1).encode())
         return
+    given = options_that_matter(config)
     names = sorted(name for name in before | given if before.get(name) != given.get(name))
     if names:
         differ = "; ".join(f"{name} {given.get(name)!r} here, {before.get(name)!r} there" for name in names)

@@ -71,7 +71,7 @@ class State:
     seconds: float = 0.0
     stepped: list[Stepped] = field(default_factory=list)
     validated: list[Validated] = field(default_factory=list)
-    skipped: Counter[str] = field(default_factory=Counter)  # of this process
+    skipped: Counter[str] = field(default_factory=Counter)  # of all processes, up to the last save
 
     @classmethod
     def new(cls, model: VistaModel, recipe: Recipe) -> State:
@@ -119,6 +119,7 @@ class Trainer:
     def __post_init__(self) -> None:
         prepared = Prepared.open(self.training.prepared)
         assert prepared is not None, "it was prepared before processes were started"
+        self.skipped = Counter[str]()  # of this process, since the last save
         self.tasks = [task.name for task in prepared.tasks]
         self.held_out: list[TrainingBatch] = []
         if self.processes.leads:
@@ -144,7 +145,7 @@ class Trainer:
             rate = rate_at(progress, training.recipe.warmup, training.recipe.schedule)
             loss, norm = self.step(batch, rate)
             state.step, state.seconds = batch.step + 1, before + time.monotonic() - began
-            state.skipped.update(batch.skipped)
+            self.skipped.update(batch.skipped)
             peak = training.recipe.learning_rate
             self.tell(Stepped(batch.step, batch.task, loss, rate * peak, norm, state.seconds, progress))
             if state.step % training.save_every == 0 and state.step < training.steps:
@@ -188,4 +189,7 @@ class Trainer:
                 self.tasks[batch.task]: hit_rates(self.state.model, batch, self.computation) for batch in self.held_out
             }
             self.tell(Validated(step, rates))
+        for each in self.processes.collect(self.skipped):
+            self.state.skipped.update(each)
+        self.skipped = Counter()
         self.save(self.state)

@@ -99,6 +99,18 @@ def test_another_training_needs_another_folder(trained, folder):
         finetune(config_of(folder, alpha="white", seed=1))
 
 
+def test_a_wrong_option_can_be_mended_in_the_same_folder(ray_cluster, folder, tmp_path):
+    with pytest.raises(UsageError, match="there is no such folder"):
+        finetune(replace(config_of(folder, data=str(tmp_path / "typo")), output=str(tmp_path / "mended")))
+    done = finetune(replace(config_of(folder, steps=1), output=str(tmp_path / "mended")))
+    assert done.facts["steps"] == 1
+
+
+def test_a_name_that_no_model_can_have_is_known_at_once(tmp_path):
+    with pytest.raises(UsageError, match="--output: a model's name has letters"):
+        FinetuneConfig(data="d", output=str(tmp_path / "my model"))
+
+
 def test_what_repeat_names_must_be_a_task(ray_cluster, folder):
     with pytest.raises(UsageError, match="--repeat t2i: there are the tasks edit_image, t2it"):
         finetune(replace(config_of(folder, repeat=("t2i=2",)), output=str(folder / "repeated")))

@@ -121,7 +121,7 @@ def test_a_line_that_cannot_be_used_is_named(folder, line, said):
 def test_folders_without_pairs(tmp_path):
     with pytest.raises(UsageError, match="there is no such folder"):
         read_layout(str(tmp_path / "nowhere"))
-    with pytest.raises(UsageError, match=r"there is no NAME\.jsonl"):
+    with pytest.raises(UsageError, match=r"neither NAME\.jsonl with the pairs of a task nor"):
         read_layout(str(tmp_path))
     write_lines(tmp_path / "t2it.jsonl", caption_lines())
     with pytest.raises(UsageError, match="no pair is left"):
