@@ -5,6 +5,9 @@
 The text tower is a BERT or XLM-RoBERTa model of transformers; the vision tower is an EVA02-CLIP one of timm or of a
 released `.pth`, or a size with random weights. The projection between them is random, as where the paper's training
 starts (arXiv 2406.04292), so images mean nothing to the model before it is trained. Loading is strict.
+
+The model takes the state of CLS for its vector. A text model of sentence-transformers that was trained with the mean
+over all tokens instead gets one more layer, which computes this mean at CLS: see `mean_layer`.
 """
 
 import argparse
@@ -13,7 +16,7 @@ import math
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -35,6 +38,8 @@ SIZES = {
 FILES = (MODEL_FILE, "pytorch_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 HEAD_WIDTH = 64  # of all EVA02 towers; their files don't say it
 NORMAL = 0.02  # standard deviation of random weights
+POOLING = Path("1_Pooling/config.json")  # of sentence-transformers, in the folder of a text model
+MEAN_SCALE = 1000.0  # of the mean over all tokens, beside which the state that CLS had is next to nothing
 
 # keys of a text model, after its prefix, that the tower doesn't use
 UNUSED_TEXT = re.compile(r"pooler\..*|embeddings\.(position_ids|token_type_ids)")
@@ -130,6 +135,30 @@ def text_tower(folder: Path, config: ModelConfig) -> dict[str, Tensor]:
     return tower.read(keys, shapes, UNUSED_TEXT)
 
 
+def takes_mean(folder: Path) -> bool:
+    """True if a text model was trained with the mean over all tokens, as sentence-transformers notes it."""
+    path = folder / POOLING
+    return path.is_file() and bool(read_json(path).get("pooling_mode_mean_tokens"))
+
+
+def mean_layer(config: TextConfig) -> dict[str, Tensor]:
+    """The last layer of a tower of these sizes, by released keys, so that CLS is the mean of what the layer gets.
+
+    All queries and keys are 0, so attention is uniform: with values as they are, it is the mean. Its multiple by
+    MEAN_SCALE outweighs what is added to it, and the norm removes the scale, so the direction of the mean is left but
+    for the mean over its own dimensions. The feed-forward part adds nothing until it is trained; its first weights
+    are for the caller to draw.
+    """
+    layer, width = f"bge_encoder.layer.{config.layers - 1}.", config.width
+    state = {}
+    for part, scale in (("self.query", 0.0), ("self.key", 0.0), ("self.value", 1.0), ("output.dense", MEAN_SCALE)):
+        state[f"{layer}attention.{part}.weight"] = scale * torch.eye(width)
+        state[f"{layer}attention.{part}.bias"] = torch.zeros(width)
+    state[f"{layer}output.dense.weight"] = torch.zeros(width, config.mlp_width)
+    state[f"{layer}output.dense.bias"] = torch.zeros(width)
+    return state
+
+
 def read_vision_sizes(tower: TowerFile) -> VisionConfig:
     """Sizes of a vision tower by the shapes in its file. Raises CheckpointError if they are no EVA02-CLIP tower's."""
     shapes = tower.shapes
@@ -197,18 +226,20 @@ def assemble(text: Path, vision: str, out: Path, name: str, seed: int = 0) -> Mo
     if not drawn and not Path(vision).exists():
         raise UsageError(f"--vision {vision} is none of {', '.join(SIZES)}, and there is no such file or folder")
     tower = None if drawn else TowerFile.open(Path(vision), "patch_embed.proj.weight")
-    config = ModelConfig(read_text_sizes(text), SIZES[vision] if tower is None else read_vision_sizes(tower))
+    sizes, with_mean = read_text_sizes(text), takes_mean(text)
+    as_read = ModelConfig(sizes, SIZES[vision] if tower is None else read_vision_sizes(tower))
+    config = replace(as_read, text=replace(sizes, layers=sizes.layers + with_mean))
     check_sizes(config, out)
     tokenizer = read_tokenizer(text)
     build_tokenizer(tokenizer, config.max_tokens(), config.text.vocab_size)  # checks that they belong together
     images = {} if tower is None else vision_tower(tower, config)
-    state = text_tower(text, config) | images
+    state = text_tower(text, as_read) | images | (mean_layer(config.text) if with_mean else {})
     for key, shape in released_shapes(config).items():
         if key not in state:
             state[key] = random_tensor(key, shape, seed)
     made_by = {
         "program": "python -m vista_core.assemble",
-        "text": text.resolve().name,
+        "text": f"{text.resolve().name}{', and a layer that takes the mean over all tokens' if with_mean else ''}",
         "vision": f"{vision}, random weights" if drawn else Path(vision).resolve().name,
         "seed": seed,
         "torch": torch.__version__,

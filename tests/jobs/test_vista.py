@@ -28,7 +28,7 @@ FILES = {
 REQUIRED = {
     "evaluate": "--output",
     "compare": "FIRST",
-    "finetune": "--data",
+    "finetune": "--output",
 }  # an option that the command can't do without; else --table
 
 GIVEN = {"compare": ["a", "b"], "finetune": ["--data", "d", "--output", "o"]}

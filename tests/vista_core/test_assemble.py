@@ -74,9 +74,23 @@ def assert_has_the_texts_of(folder: Path, reference: torch.nn.Module) -> None:
 
 
 def test_minilm_keeps_its_vectors_of_texts(tmp_path: Path):
+    """It takes the mean over all tokens, which a layer more computes at CLS."""
     folder = assemble(UNCASED, "tiny", tmp_path / "out", "minilm-tiny").path
+    sizes = ModelFolder.open(folder).config
+    assert (sizes.dimension, sizes.text.layers) == (384, 7)
+    encoder, reference = loaded(folder), BertModel.from_pretrained(UNCASED, attn_implementation="eager").eval()
+    vectors = encoder.encode([Record(text) for text in SENTENCES])
+    for vector, tokens in zip(vectors, encoder.preprocessor.tokenize(SENTENCES, [False] * 2), strict=True):
+        with torch.inference_mode():
+            mean = reference(torch.tensor(tokens.input_ids[None])).last_hidden_state[0].mean(0).numpy()
+        assert vector @ mean / np.linalg.norm(mean) > 0.999
+
+
+def test_a_text_model_without_a_note_on_its_pooling_keeps_its_layers(tmp_path: Path):
+    shutil.copytree(UNCASED, tmp_path / "text", ignore=shutil.ignore_patterns("1_Pooling"))
+    folder = assemble(tmp_path / "text", "tiny", tmp_path / "out", "minilm-cls").path
+    assert ModelFolder.open(folder).config.text.layers == 6
     assert_has_the_texts_of(folder, BertModel.from_pretrained(UNCASED, attn_implementation="eager"))
-    assert ModelFolder.open(folder).config.dimension == 384
 
 
 @pytest.mark.parametrize(
