@@ -18,6 +18,9 @@ from tests.s3 import S3, environment, free_ports, serve
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
+if not Path("/dev/nvidiactl").exists():  # without a GPU, Triton interprets kernels on the CPU
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # it is read when Triton is imported, which timm does, too
+
 hypothesis.settings.register_profile("vista", deadline=None)  # a busy machine would exceed any deadline
 hypothesis.settings.load_profile("vista")
 

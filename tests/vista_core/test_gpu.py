@@ -1,6 +1,5 @@
 """The fused towers, on a GPU where there is one; else Triton interprets their kernels on the CPU."""
 
-import os
 from dataclasses import replace
 
 import numpy as np
@@ -9,8 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # it is read when a kernel is defined
 triton = pytest.importorskip("triton", reason="Triton is not installed; torch brings it on Linux only")
 
 from tests.vista_core.conftest import BASE, M3, TINY_CONFIGS, Golden  # noqa: E402
