@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -18,8 +19,6 @@ from pipelines.tables.publish import publish
 from pipelines.tables.recorded import Recorded, open_existing, recorded
 from pipelines.tables.vector_column import VectorColumn, names_encoder, vector_columns, why_incomplete
 from vista_core import UsageError
-
-MAX_BYTES, FETCH_SECONDS = 20_000_000, 30.0  # of an image of a query
 
 
 @dataclass(frozen=True)
@@ -88,29 +87,42 @@ def switch_column(config: SwitchConfig) -> Switched:
     if before == searched_column(seen) == config.column:
         version = published(seen)
         return Switched(seen.uri, config.column, before, version or int(seen.version), version is not None)
-    verdict = None if config.gate_task is None or before is None else judged(config, seen, before)
+    judge = gate_of(config)
     with recorded(seen, {"switch": True, "column": config.column}, config.take_over) as run:
+        # Under the lease, so that no other run changes a column between the verdict and the switch.
+        verdict = judge(lance.dataset(seen.uri), before)
         version = switch(run, config.column)
     return Switched(seen.uri, config.column, before, version, published(seen) is not None, verdict)
 
 
-def judged(config: SwitchConfig, table: lance.LanceDataset, before: str) -> str:
-    """What the gate says of the column against the one that is searched by default. Raises GateError if it fails.
+def gate_of(config: SwitchConfig) -> Callable[[lance.LanceDataset, str | None], str | None]:
+    """The gate of --gate-task: it takes a version of the table, and the column that is searched by default.
 
-    Queries are encoded, and the columns searched exactly, in this process.
+    It returns its verdict, or raises GateError if the other column is worse; queries are encoded, and columns searched
+    exactly, in this process. Without --gate-task it returns None. Raises UsageError for a task that can't be used.
     """
+    if config.gate_task is None:
+        return lambda table, before: None
     # These import torch and Ray, which a switch without a gate needs neither of.
     from pipelines.gates.evidence import here
     from pipelines.gates.judge import GateError
     from pipelines.gates.retrieval import System, compared
     from pipelines.quality.gate_task import GateTask
 
-    assert config.gate_task is not None, "the caller has checked"
-    task = GateTask.open(config.gate_task, config.gate_drop, FetchRules((), None, MAX_BYTES, FETCH_SECONDS, "version"))
-    verdict = compared(task, System.of(table, before), System.of(table, config.column), here)
-    if not verdict.passed:
-        raise GateError(f"`{before}` stays the default column: {verdict.gate}: {verdict.message}")
-    return verdict.message
+    task = GateTask.open(config.gate_task, config.gate_drop, FetchRules(()))
+
+    def judge(table: lance.LanceDataset, before: str | None) -> str:
+        if before is None:
+            raise GateError(
+                f"--gate-task: {table.uri} has no default column that names its encoder, so there is nothing that "
+                f"`{config.column}` could be compared with. Switch without the gate"
+            )
+        verdict = compared(task, System.of(table, before), System.of(table, config.column), here)
+        if not verdict.passed:
+            raise GateError(f"`{before}` stays the default column: {verdict.gate}: {verdict.message}")
+        return verdict.message
+
+    return judge
 
 
 def readers_column(table: lance.LanceDataset) -> str | None:

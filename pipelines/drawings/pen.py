@@ -40,7 +40,7 @@ CORNERS: Final[dict[str, list[Point]]] = {  # in a square of SIZE
 BOX: Final = (12, 12, 84, 84)  # of a shape, in a square of SIZE
 WIDTH: Final = BOX[2] - BOX[0]
 GAP: Final = 6  # between the boxes of two objects; stars reach out of theirs
-EDGE: Final = 4  # of the picture, free of boxes
+EDGE: Final = 6  # of the picture, free of boxes
 TINTS: Final = {"yellow": (190, 120, 0), "white": (150, 150, 150), "orange": (150, 60, 0)}  # of bright colours: darker
 LIGHTER: Final = 0.6  # the share of white in the second colour of a pattern
 

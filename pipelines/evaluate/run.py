@@ -226,10 +226,4 @@ def facts_of(result: Result, judgements: Judgements, rejected: Mapping[str, int]
 def rules_of(config: EvaluateConfig) -> FetchRules:
     """Where the images of a report may be fetched from: as when they were embedded."""
     folders = [bucket_or_folder(each) for each in (config.queries,) if each]
-    return FetchRules(
-        allowed=(*folders, *config.allow_prefix),
-        root=None,
-        max_bytes=20_000_000,
-        timeout_seconds=30,
-        identity="version",
-    )
+    return FetchRules((*folders, *config.allow_prefix))

@@ -67,10 +67,10 @@ class FetchRules:
     # Prefixes: s3://bucket/, https://host/path/, /absolute/folder; all else is refused. Also networks, 10.1.0.0/16: the
     # addresses that names of web servers may have beside public ones.
     allowed: tuple[str, ...]
-    root: str | None  # the folder that relative paths start from; None: the folder of the file that names them
-    max_bytes: int
-    timeout_seconds: float  # for one attempt, from connecting to the last byte
-    identity: Literal["version", "content", "uri"]
+    root: str | None = None  # the folder that relative paths start from; None: that of the file that names them
+    max_bytes: int = 20_000_000
+    timeout_seconds: float = 30.0  # for one attempt, from connecting to the last byte
+    identity: Literal["version", "content", "uri"] = "version"
     limits: FetchLimits = FetchLimits()
 
     def __post_init__(self) -> None:

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from pipelines.finetune.images import ImageBytes
 from pipelines.finetune.plan import Batch, Plan
 from pipelines.finetune.prepared import Prepared
+from pipelines.reasons import IMAGE_UNREADABLE
 from pipelines.storage.model_files import local_files
 from vista_core import EncoderSettings, Preprocessor, RecordError
 
@@ -55,6 +56,14 @@ class TrainingBatch:
     skipped: dict[str, int]
 
 
+class UnusableImageError(Exception):
+    """An image is not there, or can't be decoded; `reason` is one of pipelines.reasons."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
 @dataclass
 class Collector:
     """Gathers the distinct items of a batch."""
@@ -65,17 +74,18 @@ class Collector:
     ids: list[np.ndarray] = field(default_factory=list)
     image_of: list[int] = field(default_factory=list)
     images: list[np.ndarray] = field(default_factory=list)
-    by_pixels: dict[int, int] = field(default_factory=dict)  # rows of images
-    decoded: dict[int, int | RecordError] = field(default_factory=dict)  # their rows, by their numbers in the data
+    pixel_keys: list[bytes] = field(default_factory=list)  # hashes of the images
+    by_pixels: dict[bytes, int] = field(default_factory=dict)  # rows of images, by these
+    decoded: dict[int, int | str] = field(default_factory=dict)  # their rows, or reasons, by their numbers in the data
     skipped: Counter[str] = field(default_factory=Counter)
 
     def add(self, item: Item) -> int:
-        """The row of an item. Raises RecordError if its image can't be used."""
+        """The row of an item. Raises UnusableImageError."""
         image = NO_IMAGE if item["image"] is None else self.image(item["image"])
         [tokens] = self.preprocessor.tokenize([item["text"]], [image != NO_IMAGE])
         digest = xxhash.xxh3_64(tokens.input_ids.tobytes())  # by content: other processes compare it, too
         if image != NO_IMAGE:
-            digest.update(self.images[image].data)
+            digest.update(self.pixel_keys[image])
         key = digest.intdigest()
         if key not in self.numbers:
             self.numbers[key] = len(self.ids)
@@ -84,21 +94,23 @@ class Collector:
         return self.numbers[key]
 
     def image(self, number: int) -> int:
-        """The row of an image of the data. Raises RecordError."""
+        """The row of an image of the data. Raises UnusableImageError, and OSError if the store fails."""
         if number not in self.decoded:
             try:
                 pixels = self.preprocessor.decode_image(self.reader.read(number))
-                row = self.by_pixels.setdefault(xxhash.xxh3_64_intdigest(pixels.data), len(self.images))
+                key = xxhash.xxh3_128_digest(pixels.data)
+                row = self.by_pixels.setdefault(key, len(self.images))
                 if row == len(self.images):
                     self.images.append(pixels)
+                    self.pixel_keys.append(key)
                 self.decoded[number] = row
-            except OSError as error:
-                self.decoded[number] = RecordError("image_unreadable", str(error))
+            except FileNotFoundError:
+                self.decoded[number] = IMAGE_UNREADABLE.name
             except RecordError as error:
-                self.decoded[number] = error
+                self.decoded[number] = error.reason
         found = self.decoded[number]
-        if isinstance(found, RecordError):
-            raise found
+        if isinstance(found, str):
+            raise UnusableImageError(found)
         return found
 
     def usable(self, items: Iterable[Item]) -> Iterator[int]:
@@ -106,8 +118,8 @@ class Collector:
         for item in items:
             try:
                 yield self.add(item)
-            except RecordError as error:
-                self.skipped[f"hard negative: {error.reason}"] += 1
+            except UnusableImageError as error:
+                self.skipped[f"a hard negative ({error.reason})"] += 1
 
     def inputs(self) -> Inputs:
         """What was gathered."""
@@ -140,8 +152,8 @@ class BatchMaker:
         for pair, chosen in list(zip(pairs, drawn, strict=True))[rank::processes]:
             try:
                 query, positive = collector.add(pair["query"]), collector.add(pair["positive"])
-            except RecordError as error:
-                collector.skipped[f"pair: {error.reason}"] += 1
+            except UnusableImageError as error:
+                collector.skipped[f"a pair ({error.reason})"] += 1
                 continue
             queries.append(query)
             positives.append(positive)

@@ -66,8 +66,9 @@ def read_layout(folder: str) -> Prepared:
         if len(pairs):
             tasks.append(Task(name.removesuffix(".jsonl"), pairs, reader.edits))
     if images.missing:
-        some = ", ".join(sorted(images.missing)[:3])
-        log.warning("%s: %s images are not there (%s): %s pairs left out", folder, len(images.missing), some, skipped)
+        more = f" and {len(images.missing) - 3:,} more" if len(images.missing) > 3 else ""
+        some = ", ".join(sorted(images.missing)[:3]) + more
+        log.warning("%s: %s pairs left out, as images are not there: %s", folder, skipped, some)
     if not tasks:
         raise UsageError(f"--data {folder}: no pair is left to train with, of {skipped:,}: their images are not there")
     return Prepared(tasks, images.table(), {"source": folder, "pairs left out, as their images are missing": skipped})

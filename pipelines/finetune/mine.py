@@ -64,15 +64,17 @@ def mined(config: FinetuneConfig, task: Task, images: pa.Table, folder: str) -> 
         name: list(zip(map(int, ids), scores.tolist(), strict=True))
         for name, ids, scores in zip(names, found.ids, found.scores, strict=True)
     }
-    cosines = cosines_of_positives(pairs, (queries, candidates), (asked, there))
     right: dict[int, set[int]] = {}  # candidates of each query
     for pair in pairs:
         right.setdefault(queries[key_of(pair["query"])], set()).add(candidates[key_of(pair["positive"])])
     keys = list(candidates)
-    for number, pair in enumerate(pairs):
-        query, cosine = queries[key_of(pair["query"])], cosines.get(number)
-        near = ranked.get(str(query), []) if cosine is not None else []
-        wrong = [at for at, score in near if at not in right[query] and cosine and score < SHARE * cosine]
+    for pair in pairs:
+        query, positive = queries[key_of(pair["query"])], candidates[key_of(pair["positive"])]
+        near = ranked.get(str(query), [])
+        # If the positive isn't among them, all of them are nearer to the query than it is.
+        cosine = dict(near).get(positive, -np.inf)
+        limit = cosine - (1 - SHARE) * abs(cosine)
+        wrong = [at for at, score in near if at not in right[query] and score < limit]
         pair["negatives"] = [{"text": keys[at][0], "image": keys[at][1]} for at in wrong[:KEPT]]
     return dataclasses.replace(task, pairs=pa.Table.from_pylist(pairs, PAIRS))
 
@@ -88,7 +90,7 @@ def numbered(keys: Iterable[Key]) -> dict[Key, int]:
 
 
 def write_items(uri: str, items: dict[Key, int], reader: ImageBytes) -> str:
-    """Write items as a catalog that `embed` reads; one whose image can't be read has none, and is then rejected."""
+    """Write items as a catalog that `embed` reads. An image that is not there becomes an empty one, and is rejected."""
     fs, path = filesystem(uri)
     fs.makedirs(path.rpartition("/")[0], exist_ok=True)
     with fs.open(path, "wb") as stream, pq.ParquetWriter(stream, SCHEMA) as writer:
@@ -104,7 +106,7 @@ def rows_of(items: Sequence[Key], reader: ImageBytes) -> Iterator[list[dict[str,
         for number, (text, image) in enumerate(items[start : start + ROWS_AT_ONCE], start):
             try:
                 content = None if image is None else reader.read(image)
-            except OSError:
+            except FileNotFoundError:
                 content = b""
             rows.append({ID: str(number), "text": text, "image": content})
         yield rows
@@ -131,24 +133,3 @@ def embedded(config: FinetuneConfig, source: str, folder: str, name: str) -> Vec
     )
     table = open_table(folder, name, Asked())
     return Vectors(TableVersion(table.dataset.uri, int(table.dataset.version)), table.vector, ID)
-
-
-def cosines_of_positives(
-    pairs: Sequence[dict[str, Any]], numbers: tuple[dict[Key, int], dict[Key, int]], vectors: tuple[Vectors, Vectors]
-) -> dict[int, float]:
-    """The cosine of query and positive of each pair, by its number; none for a pair whose image is bad.
-
-    `numbers` and `vectors` are those of queries and of candidates.
-    """
-    places, values = [], []
-    for items, there in zip(numbers, vectors, strict=True):
-        names, found = vectors_by_id(there, [str(number) for number in items.values()])
-        places.append({int(name): row for row, name in enumerate(names)})
-        values.append(found / np.linalg.norm(found, axis=1, keepdims=True))
-    cosines = {}
-    for number, pair in enumerate(pairs):
-        query = places[0].get(numbers[0][key_of(pair["query"])])
-        positive = places[1].get(numbers[1][key_of(pair["positive"])])
-        if query is not None and positive is not None:
-            cosines[number] = float(values[0][query] @ values[1][positive])
-    return cosines

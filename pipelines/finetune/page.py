@@ -34,7 +34,9 @@ def page_of(figures: Figures) -> Page:
         for task, rates in last.items()
         if "hit_rate@5" in rates
     ]
-    lost = [f"{number:,} times something was skipped: {reason}." for reason, number in figures.skipped.items()]
+    lost = [
+        f"Skipped {number:,} times, as its image can't be used: {what}." for what, number in figures.skipped.items()
+    ]
     pairs = ", ".join(f"{len(task.pairs):,} of {task.name}" for task in figures.prepared.tasks)
     return Page(
         title=figures.name,

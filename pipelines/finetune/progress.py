@@ -29,6 +29,7 @@ class TrainingProgress:
         self.losses: deque[float] = deque(maxlen=STEPS_OF_A_MEAN)
         self.times: deque[float] = deque(maxlen=STEPS_OF_A_MEAN)
         self.last_line = clock()
+        self.last: Stepped | None = None
         console = Console(stderr=True, force_terminal=sys.stderr.isatty())
         columns = (TextColumn("train"), BarColumn(), TextColumn("{task.fields[status]}"))
         self.bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)
@@ -46,8 +47,11 @@ class TrainingProgress:
     def __call__(self, report: Stepped | Validated) -> None:
         """Show a report."""
         if isinstance(report, Validated):
-            log.info("step %s: %s", f"{report.step:,}", in_words(report))
+            log.info("step %s, held-out pairs: %s", f"{report.step:,}", in_words(report))
             return
+        if self.last is None and report.step:
+            log.info("goes on at step %s, from the last checkpoint", f"{report.step + 1:,}")
+        self.last = report
         if report.loss is not None:
             self.losses.append(report.loss)
         self.times.append(report.seconds)
@@ -59,10 +63,17 @@ class TrainingProgress:
 
     def status(self, report: Stepped) -> str:
         """The line of a step."""
-        mean = f"loss {sum(self.losses) / len(self.losses):.3f}, " if self.losses else ""
-        taken = self.times[-1] - self.times[0]
-        speed = f"{(len(self.times) - 1) / taken:.2f} steps/s" if taken > 0 else ""
-        return f"step {report.step + 1:,} of {self.training.steps:,}, {mean}{speed}"
+        parts = [f"step {report.step + 1:,} of {self.training.steps:,}"]
+        if self.losses:
+            parts.append(f"loss {sum(self.losses) / len(self.losses):.3f}")
+        if (taken := self.times[-1] - self.times[0]) > 0:
+            parts.append(f"{(len(self.times) - 1) / taken:.2f} steps/s")
+        return ", ".join(parts)
+
+    @property
+    def done(self) -> str:
+        """How far the training is, for people."""
+        return "0 steps" if self.last is None else f"{self.last.step + 1:,} of {self.training.steps:,} steps"
 
 
 def in_words(validated: Validated) -> str:

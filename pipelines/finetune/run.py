@@ -34,22 +34,21 @@ from pipelines.finetune.worker import Board, read_state, work
 from pipelines.storage.model_files import absolute_model, local_files
 from pipelines.storage.uris import absolute, filesystem
 from vista_core import EncoderSettings, UsageError, VistaError
+from vista_core.checkpoint import check_keys, open_checkpoint
 from vista_core.device import resolve_dtype
-from vista_core.hub import resolve_config
+from vista_core.hub import resolve_config, weights_path
 
 OPTIONS_FILE: Final = "options.json"
 CHECKPOINTS: Final = "checkpoints"
+GOES_ON: Final = "the same command goes on from the last checkpoint"
 DATA: Final = "data"
 MINED: Final = "mined"
 # Options that may be others when a training goes on, as they don't change what is learned.
 FREE: Final = ("device", "processes", "tokens", "recompute", "loaders", "json", "max_minutes")
 POLL_SECONDS: Final = 0.5
-MAX_IMAGE_BYTES: Final = 64 << 20
-FETCH_SECONDS: Final = 60.0
 MAX_FAILURES: Final = 3  # of workers; after each, training goes on from the last checkpoint
 TOKENS: Final = {"cpu": 16_384, "cuda": 131_072}
 MOST_LOADERS: Final = 8
-STOPPED: Final = "stopped; the same command goes on from the last checkpoint"
 
 log = logging.getLogger(__name__)
 
@@ -64,29 +63,28 @@ def finetune(config: FinetuneConfig) -> Trained:
     Raises UsageError for data, a model or options that can't be used, and TrainingError if training fails.
     """
     config = with_absolute_paths(config)
-    resolve_config(
-        local_files(config.encoder.settings("cpu"), weights=False)
-    )  # a model that can't be used is known before anything is written
     check_same_options(config)
     if (done := Trained.of(config.output)) is not None:
         log.info("%s is complete already", config.output)
         return replace(done, is_json=config.json)
+    check_model(config)
     folder = f"{config.output}/{DATA}"
     prepared = Prepared.open(folder)
     if prepared is None:
         prepared = read_data(config, folder)
         if config.mine_negatives:
             prepared = with_mined(config, prepared, f"{config.output}/{MINED}")
-        prepared.write(folder)
-        # Now that the data can be used: whoever mends an option doesn't need another folder.
+        # Only now that the data can be used, so that who mends an option doesn't need another folder; and before the
+        # data is complete, so that there is none whose options aren't known.
         write_bytes(f"{config.output}/{OPTIONS_FILE}", json.dumps(options_that_matter(config), indent=1).encode())
+        prepared.write(folder)
     start_ray()
     workers = Workers.of(config)
     training = planned(config, prepared, workers)
     log.info(
         "%s: %s; %s steps of %s queries, on %s",
         config.output,
-        ", ".join(f"{len(task.pairs):,} pairs of {task.name}" for task in prepared.tasks),
+        ", ".join(f"{task.name} with {len(task.pairs):,} pairs" for task in prepared.tasks),
         f"{training.steps:,}",
         training.plan.batch,
         workers,
@@ -97,12 +95,18 @@ def finetune(config: FinetuneConfig) -> Trained:
     return write_model(Figures(config, training, prepared, str(workers), *reports), state["model"])
 
 
+def check_model(config: FinetuneConfig) -> None:
+    """Raise UsageError or CheckpointError if the model to start from can't be had, before anything is written."""
+    settings = local_files(config.encoder.settings("cpu"))
+    check_keys(resolve_config(settings), open_checkpoint(weights_path(settings)))
+
+
 def read_data(config: FinetuneConfig, folder: str) -> Prepared:
     """The pairs to train with; images that are cells of a table are written into `folder`."""
     if config.data is None:
         assert config.db and config.table and config.clicks, "the options name them"
-        rules = FetchRules(config.allow_prefix, None, MAX_IMAGE_BYTES, FETCH_SECONDS, "version")
-        return read_clicks((config.db, config.table), config.clicks, rules if config.allow_prefix else None, folder)
+        rules = FetchRules(config.allow_prefix) if config.allow_prefix else None
+        return read_clicks((config.db, config.table), config.clicks, rules, folder)
     files = parquet_files(config.data)
     if files and not has_lines(config.data):
         return read_parquet(files, config.data, folder)
@@ -226,13 +230,15 @@ def fit(config: FinetuneConfig, training: Training, workers: Workers, prepared: 
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
     )
-    fitting = Fitting(trainer.fit)
+    fitting, over = Fitting(trainer.fit), False
     with TrainingProgress(training, [task.name for task in prepared.tasks]) as progress:
-        while not fitting.over(POLL_SECONDS):
-            for report in ray.get(board.take.remote()):
-                progress(report)
-        for report in ray.get(board.take.remote()):
-            progress(report)
+        try:
+            while not over:
+                over = fitting.over(POLL_SECONDS)
+                for report in ray.get(board.take.remote()):
+                    progress(report)
+        except KeyboardInterrupt as stop:
+            raise KeyboardInterrupt(f"stopped after {progress.done}; {GOES_ON}") from stop
     result = fitting.result()
     if result.checkpoint is None:
         raise TrainingError(f"training ended without a checkpoint in {config.output}/{CHECKPOINTS}")
@@ -269,4 +275,6 @@ class Fitting:
         rank, first = min(failures.items())
         if isinstance(first, UsageError):
             raise first
-        raise TrainingError(f"training failed in process {rank}: {type(first).__name__}: {first}") from self.error
+        raise TrainingError(
+            f"training failed in process {rank}: {type(first).__name__}: {first}. When that is mended, {GOES_ON}"
+        ) from self.error

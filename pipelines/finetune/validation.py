@@ -21,9 +21,10 @@ ALL: Final = sys.maxsize  # hard negatives
 
 
 def held_out_batches(prepared: Prepared, preprocessor: Preprocessor, plan: Plan) -> list[TrainingBatch]:
-    """The held-out pairs of each task with all of their hard negatives; tasks that have none are left out."""
+    """The held-out pairs of each task with all of their hard negatives, as far as their images can be used."""
     maker = BatchMaker(prepared, preprocessor, plan, [ALL] * len(prepared.tasks))
-    return [maker.make(Batch(0, task, rows)) for task, rows in enumerate(plan.validation) if len(rows)]
+    made = [maker.make(Batch(0, task, rows)) for task, rows in enumerate(plan.validation) if len(rows)]
+    return [batch for batch in made if len(batch.queries)]
 
 
 @torch.no_grad()

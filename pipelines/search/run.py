@@ -56,8 +56,6 @@ def fetch_rules(config: SearchConfig) -> FetchRules | None:
         return None
     return FetchRules(
         allowed=tuple(each if "://" in each or is_network(each) else absolute(each) for each in config.allow_prefix),
-        root=None,
-        max_bytes=20_000_000,
         timeout_seconds=10.0,
         identity="uri",
         limits=FetchLimits(attempts=1, second_look_seconds=0.0),

@@ -53,6 +53,8 @@ def test_killed_five_times_the_losses_are_those_of_an_undisturbed_training(ray_c
         seen |= new
         driver.kill()
         driver.wait()
+        for path in (tmp_path / "train").glob("*.jsonl"):  # what it is trained with was kept
+            path.unlink()
     assert start(tmp_path, "killed").wait(WAIT_SECONDS) == 0, (tmp_path / "killed.log").read_text()
     expected = losses(tmp_path, "undisturbed")
     assert len(expected) == STEPS

@@ -16,7 +16,7 @@ from pipelines.finetune.prepared import Prepared
 from pipelines.finetune.run import finetune
 from tests.pipelines.embed.on_warm_workers import embed
 from tests.pipelines.finetune.drawn import NAMES, name_of, picture, write_data
-from vista_core import Encoder, EncoderSettings, Record, UsageError
+from vista_core import CheckpointError, Encoder, EncoderSettings, Record, UsageError
 from vista_core.checkpoint import load_model, open_checkpoint
 
 STEPS = 6
@@ -106,6 +106,20 @@ def test_a_wrong_option_can_be_mended_in_the_same_folder(ray_cluster, folder, tm
     assert done.facts["steps"] == 1
 
 
+def test_a_model_that_cannot_be_had_is_known_before_anything_is_written(folder, tmp_path):
+    weights = tmp_path / "weights.safetensors"
+    for content, error, said in (
+        (None, UsageError, "there is no such file"),
+        (b"x", CheckpointError, "cannot be read"),
+    ):
+        if content is not None:
+            weights.write_bytes(content)
+        config = config_of(folder, weights=str(weights))
+        with pytest.raises(error, match=said):
+            finetune(replace(config, output=str(tmp_path / "out")))
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_name_that_no_model_can_have_is_known_at_once(tmp_path):
     with pytest.raises(UsageError, match="--output: a model's name has letters"):
         FinetuneConfig(data="d", output=str(tmp_path / "my model"))
@@ -169,6 +183,13 @@ def cosine_of(text, item, prepared):
 
 
 ENCODER = Encoder.load(EncoderSettings())
+
+
+def test_two_processes_have_the_losses_of_one(trained, folder):
+    done = finetune(replace(config_of(folder, alpha="white", processes=2), output=str(folder / "two")))
+    assert "2 CPU processes" in done.facts["processes"]
+    expected = [loss for *_, loss in trained.facts["losses"]]
+    assert [loss for *_, loss in done.facts["losses"]] == pytest.approx(expected, rel=1e-3)
 
 
 def test_data_and_output_may_be_in_a_bucket(ray_cluster, folder, s3):

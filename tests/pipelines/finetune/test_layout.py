@@ -86,7 +86,7 @@ def test_pairs_whose_image_is_missing_are_left_out_and_counted(folder, caplog):
     without = [line for line in lines if gone not in (*line["query"], line["positive"], line["positive"][0])]
     assert prepared.count == len(without) < len(lines)
     assert gone not in prepared.images["name"].to_pylist()
-    assert f"1 images are not there ({gone})" in caplog.text
+    assert f"{len(lines) - len(without)} pairs left out, as images are not there: {gone}" in caplog.text
     assert prepared.facts["pairs left out, as their images are missing"] == len(lines) - len(without)
 
 

@@ -12,10 +12,12 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
 
+from pipelines.finetune.layout import read_layout
+from pipelines.finetune.plan import Plan
 from pipelines.finetune.processes import Processes
 from pipelines.finetune.step import encode_part, loss_and_backward, parts_of, recompute_layers
 from tests.pipelines.finetune.drawn import edit_lines, name_of, write_data, write_lines
-from tests.pipelines.finetune.small import FLOAT32, gradients, largest_difference, model, small
+from tests.pipelines.finetune.small import FLOAT32, Small, gradients, largest_difference, model, small
 
 ALONE = Processes()
 
@@ -45,7 +47,7 @@ def test_loss_and_gradients_are_those_of_one_plain_graph(pairs, step):
     expected = F.cross_entropy(scores, targets)
     expected.backward()
     loss, found = trained_by(batch)
-    assert loss == pytest.approx(float(expected), rel=1e-5)
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
     assert largest_difference(found, gradients(of)) < 1e-4
 
 
@@ -107,15 +109,26 @@ def test_pairs_whose_image_is_damaged_are_skipped_and_counted(tmp_path):
     others = [line | {"hard_negative": [damaged]} for line in edit_lines() if line not in lines][:3]
     write_lines(folder / "edit_image.jsonl", lines[:2] + others)
     (folder / "t2it.jsonl").unlink()
-    from pipelines.finetune.layout import read_layout
-    from pipelines.finetune.plan import Plan
-    from tests.pipelines.finetune.small import Small
-
     batch = Small(read_layout(str(folder)), Plan((5,), 5, 0, 0)).batch(0)
     assert len(batch.queries) == len(batch.positives) == 3
-    assert batch.skipped == {"pair: image_undecodable": 2, "hard negative: image_undecodable": 3}
+    assert batch.skipped == {"a pair (image_undecodable)": 2, "a hard negative (image_undecodable)": 3}
     loss, _ = trained_by(batch)
     assert loss is not None
+
+
+def test_an_image_that_has_gone_is_skipped_but_a_store_that_fails_is_an_error(tmp_path):
+    """Otherwise an outage would train a model with a part of the data."""
+    folder = write_data(tmp_path / "train")
+    (folder / "t2it.jsonl").unlink()
+    write_lines(folder / "edit_image.jsonl", edit_lines()[:5])
+    small = Small(read_layout(str(folder)), Plan((5,), 5, 0, 0))
+    gone = folder / edit_lines()[0]["positive"]
+    gone.unlink()
+    batch = small.batch(0)
+    assert {"a pair (image_unreadable)"} <= batch.skipped.keys()
+    gone.mkdir()  # reading it fails otherwise than by its absence
+    with pytest.raises(IsADirectoryError):
+        small.batch(0)
 
 
 def test_a_batch_without_a_usable_pair_has_no_loss(pairs):

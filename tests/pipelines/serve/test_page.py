@@ -3,6 +3,7 @@
 import base64
 import re
 import time
+from contextlib import ExitStack
 
 import lance
 import numpy as np
@@ -43,7 +44,14 @@ def address(client):
 
 
 @pytest.fixture
-def open_page(browser, address):
+def serve():
+    """Starts a server that is there until the pages of the test are closed: they ask it every now and then."""
+    with ExitStack() as servers:
+        yield lambda config: servers.enter_context(running(config))
+
+
+@pytest.fixture
+def open_page(browser, address, serve):
     """Opens the page in a window of its own; fails if anything went wrong in it, or was asked of another server."""
     contexts, wrong, asked = [], [], set()
 
@@ -285,94 +293,94 @@ def test_the_keyboard_reaches_everything(open_page):
     page.wait_for_url("**/?like=*")
 
 
-def test_two_versions_side_by_side_and_a_version_that_is_published_meanwhile(open_page, tmp_path, shapes):
+def test_two_versions_side_by_side_and_a_version_that_is_published_meanwhile(open_page, serve, tmp_path, shapes):
     publish(tmp_path, shapes)
-    with running(ServeConfig(str(tmp_path), TABLE, port=0, device="cpu")) as client:
-        page = open_page("/?q=a+red+circle", client.url)
+    client = serve(ServeConfig(str(tmp_path), TABLE, port=0, device="cpu"))
+    page = open_page("/?q=a+red+circle", client.url)
+    settled(page)
+    dataset = publish(tmp_path, shapes.slice(10))
+    dataset.tags.create("before", 1)
+    page.click("#box button.primary")
+    while "version 2" not in page.locator("#status").text_content():
         settled(page)
-        dataset = publish(tmp_path, shapes.slice(10))
-        dataset.tags.create("before", 1)
         page.click("#box button.primary")
-        while "version 2" not in page.locator("#status").text_content():
-            settled(page)
-            page.click("#box button.primary")
-        page.click("#show-compare")
-        page.check("#compare")
-        page.fill("#other-version", "before")
-        page.locator("#sides button.primary").click()
-        expect(page.locator(".side > h2")).to_have_count(2)
-        heads = page.locator(".side > h2").all_text_contents()
-        assert [each.partition(",")[0] for each in heads] == ["version 2", "version 1"]
-        texts = page.locator(".other").all_text_contents()
-        assert any(each.startswith("there: ") for each in texts)
-        assert "only here" in texts
-        page.fill("#other-version", "99")
-        page.locator("#sides button.primary").click()
-        expect(page.locator(".side").nth(1)).to_contain_text("version 99 does not exist")
-        assert page.locator(".side").first.locator(".card").count() == 24
-        move(dataset, 2)
+    page.click("#show-compare")
+    page.check("#compare")
+    page.fill("#other-version", "before")
+    page.locator("#sides button.primary").click()
+    expect(page.locator(".side > h2")).to_have_count(2)
+    heads = page.locator(".side > h2").all_text_contents()
+    assert [each.partition(",")[0] for each in heads] == ["version 2", "version 1"]
+    texts = page.locator(".other").all_text_contents()
+    assert any(each.startswith("there: ") for each in texts)
+    assert "only here" in texts
+    page.fill("#other-version", "99")
+    page.locator("#sides button.primary").click()
+    expect(page.locator(".side").nth(1)).to_contain_text("version 99 does not exist")
+    assert page.locator(".side").first.locator(".card").count() == 24
+    move(dataset, 2)
 
 
-def test_a_page_that_is_open_shows_another_default_column(open_page, tmp_path, shapes, encoder):
+def test_a_page_that_is_open_shows_another_default_column(open_page, serve, tmp_path, shapes, encoder):
     vectors = np.array(shapes["vector"].to_pylist(), np.float16)
     column = VectorColumn("other", encoder.identity, filling=True)
     publish(tmp_path, with_column(shapes, column, vectors))
-    with running(ServeConfig(str(tmp_path), TABLE, port=0, device="cpu")) as client:
-        page = open_page("/?q=a+red+circle&compare=1", client.url)
+    client = serve(ServeConfig(str(tmp_path), TABLE, port=0, device="cpu"))
+    page = open_page("/?q=a+red+circle&compare=1", client.url)
+    settled(page)
+    labels = [f"{name}: vista-tiny" for name in ("vector", "other")]
+    expect(page.locator("#column option")).to_have_text([labels[0], f"{labels[1]} (incomplete)"])
+    page.fill("#text", "a blue square")
+    dataset = set_default_column(completed(lance.dataset(f"{tmp_path}/{TABLE}.lance"), "other"), "other")
+    move(dataset, dataset.version)
+    while page.input_value("#column") == "vector":
+        page.click("#box button.primary")
         settled(page)
-        labels = [f"{name}: vista-tiny" for name in ("vector", "other")]
-        expect(page.locator("#column option")).to_have_text([labels[0], f"{labels[1]} (incomplete)"])
-        page.fill("#text", "a blue square")
-        dataset = set_default_column(completed(lance.dataset(f"{tmp_path}/{TABLE}.lance"), "other"), "other")
-        move(dataset, dataset.version)
-        while page.input_value("#column") == "vector":
-            page.click("#box button.primary")
-            settled(page)
-        expect(page.locator("#column option")).to_have_text(labels)
-        assert page.input_value("#text") == "a blue square"
-        assert page.input_value("#other-column") == "other"
-        assert all(", other, " in head for head in page.locator(".side > h2").all_text_contents())
+    expect(page.locator("#column option")).to_have_text(labels)
+    assert page.input_value("#text") == "a blue square"
+    assert page.input_value("#other-column") == "other"
+    assert all(", other, " in head for head in page.locator(".side > h2").all_text_contents())
 
 
-def test_what_the_table_says_is_text_and_never_a_script(open_page, tmp_path, shapes):
+def test_what_the_table_says_is_text_and_never_a_script(open_page, serve, tmp_path, shapes):
     table = shapes.slice(0, 3)
     for name in ("id", "text", "shape"):
         values = pa.array([f"{number} {EVIL if name != 'shape' else '<b>bold</b>'}" for number in range(3)])
         table = table.set_column(table.schema.get_field_index(name), name, values)
     publish(tmp_path, table)
-    with running(ServeConfig(str(tmp_path), TABLE, port=0, device="cpu")) as client:
-        page = open_page("/?q=x", client.url)
-        settled(page)
-        assert EVIL in page.locator(".title").first.text_content()
-        page.locator(".title").first.click()
-        expect(page.locator("#record")).to_contain_text(EVIL)
-        page.keyboard.press("Escape")
-        page.click("#show-filters")
-        expect(page.locator("#facets")).to_contain_text("2 <b>bold</b>")
-        page.locator("text=More like this").first.click()
-        page.wait_for_url("**/?like=*")
-        settled(page)
-        assert page.title() == "shapes · vista search"
+    client = serve(ServeConfig(str(tmp_path), TABLE, port=0, device="cpu"))
+    page = open_page("/?q=x", client.url)
+    settled(page)
+    assert EVIL in page.locator(".title").first.text_content()
+    page.locator(".title").first.click()
+    expect(page.locator("#record")).to_contain_text(EVIL)
+    page.keyboard.press("Escape")
+    page.click("#show-filters")
+    expect(page.locator("#facets")).to_contain_text("2 <b>bold</b>")
+    page.locator("text=More like this").first.click()
+    page.wait_for_url("**/?like=*")
+    settled(page)
+    assert page.title() == "shapes · vista search"
 
 
-def test_a_server_that_is_gone_or_busy_is_said(open_page, db):
-    with running(ServeConfig(db, TABLE, port=0, device="cpu")) as client:
-        page = open_page("/", client.url)
-        answers = iter([503, 503])
+def test_a_server_that_is_gone_or_busy_is_said(open_page, serve, db):
+    client = serve(ServeConfig(db, TABLE, port=0, device="cpu"))
+    page = open_page("/", client.url)
+    answers = iter([503, 503])
 
-        def busy(route) -> None:
-            status = next(answers, None)
-            if status is None:
-                route.continue_()
-            else:
-                route.fulfill(status=status, headers={"retry-after": "1"}, json={"detail": "too many"})
+    def busy(route) -> None:
+        status = next(answers, None)
+        if status is None:
+            route.continue_()
+        else:
+            route.fulfill(status=status, headers={"retry-after": "1"}, json={"detail": "too many"})
 
-        page.route("**/api/search", busy)
-        search(page, "a red circle")
-        page.wait_for_selector(".card")
-        page.route("**/api/search", lambda route: route.abort())
-        search(page, "a blue circle")
-        expect(page.locator("#error")).to_have_text("The server does not answer. Is it still running?")
+    page.route("**/api/search", busy)
+    search(page, "a red circle")
+    page.wait_for_selector(".card")
+    page.route("**/api/search", lambda route: route.abort())
+    search(page, "a blue circle")
+    expect(page.locator("#error")).to_have_text("The server does not answer. Is it still running?")
     page.close()
 
 
