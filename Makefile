@@ -17,8 +17,9 @@ demo: env
 	$(BIN)/python -m pipelines.sample_catalog .demo/catalog
 	$(BIN)/vista embed --source .demo/catalog/catalog.parquet --db .demo/db --table shapes --store-images
 	$(BIN)/vista index --db .demo/db --table shapes
-	$(BIN)/vista search --db .demo/db --table shapes --image .demo/catalog/query.png --k 5
 	$(BIN)/vista search --db .demo/db --table shapes --text 'a red circle on a white background' --k 5
+	$(BIN)/vista search --db .demo/db --table shapes --image .demo/catalog/query.png --k 5
+	$(BIN)/vista search --db .demo/db --table shapes --image .demo/catalog/query.png --text 'this but green' --k 5
 	@echo "To search it in a browser: $(BIN)/vista serve --db .demo/db --table shapes"
 
 test: env
@@ -50,7 +51,7 @@ vista-tiny: env
 	$(BIN)/vista finetune --config recipes/vista-tiny.toml
 	$(BIN)/vista evaluate --task .tiny/data/eval/cir --db .tiny/db --model .tiny/vista-tiny --output .tiny/cir --by kind
 	$(BIN)/vista evaluate --task .tiny/data/eval/t2i --db .tiny/db --model .tiny/vista-tiny --output .tiny/t2i --by kind
-	$(BIN)/python -m tools.make_vista_tiny install .tiny/vista-tiny
+	$(BIN)/python -m tools.make_vista_tiny install .tiny
 
 lint: env
 	$(BIN)/ruff check .

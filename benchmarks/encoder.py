@@ -29,7 +29,7 @@ import torch.nn.functional as F
 import tyro
 from torch.profiler import ProfilerActivity, profile
 
-from vista_core import MODELS, ModelConfig, display_name
+from vista_core import MODELS, ModelConfig
 from vista_core.batching import TokenBudget
 from vista_core.checkpoint import load_model, open_checkpoint
 from vista_core.device import DTYPES, resolve_device, resolve_dtype
@@ -270,7 +270,7 @@ def report(options: Options) -> dict[str, object]:
     models = load(options)
     device, dtype = models.device, str(models.fast.dtype).removeprefix("torch.")
     weights = str(options.weights or "synthetic weights")
-    print(f"{display_name(options.model)}, {weights}, {dtype} on {machine(device)}, torch {torch.__version__}")
+    print(f"{options.model}, {weights}, {dtype} on {machine(device)}, torch {torch.__version__}")
     single = matrix_product(device, torch.float32)()
     print(f"matrix product: float32 {single:.3f} TFLOP/s, {dtype} {matrix_product(device, models.fast.dtype)():.3f}\n")
     header = f"{'':<12}{'one by one':>11}{'batched':>13}   {'ratio min/med/max':<20}{'to plain padding':<20}"

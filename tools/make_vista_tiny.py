@@ -2,13 +2,14 @@
 
     env -i .venv/bin/python -m tools.make_vista_tiny tokenizer FILE
     .venv/bin/python -m tools.make_vista_tiny start FOLDER
-    .venv/bin/python -m tools.make_vista_tiny install FOLDER
+    .venv/bin/python -m tools.make_vista_tiny install FOLDER      # which has the folders vista-tiny, cir and t2i
 
 The tokenizer is trained on Python's documentation and its table of characters. `env -i` empties the environment, whose
 variables would otherwise be part of the input, since the documentation of `cgi` contains them.
 """
 
 import argparse
+import json
 import pydoc
 import re
 import sys
@@ -25,7 +26,24 @@ from vista_core.hub import BUILT_IN
 from vista_core.model_folder import ModelFolder
 from vista_core.tokenizer import read_tokenizer
 
-NAME, CARD, SEED = "vista-tiny", "README.md", 0
+NAME, SEED = "vista-tiny", 0
+RATES = ("hit_rate@1", "hit_rate@5")
+ABOUT = """# vista-tiny
+
+A very small model of the VISTA kind: one embedding for a text, for an image, and for an image with text. It is there to
+try vista with, in the demo and in tests. It was trained from random weights on two cores (`make vista-tiny`).
+
+## What it can't do
+
+It knows drawings of ten shapes in eight colours, with four patterns, two sizes, one to four of them, at five places,
+and the English captions and instructions that `python -m pipelines.drawings` writes about them. Photographs, other
+words and other languages mean nothing to it: for anything else use a released model, or train one.
+
+## How well it does
+
+On drawings whose combination of shape, colour and pattern no training record has:
+
+"""
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 SKIPPED = ("antigravity", "this", "idlelib", "turtledemo", "lib2to3", "__phello__", "test")  # imports with effects
 NAMES_REPEATED = 8  # weight of character names (red apple, grinning face), which resemble captions more than docs do
@@ -81,12 +99,28 @@ def write_start(folder: Path) -> None:
 
 
 def install(folder: Path) -> None:
-    """Put a trained model in the place of the built-in one, with its weights in float16, and with its card."""
-    trained, target = ModelFolder.open(folder), BUILT_IN / NAME
+    """Put a trained model in the place of the built-in one, with its weights in float16, and with a card."""
+    source, target = folder / NAME, BUILT_IN / NAME
+    trained = ModelFolder.open(source)
     checkpoint = open_checkpoint(trained.weights)
     state = {key: checkpoint.read(key).half() for key in released_shapes(trained.config)}
-    ModelFolder(target, NAME, trained.config, trained.made_by).write(read_tokenizer(folder), state)
-    (target / CARD).write_text((folder / CARD).read_text(encoding="utf-8"), encoding="utf-8")
+    here = f"{folder.absolute()}/"  # is nobody else's
+    made_by = json.loads(json.dumps(dict(trained.made_by)).replace(here, ""))
+    ModelFolder(target, NAME, trained.config, made_by).write(read_tokenizer(source), state)
+    training = (source / "README.md").read_text(encoding="utf-8").partition("\n## Sizes")[2].replace(here, "")
+    (target / "README.md").write_text(f"{ABOUT}{evaluated(folder)}\n## Sizes{training}", encoding="utf-8")
+
+
+def evaluated(folder: Path) -> str:
+    """The scores of the evaluation of both tasks, beside those of one modality alone and of chance."""
+    lines = ["| | hit rate@1 (95 %) | hit rate@5 (95 %) |", "| --- | --- | --- |"]
+    for task, what in (("cir", "image with an instruction, to image"), ("t2i", "text to image")):
+        found = json.loads((folder / task / "metrics.json").read_text(encoding="utf-8"))
+        rates = ["{:.3f} ({:.3f} to {:.3f})".format(found[rate], *found["intervals"][rate]) for rate in RATES]
+        lines.append(f"| {' | '.join([what, *rates])} |")
+        for name, scores in found["beside"].items():
+            lines.append(f"| ... {' | '.join([name, *(f'{scores[rate]:.3f}' for rate in RATES)])} |")
+    return "\n".join([*lines, ""])
 
 
 def main() -> None:

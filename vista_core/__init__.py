@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from vista_core.batching import plan_batches
-from vista_core.config import MODELS, EncoderSettings, ModelConfig, display_name
+from vista_core.config import MODELS, EncoderSettings, ModelConfig
 from vista_core.errors import REJECT_REASONS, CheckpointError, DownloadError, RecordError, UsageError, VistaError
 from vista_core.identity import EncoderIdentity
 from vista_core.preprocessor import Preprocessor, Record
@@ -30,7 +30,6 @@ __all__ = [
     "UsageError",
     "VistaError",
     "Visualized_BGE",
-    "display_name",
     "encoder_identity",
     "plan_batches",
 ]

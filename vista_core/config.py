@@ -107,11 +107,6 @@ MODELS: Mapping[str, ModelConfig] = {
 }
 
 
-def display_name(model: str, weights: str | None = None) -> str:
-    """A model's name for people; it says so if the weights are vista-tiny's built-in ones, which are untrained."""
-    return f"{model} (untrained)" if model == "vista-tiny" and weights is None else model
-
-
 _HUGGING_FACE_NAMES = {
     "vocab_size": "vocab_size",
     "width": "hidden_size",

@@ -31,7 +31,7 @@ from pipelines.tables.origin import MARKER, Origin, with_files
 from pipelines.tables.runs import RUN_SCHEMA
 from pipelines.tables.transactions import on_latest
 from pipelines.tables.vector_column import VectorColumn, is_vector, names_encoder
-from vista_core import EncoderSettings, UsageError, display_name
+from vista_core import EncoderSettings, UsageError
 
 OPTIONS: Final = "backfill"  # where the configuration of a run has the options of this command
 
@@ -74,8 +74,7 @@ class Job:
     def __str__(self) -> str:
         """What is filled, from what."""
         columns = ", ".join(
-            f"`{each.column.name}` by {display_name(each.column.identity.model, each.settings.weights)}, "
-            f"{each.column.identity.dtype}"
+            f"`{each.column.name}` by {each.column.identity.model}, {each.column.identity.dtype}"
             for each in self.targets
         )
         uses = self.resources

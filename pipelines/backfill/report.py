@@ -36,7 +36,6 @@ from pipelines.storage.uris import redacted_text
 from pipelines.tables.dataset import TableVersion
 from pipelines.tables.origin import MARKER
 from pipelines.tables.runs import library_versions
-from vista_core import display_name
 
 READ_SECONDS: Final = 15.0
 LONGEST_ERROR: Final = 3_000  # characters
@@ -141,5 +140,4 @@ class BackfillReport:
 
 def encoders_of(job: Job) -> dict[str, str]:
     """The encoder of each column."""
-    names = {each.column.name: display_name(each.column.identity.model, each.settings.weights) for each in job.targets}
-    return {each.name: f"{names[each.name]}: {each.identity.to_json()}" for each in job.columns}
+    return {each.name: f"{each.identity.model}: {each.identity.to_json()}" for each in job.columns}

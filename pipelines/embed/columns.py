@@ -17,7 +17,7 @@ from pipelines.tables.encoder_choice import EncoderOptions, choose_encoder
 from pipelines.tables.fresh_columns import OtherColumns, is_of_own_content, made_by_encoders
 from pipelines.tables.origin import encoder_files, vista_column
 from pipelines.tables.vector_column import DEFAULT, VectorColumn
-from vista_core import EncoderSettings, UsageError, VistaError, display_name
+from vista_core import EncoderSettings, UsageError, VistaError
 
 Device = Literal["cpu", "cuda"]
 
@@ -34,7 +34,7 @@ class KeptColumn:
     @property
     def encoder(self) -> str:
         """The encoder as people need to know it."""
-        return f"{display_name(self.column.identity.model, self.settings.weights)}, {self.column.identity.dtype}"
+        return f"{self.column.identity.model}, {self.column.identity.dtype}"
 
 
 def kept_columns(config: EmbedConfig, device: Device, existing: lance.LanceDataset | None) -> tuple[KeptColumn, ...]:

@@ -39,7 +39,6 @@ from pipelines.storage.errors import cause_of
 from pipelines.storage.uris import redacted, redacted_text
 from pipelines.tables.dataset import TableVersion
 from pipelines.tables.runs import library_versions
-from vista_core import display_name
 
 READ_SECONDS: Final = 15.0  # for what is read from tables; on a disk it takes less than one
 PICTURE_SECONDS: Final = 8.0
@@ -171,11 +170,7 @@ class RunReport:
 
 def encoder_of(job: Job) -> dict[str, Any]:
     """The encoder, by its name and all of its identity; of several columns, each with its column's name."""
-    every = [
-        {"display name": display_name(each.column.identity.model, each.settings.weights)}
-        | json.loads(each.column.identity.to_json())
-        for each in job.kept
-    ]
+    every = [json.loads(each.column.identity.to_json()) for each in job.kept]
     if not job.others:
         return every[0]
     columns = [each.column.name for each in job.kept]

@@ -35,7 +35,7 @@ from pipelines.search.pinned import PinnedTable, open_table
 from pipelines.storage.model_files import absolute_model
 from pipelines.storage.uris import absolute, bucket_or_folder
 from pipelines.tables.encoder_choice import EncoderOptions
-from vista_core import UsageError, display_name
+from vista_core import UsageError
 
 TYPED_QUERIES: Final = "queries.parquet"
 REPORT_FILE: Final = "report.html"
@@ -115,7 +115,7 @@ def of_task(config: EvaluateConfig, setup: Setup) -> Evaluation:
     facts = facts_of(result, judgements, dict(corpus.reasons))
     return Evaluation(
         title=task.name,
-        system=display_name(embedding.identity.model, config.weights),
+        system=embedding.identity.model,
         result=result,
         folder=config.output,
         queries=queries.every.table,
@@ -144,7 +144,7 @@ def of_table(config: EvaluateConfig, setup: Setup) -> list[Evaluation]:
         one_of_two = len(config.column) == 2
         evaluation = Evaluation(
             title=config.table,
-            system=f"{table.vector}: {display_name(embedding.identity.model, options.weights)}",
+            system=f"{table.vector}: {embedding.identity.model}",
             result=result,
             folder=f"{config.output}/{table.vector}" if one_of_two else config.output,
             queries=queries.every.table,

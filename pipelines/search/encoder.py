@@ -12,7 +12,7 @@ from pipelines.search.pinned import PinnedTable
 from pipelines.storage.model_files import absolute_model, local_files
 from pipelines.storage.uris import absolute
 from pipelines.tables.vector_column import EncoderFiles
-from vista_core import EncoderSettings, UsageError, VistaError, display_name
+from vista_core import EncoderSettings, UsageError, VistaError
 from vista_core.config import is_folder
 from vista_core.hub import model_name, resolve_config
 
@@ -91,7 +91,7 @@ def query_settings(table: PinnedTable, choice: EncoderChoice) -> EncoderSettings
     if dimension != table.dimension:
         raise UsageError(
             f"{table.name}: the column `{table.vector}` has vectors of dimension {table.dimension}, but those of "
-            f"--model {display_name(name, choice.weights)} have {dimension}"
+            f"--model {name} have {dimension}"
         )
     if table.column is not None:
         settings = table.column.settings(settings)

@@ -22,7 +22,7 @@ from pipelines.search.query import Mode, Query
 from pipelines.search.ranking import Ranking, rank
 from pipelines.search.rows import address_of, rows_at, vector_at
 from pipelines.storage.errors import says_not_found
-from vista_core import Record, RecordError, UsageError, display_name
+from vista_core import Record, RecordError, UsageError
 from vista_core.preprocessor import ImageSource
 
 if TYPE_CHECKING:
@@ -90,9 +90,7 @@ class Searcher:
     @property
     def model(self) -> str:
         """The name of the encoder's model, for people."""
-        choice = self.choice.of(self.table.vector) if self.choice else EncoderChoice()
-        name = self.table.origin.model or (self.encoder.identity.model if self.encoder else None)
-        return display_name(name, choice.weights or self.table.origin.files.weights) if name else "unknown model"
+        return self.table.origin.model or (self.encoder.identity.model if self.encoder else "unknown model")
 
     @property
     def schema(self) -> pa.Schema:

@@ -74,7 +74,7 @@ def test_search_with_a_filter_and_text_prints_for_people(shapes):
     text = "a red circle on a black background"
     found = job("search", "--db", db, "--table", "shapes", "--text", text, "--where", "shape = 'ring'", "--k", 2)
     assert found.returncode == 0, found.stderr
-    assert "untrained" in found.stdout
+    assert "vista-tiny" in found.stdout
     assert found.stdout.count("ring-") == 2
 
 

@@ -4,19 +4,13 @@ from pathlib import Path
 import pytest
 
 from tests.vista_core.conftest import BASE, M3, TINY
-from vista_core import MODELS, EncoderSettings, UsageError, display_name
+from vista_core import MODELS, EncoderSettings, UsageError
 from vista_core.config import hugging_face_config, read_text_config
 
 
 def test_three_models_are_known_by_name():
     assert list(MODELS) == ["bge-visualized-base-en-v1.5", "bge-visualized-m3", "vista-tiny"]
     assert [MODELS[name].dimension for name in MODELS] == [768, 1024, 128]
-
-
-def test_the_name_of_vista_tiny_says_that_it_is_untrained():
-    assert display_name(TINY) == "vista-tiny (untrained)"
-    assert display_name(TINY, "trained.safetensors") == TINY
-    assert display_name(BASE) == BASE
 
 
 @pytest.mark.parametrize(

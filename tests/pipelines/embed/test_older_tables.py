@@ -1,6 +1,7 @@
 """A table that was created by vista 0.1 can be continued: ids, fingerprints, manifest and vectors stay the same.
 
-`tests/golden/table_0_1.tar.gz` holds the database after two nightly runs, and the catalog of the second run.
+`tests/golden/table_0_1.tar.gz` holds the database after two nightly runs, and the catalog of the second run. The
+weights that vista-tiny had then were synthetic ones in float16.
 """
 
 import tarfile
@@ -13,6 +14,9 @@ import pytest
 from pipelines.embed.config import EmbedConfig
 from pipelines.tables.origin import Origin, vista_column
 from tests.pipelines.embed.on_warm_workers import embed
+from vista_core import MODELS
+from vista_core.checkpoint import released_shapes, save_tensors
+from vista_core.synthetic import synthetic_checkpoint
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "table_0_1.tar.gz"
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -24,7 +28,10 @@ def older(tmp_path, s3) -> EmbedConfig:
     with tarfile.open(GOLDEN) as archive:
         archive.extractall(tmp_path, filter="data")
     source = s3.put("shapes/catalog.parquet", (tmp_path / "catalog.parquet").read_bytes())
-    return EmbedConfig(source, str(tmp_path / "db"), "shapes", max_reject_rate=0.2)
+    weights, config = tmp_path / "weights.safetensors", MODELS["vista-tiny"]
+    drawn = synthetic_checkpoint(config)
+    save_tensors(weights, {key: drawn.read(key).half() for key in released_shapes(config)})
+    return EmbedConfig(source, str(tmp_path / "db"), "shapes", weights=str(weights), max_reject_rate=0.2)
 
 
 def rows(config: EmbedConfig) -> dict[str, dict]:
@@ -63,6 +70,7 @@ def test_with_reembed_every_vector_stays_the_same(older):
         )
     table = lance.dataset(f"{older.db}/shapes.lance")
     assert vista_column(table).identity == column.identity
+    columns = {"id": "id", "text": "text", "image": "image"}
     assert Origin.of(table) == Origin(
-        "vista-tiny", columns={"id": "id", "text": "text", "image": "image"}, images="each", image_identity="version"
+        "vista-tiny", older.weights, columns=columns, images="each", image_identity="version"
     )

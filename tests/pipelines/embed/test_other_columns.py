@@ -128,7 +128,7 @@ def test_a_night_keeps_both_columns_what_their_encoders_make_of_the_source(tmp_p
     backfill(tmp_path, CATALOG, encoders["vector_b"])
     summary = embed(config)
     assert (summary.counts.read, summary.counts.unchanged) == (8, 8), "whoever adds a column has every file read once"
-    said = "`vector` by vista-tiny (untrained), float32; `vector_b` by vista-tiny (untrained), float32; "
+    said = "`vector` by vista-tiny, float32; `vector_b` by vista-tiny, float32; "
     assert f"{said}1 CPU encode actor for each: " in str(summary)
     assert embed(config).counts.skipped == 8
     assert isinstance(json.loads(runs(tmp_path)[0]["configuration"])["encoder"], dict)
@@ -296,7 +296,7 @@ def test_a_plan_counts_only_earlier_runs_with_the_same_encoders(tmp_path, encode
         lance.write_dataset(pa.Table.from_pylist([row], recorded.schema), recorded.uri, mode="append")
     write(tmp_path / "in", "b", {"new": Record("new")})
     plan = dataclasses.replace(config, plan=True)
-    assert "at 5.0 rows/s (the median of the last 1 runs; vista-tiny (untrained), float32" in str(embed(plan))
+    assert "at 5.0 rows/s (the median of the last 1 runs; vista-tiny, float32" in str(embed(plan))
     backfill(tmp_path, CATALOG, encoders["vector_b"])
     said = str(embed(plan))
     assert "about 1 rows to embed" in said

@@ -62,7 +62,7 @@ def test_a_run_says_where_its_report_is_and_the_report_says_what_it_did(embedded
         "16 of 16 rows encoded",
     ):
         assert words in text
-    for words in ("among all 335 rows of the table", "catalog.parquet", "vista-tiny (untrained)"):
+    for words in ("among all 335 rows of the table", "catalog.parquet", "vista-tiny"):
         assert words in text
     assert {"What became", "Gates", "Rejected", "A sample", "Where the", "This run", "Versions"} <= set(titles(page))
     seconds = summary.counts.seconds

@@ -61,7 +61,7 @@ def test_a_second_column_finds_the_files_of_its_encoder(two, encoder, second):
     assert first.encoder.identity.weights == encoder.identity.weights != second.identity.weights
     assert other.encoder.identity.weights == second.identity.weights
     assert best(first) == best(other) == IDS
-    assert (first.model, other.model) == ("vista-tiny (untrained)", "vista-tiny")
+    assert (first.model, other.model) == ("vista-tiny", "vista-tiny")
 
 
 def test_who_named_no_column_follows_to_another_default_column_and_back(two, encoder, second):

@@ -114,11 +114,11 @@ def test_the_model_has_to_be_named_and_to_fit(tmp_path, encoder):
     write_table(f"{tmp_path}/t.lance", rows(8))
     with pytest.raises(UsageError, match=r"column `vector` does not name the encoder of its vectors.*: --model"):
         opened(tmp_path, encoder=EncoderChoice())
-    with pytest.raises(UsageError, match=r"dimension 8, but those of --model vista-tiny \(untrained\) have 128"):
+    with pytest.raises(UsageError, match=r"dimension 8, but those of --model vista-tiny have 128"):
         opened(tmp_path, encoder=EncoderChoice(model="vista-tiny"))
     write_table(f"{tmp_path}/t.lance", rows(encoder.dimension))
     searcher = opened(tmp_path, encoder=EncoderChoice(model="vista-tiny", device="cpu"))
-    assert searcher.model == "vista-tiny (untrained)"
+    assert searcher.model == "vista-tiny"
     assert len(searcher.search("a lamp", k=3)) == 3
     write_table(f"{tmp_path}/t.lance", rows(8))
     with pytest.raises(UsageError, match="dimension 8"):

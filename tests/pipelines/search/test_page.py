@@ -57,7 +57,7 @@ def test_the_command_writes_a_page_with_the_tables_images(db, picture, tmp_path,
     page = (tmp_path / "found.html").read_text()
     assert len(images_in(page)) == 2, "that of the query, and that of a row"
     assert str(tmp_path) not in page
-    for text in ("shapes, version 2, vista-tiny (untrained)", "query.png", "4 results", TEXTS["disc"]):
+    for text in ("shapes, version 2, vista-tiny", "query.png", "4 results", TEXTS["disc"]):
         assert text in page
 
 

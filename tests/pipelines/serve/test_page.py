@@ -107,7 +107,7 @@ def test_a_typed_text_is_searched_and_is_in_the_address(open_page, client):
     assert len(ids(page)) == 24
     assert "q=a+red+circle" in page.url
     expect(page.locator("#status")).to_contain_text("Results 1 to 24 in ")
-    expect(page.locator("#status")).to_contain_text(f"version {VERSION}, vector, vista-tiny (untrained)")
+    expect(page.locator("#status")).to_contain_text(f"version {VERSION}, vector, vista-tiny")
     first = client.search(text="a red circle", k=1).json["results"][0]
     card = page.locator(".card").first
     expect(card).to_contain_text(first["text"])

@@ -22,7 +22,7 @@ from tests.pipelines.serve.shapes import TABLE, VERSION
 from vista_core import UsageError
 
 ROOT = Path(__file__).resolve().parents[3]
-ADDRESS = re.compile(rf"serving shapes, version {VERSION}, vista-tiny \(untrained\), at (http://\S+/) \(Ctrl-C stops\)")
+ADDRESS = re.compile(rf"serving shapes, version {VERSION}, vista-tiny, at (http://\S+/) \(Ctrl-C stops\)")
 
 
 @contextmanager
