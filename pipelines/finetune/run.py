@@ -172,7 +172,8 @@ class Workers:
 
     def __str__(self) -> str:
         """What trains, for people."""
-        return f"{self.count} {'GPU' if self.device == 'cuda' else 'CPU process'}{'es' if self.count > 1 else ''}"
+        one, many = ("GPU", "GPUs") if self.device == "cuda" else ("CPU process", "CPU processes")
+        return f"{self.count} {one if self.count == 1 else many}"
 
 
 def planned(config: FinetuneConfig, prepared: Prepared, workers: Workers) -> Training:

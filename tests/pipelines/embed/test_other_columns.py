@@ -278,7 +278,7 @@ def test_wrong_vectors_of_any_column_keep_a_version_from_being_published(tmp_pat
     backfill(tmp_path, texts, encoders["vector_b"])
     embed(config)
     before = rows(tmp_path)
-    write(tmp_path / "in", "b", {f"n{number}": Record(f"{number} other words") for number in range(3)})
+    write(tmp_path / "in", "b", {text: Record(text) for text in ("a red star", "a blue circle", "a green house")})
     with pytest.raises(GateError, match=r"canary: `vector_b`: 3 of 3 rows .* less than 0\.999"):
         embed(config, Setup(stages=Stages(encoder=ConfusedSecond)))
     assert rows(tmp_path) == before
