@@ -31,7 +31,8 @@ RATES = ("hit_rate@1", "hit_rate@5")
 ABOUT = """# vista-tiny
 
 A very small model of the VISTA kind: one embedding for a text, for an image, and for an image with text. It is there to
-try vista with, in the demo and in tests. It was trained from random weights on two cores (`make vista-tiny`).
+try vista with, in the demo and in tests. It was trained from random weights on two cores (`make vista-tiny`), in three
+trainings: captions, edits, and both with hard negatives (`recipes/`). Below, the last one is described.
 
 ## What it can't do
 

@@ -1,6 +1,6 @@
 """A world of drawn objects with captions and edits, to train and evaluate `vista-tiny`.
 
-    python -m pipelines.drawings FOLDER [--seed 0] [--train 12000]
+    python -m pipelines.drawings FOLDER [--seed 0] [--train 36000]
 
 writes `FOLDER/train`, `FOLDER/eval/cir` and `FOLDER/eval/t2i` in less than half a minute. The same arguments give the
 same bytes, with the same versions of Pillow and pyarrow.
@@ -12,15 +12,16 @@ evaluation work.
 Scenes (`scenes.py`, `pen.py`). A scene is one to four equal objects on a background: 10 shapes, 8 colours, 4 patterns,
 2 sizes, 5 places, and one of the other 7 colours behind them. That makes 71,680 scenes, each with exactly one picture
 of 96 x 96 pixels. Three or four large objects are always in the centre. Small objects are 25 pixels wide. Large ones
-are as wide as their number and place allow: 72 pixels for one in the centre, 54 for one elsewhere, 40 for several.
+are 40 pixels wide, and a single one in the centre 72.
 
 Texts (`words.py`). A caption names some attributes of a scene, and describes every scene that has these. "a" and "one"
 name the number, but a noun without an article does not: "red star" also describes two striped red stars. An instruction
 names what changes from one scene to another: mostly one attribute, sometimes two.
 
 Training (`training.py`, the layout of VISTA-S2). Scenes come in families: one scene, and eleven that each differ from
-it in one attribute. With `--train 12000` there are 24,000 records of each kind, of some 9,700 pictures (13 MB).
+it in one attribute. With `--train 36000` there are 72,000 records of each kind, of some 22,650 pictures (29 MB).
 
+    t2i.jsonl             A caption finds an image. Half of the captions name every attribute. No hard negatives.
     edit_image.jsonl      Image and instruction find an image. Three hard negatives: the image of the query itself,
                           another edit of it, and one like the target.
     t2it.jsonl            A caption finds an image with a text. One to three hard negatives, which differ from the

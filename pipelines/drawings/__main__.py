@@ -16,7 +16,7 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m pipelines.drawings", description=about, formatter_class=plain)
     parser.add_argument("folder", type=Path, help="what is written goes into train and eval in it")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other scenes (default: 0)")
-    parser.add_argument("--train", type=int, default=12_000, help="images to train on, at most (default: 12000)")
+    parser.add_argument("--train", type=int, default=36_000, help="images to train on, at most (default: 36000)")
     given = parser.parse_args()
     if given.train < FAMILY:
         parser.error(f"--train {given.train}: scenes come in families of {FAMILY}, so {FAMILY} is the least")

@@ -62,9 +62,7 @@ def object_width(scene: Scene) -> int:
     """The width of each object in pixels: large ones are as wide as their number and place allow."""
     if scene.size == "small":
         return 25
-    if scene.number != "one":
-        return 40
-    return WIDTH if scene.place == "centre" else 54
+    return WIDTH if (scene.number, scene.place) == ("one", "centre") else 40
 
 
 def centres(scene: Scene, width: int) -> list[Point]:

@@ -12,13 +12,21 @@ from random import Random
 from typing import Any, Final
 
 from pipelines.drawings.pen import draw
-from pipelines.drawings.scenes import ATTRIBUTES, Scene, differences, neighbours, random_scene, simple_scene
+from pipelines.drawings.scenes import (
+    ATTRIBUTES,
+    COMBINATION,
+    Scene,
+    differences,
+    neighbours,
+    random_scene,
+    simple_scene,
+)
 from pipelines.drawings.words import SAMPLE, caption, instruction
 
 FAMILY: Final = 12  # scenes: one, and its neighbours
 SIMPLE: Final = 0.15  # the share of families around a scene as in the sample catalog
 NAMED: Final = {  # how often a caption names an attribute
-    **{"shape": 0.95, "colour": 0.95, "pattern": 0.5, "size": 0.35, "number": 0.5, "place": 0.35, "background": 0.5}
+    **{"shape": 0.97, "colour": 0.97, "pattern": 0.7, "size": 0.5, "number": 0.6, "place": 0.5, "background": 0.6}
 }
 LIKE_SAMPLE: Final = 0.1  # the share of captions that name what those of the sample catalog name
 PER_SCENE: Final = 2  # records of each kind in which a scene is the query or the positive
@@ -33,7 +41,7 @@ def write_training(folder: Path, scenes: int, seed: int) -> None:
     random = Random(f"drawings for training {seed}")
     families = [family(random) for _ in range(scenes // FAMILY)]
     folder.mkdir(parents=True, exist_ok=True)
-    for name, make in (("edit_image", edits), ("t2it", captioned)):
+    for name, make in (("t2i", described), ("edit_image", edits), ("t2it", captioned)):
         records = list(chain.from_iterable(make(each, random) for each in families))
         random.shuffle(records)
         lines = (json.dumps(record) + "\n" for record in records)
@@ -67,6 +75,18 @@ def family(random: Random) -> list[Scene]:
             chosen = list(by_attribute.values())
             rest = [each for each in others if each not in chosen]
             return [first, *chosen, *rest[: FAMILY - 1 - len(chosen)]]
+
+
+def described(scenes: Sequence[Scene], random: Random) -> Iterator[Record]:
+    """Records of a family: a caption of all attributes, or of many, finds an image."""
+    for scene in scenes:
+        for named in (set(ATTRIBUTES), set(COMBINATION) | random_attributes(random)):
+            yield {
+                "query": caption(scene, named, random),
+                "positive": image_path(scene),
+                "q_type": "text",
+                "c_type": "image",
+            }
 
 
 def edits(scenes: Sequence[Scene], random: Random) -> Iterator[Record]:

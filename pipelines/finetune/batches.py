@@ -20,6 +20,7 @@ from pipelines.storage.model_files import local_files
 from vista_core import EncoderSettings, Preprocessor, RecordError
 
 AHEAD: Final = 4  # batches that each loading process has ready
+KEPT_BYTES: Final = 512 * 2**20  # of decoded images, in each loading process: many of a small model's, few of others
 NO_IMAGE: Final = -1
 
 Item = dict[str, Any]  # a value of prepared.ITEM: `text`, and the number of its `image`
@@ -65,11 +66,29 @@ class UnusableImageError(Exception):
 
 
 @dataclass
-class Collector:
-    """Gathers the distinct items of a batch."""
+class Decoder:
+    """Decodes images of the data, and keeps as many as `kept_bytes` allow, since every epoch needs them again."""
 
     preprocessor: Preprocessor
     reader: ImageBytes
+    kept_bytes: int = KEPT_BYTES
+    kept: dict[int, np.ndarray] = field(default_factory=dict)
+
+    def decode(self, number: int) -> np.ndarray:
+        """Pixels uint8 [S, S, 3] of an image by its number. Raises RecordError, and OSError as the store does."""
+        pixels = self.kept.get(number)
+        if pixels is None:
+            pixels = self.preprocessor.decode_image(self.reader.read(number))
+            if (len(self.kept) + 1) * pixels.nbytes <= self.kept_bytes:
+                self.kept[number] = pixels
+        return pixels
+
+
+@dataclass
+class Collector:
+    """Gathers the distinct items of a batch."""
+
+    decoder: Decoder
     numbers: dict[int, int] = field(default_factory=dict)  # rows of items, by their keys
     ids: list[np.ndarray] = field(default_factory=list)
     image_of: list[int] = field(default_factory=list)
@@ -82,7 +101,7 @@ class Collector:
     def add(self, item: Item) -> int:
         """The row of an item. Raises UnusableImageError."""
         image = NO_IMAGE if item["image"] is None else self.image(item["image"])
-        [tokens] = self.preprocessor.tokenize([item["text"]], [image != NO_IMAGE])
+        [tokens] = self.decoder.preprocessor.tokenize([item["text"]], [image != NO_IMAGE])
         digest = xxhash.xxh3_64(tokens.input_ids.tobytes())  # by content: other processes compare it, too
         if image != NO_IMAGE:
             digest.update(self.pixel_keys[image])
@@ -97,7 +116,7 @@ class Collector:
         """The row of an image of the data. Raises UnusableImageError, and OSError if the store fails."""
         if number not in self.decoded:
             try:
-                pixels = self.preprocessor.decode_image(self.reader.read(number))
+                pixels = self.decoder.decode(number)
                 key = xxhash.xxh3_128_digest(pixels.data)
                 row = self.by_pixels.setdefault(key, len(self.images))
                 if row == len(self.images):
@@ -123,7 +142,7 @@ class Collector:
 
     def inputs(self) -> Inputs:
         """What was gathered."""
-        size = self.preprocessor.image_size
+        size = self.decoder.preprocessor.image_size
         images = np.stack(self.images) if self.images else np.empty((0, size, size, 3), np.uint8)
         keys = np.array(list(self.numbers), np.uint64).view(np.int64)
         return Inputs(keys, self.ids, np.array(self.image_of, np.int64), images)
@@ -139,7 +158,7 @@ class BatchMaker:
     negatives: Sequence[int]
 
     def __post_init__(self) -> None:
-        self.reader = ImageBytes(self.prepared.images)
+        self.decoder = Decoder(self.preprocessor, ImageBytes(self.prepared.images))
 
     def make(self, batch: Batch, rank: int = 0, processes: int = 1) -> TrainingBatch:
         """Every `processes`-th pair of a batch, decoded."""
@@ -147,7 +166,7 @@ class BatchMaker:
         pairs = [table.slice(row, 1).to_pylist()[0] for row in batch.rows.tolist()]  # `take` would copy the table
         counts = [len(pair["negatives"] or ()) for pair in pairs]
         drawn = self.plan.draw_negatives(batch, counts, self.negatives[batch.task])
-        collector = Collector(self.preprocessor, self.reader)
+        collector = Collector(self.decoder)
         queries, positives, candidates = [], [], dict[int, None]()
         for pair, chosen in list(zip(pairs, drawn, strict=True))[rank::processes]:
             try:

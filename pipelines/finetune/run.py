@@ -189,6 +189,8 @@ def planned(config: FinetuneConfig, prepared: Prepared, workers: Workers) -> Tra
         held_out=config.validation,
         repeats=tuple(repeats.get(task.name, 1) for task in tasks),
     )
+    if not plan.steps_per_epoch:
+        raise UsageError(f"--repeat {' '.join(config.repeat)}: no task is left to train with")
     start = config.encoder.settings(workers.device)
     return Training(
         recipe=recipe,

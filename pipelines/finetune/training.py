@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from pipelines.finetune.batches import Batches, TrainingBatch, loaded_ahead
+from pipelines.finetune.optimizer import Optimizers
 from pipelines.finetune.plan import Plan, rate_at
 from pipelines.finetune.prepared import Prepared
 from pipelines.finetune.processes import Processes
@@ -66,7 +67,7 @@ class State:
     """Where a training stands; `step` is the next one. From equal states, trainings with equal data go on equally."""
 
     model: VistaModel
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizers
     step: int = 0
     seconds: float = 0.0
     stepped: list[Stepped] = field(default_factory=list)
@@ -79,19 +80,8 @@ class State:
         model.train().requires_grad_(True)
         if recipe.trained == "vision":
             model.text.requires_grad_(False)
-        groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
-        for name, weight in model.named_parameters():
-            if weight.requires_grad:
-                groups.setdefault((name.startswith("text."), weight.dim() > 1), []).append(weight)
-        options = [
-            {
-                "params": weights,
-                "peak": recipe.text_learning_rate if of_text else recipe.learning_rate,
-                "weight_decay": recipe.weight_decay if matrices else 0.0,
-            }
-            for (of_text, matrices), weights in groups.items()
-        ]
-        return cls(model, torch.optim.AdamW(options, lr=0.0, fused=True))
+        weights = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+        return cls(model, Optimizers.of(weights, recipe))
 
     def stored(self) -> dict[str, Any]:
         """The state as values that torch saves."""
@@ -161,15 +151,13 @@ class Trainer:
 
     def step(self, batch: TrainingBatch, rate: float) -> tuple[float | None, float]:
         """One step at a share of the highest learning rates; returns the loss, and the norm of its gradients."""
-        optimizer, recipe = self.state.optimizer, self.training.recipe
         loss = loss_and_backward(self.state.model, batch, self.computation, self.processes)
         norm = 0.0
         if loss is not None:
-            norm = float(torch.nn.utils.clip_grad_norm_(trained(self.state.model), recipe.max_gradient_norm))
-            for group in optimizer.param_groups:
-                group["lr"] = rate * group["peak"]
-            optimizer.step()
-        optimizer.zero_grad()
+            longest = self.training.recipe.max_gradient_norm
+            norm = float(torch.nn.utils.clip_grad_norm_(trained(self.state.model), longest))
+            self.state.optimizer.step(rate)
+        self.state.optimizer.forget_gradients()
         return loss, norm
 
     def tell(self, happened: Stepped | Validated) -> None:

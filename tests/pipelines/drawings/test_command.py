@@ -28,7 +28,7 @@ def test_the_same_arguments_give_the_same_bytes(tmp_path):
     assert written == contents(tmp_path / "two")
     parts = ("corpus", "qrels", "queries", "queries_meta")
     assert set(written) == {
-        *(f"train/{name}" for name in ("edit_image.jsonl", "t2it.jsonl", "images.tar.part00")),
+        *(f"train/{name}" for name in ("edit_image.jsonl", "t2i.jsonl", "t2it.jsonl", "images.tar.part00")),
         *(f"eval/{task}/{part}.parquet" for task in ("cir", "t2i") for part in parts),
     }
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pipelines.drawings.pen import SIZE
-from pipelines.drawings.scenes import Scene, differences
+from pipelines.drawings.scenes import ATTRIBUTES, Scene, differences
 from pipelines.drawings.training import edit_negatives, write_training
 from tests.pipelines.drawings.said import said, said_by_caption
 
@@ -40,8 +40,13 @@ def captioned(training):
     return records(training, "t2it")
 
 
+@pytest.fixture(scope="module")
+def described(training):
+    return records(training, "t2i")
+
+
 def paths(edits, captioned):
-    """All pictures that records name."""
+    """All pictures that records with hard negatives name."""
     for record in edits:
         yield from (record["query"][0], record["positive"], *record["hard_negative"])
     for record in captioned:
@@ -53,20 +58,29 @@ def fits(scene: Scene, text: str) -> bool:
     return all(getattr(scene, name) == value for name, value in said_by_caption(text).items())
 
 
-def test_there_are_two_records_of_each_kind_for_each_scene(edits, captioned):
-    assert len(edits) == len(captioned) == 2 * SCENES
+def test_there_are_two_records_of_each_kind_for_each_scene(edits, captioned, described):
+    assert len(edits) == len(captioned) == len(described) == 2 * SCENES
+    assert {(record["q_type"], record["c_type"]) for record in described} == {("text", "image")}
     assert {(record["q_type"], record["c_type"]) for record in edits} == {("mm_it", "image")}
     assert {(record["q_type"], record["c_type"]) for record in captioned} == {("text", "mm_it")}
 
 
-def test_no_record_shows_or_describes_a_combination_that_is_held_out(edits, captioned):
-    assert not [path for path in paths(edits, captioned) if scene_of(path).held_out]
-    texts = [record["query"] for record in captioned]
+def test_no_record_shows_or_describes_a_combination_that_is_held_out(edits, captioned, described):
+    shown = [*paths(edits, captioned), *(record["positive"] for record in described)]
+    assert not [path for path in shown if scene_of(path).held_out]
+    texts = [record["query"] for record in (*captioned, *described)]
     texts += [text for record in captioned for _, text in (record["positive"], *record["hard_negative"])]
     described = [said_by_caption(text) for text in texts]
     full = [each for each in described if each.keys() >= {"shape", "colour", "pattern"}]
     assert len(full) > SCENES / 2
     assert not [each for each in full if Scene(each["shape"], each["colour"], "none", each["pattern"]).held_out]
+
+
+def test_captions_that_find_a_picture_alone_are_true_and_half_of_them_name_every_attribute(described):
+    named = [said_by_caption(record["query"]) for record in described]
+    assert all(fits(scene_of(record["positive"]), record["query"]) for record in described)
+    assert all(each.keys() >= {"shape", "colour", "pattern"} for each in named)
+    assert 0.5 <= sum(each.keys() == set(ATTRIBUTES) for each in named) / len(named) < 0.6
 
 
 def test_the_target_of_an_edit_differs_in_exactly_what_the_instruction_names(edits):
@@ -123,17 +137,20 @@ def test_texts_of_candidates_are_empty_or_true_and_half_are_empty(captioned):
     assert kinds["own"] > 0.1 * len(captioned)
 
 
-def test_the_tar_has_exactly_the_pictures_that_records_name_and_nothing_of_the_machine(training, edits, captioned):
+def test_the_tar_has_exactly_the_pictures_that_records_name_and_nothing_of_the_machine(
+    training, edits, captioned, described
+):
     with tarfile.open(training / "images.tar.part00") as tar:
         members = tar.getmembers()
         names = [member.name for member in members]
         assert len(set(names)) == len(names) <= SCENES
-        assert set(names) == set(paths(edits, captioned))
+        assert set(names) == {*paths(edits, captioned), *(record["positive"] for record in described)}
         assert {(each.mtime, each.uid, each.gid, each.uname, each.mode) for each in members} == {(0, 0, 0, "", 0o644)}
         for member in members[:50]:
             image = Image.open(io.BytesIO(tar.extractfile(member).read()))
             assert (image.size, image.mode) == ((SIZE, SIZE), "RGB")
-    assert sorted(path.name for path in training.iterdir()) == ["edit_image.jsonl", "images.tar.part00", "t2it.jsonl"]
+    files = ["edit_image.jsonl", "images.tar.part00", "t2i.jsonl", "t2it.jsonl"]
+    assert sorted(path.name for path in training.iterdir()) == files
 
 
 def test_another_seed_gives_other_records(training, tmp_path):

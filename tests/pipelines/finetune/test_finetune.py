@@ -129,6 +129,9 @@ def test_a_name_that_no_model_can_have_is_known_at_once(tmp_path):
 def test_what_repeat_names_must_be_a_task(ray_cluster, folder):
     with pytest.raises(UsageError, match="--repeat t2i: there are the tasks edit_image, t2it"):
         finetune(replace(config_of(folder, repeat=("t2i=2",)), output=str(folder / "repeated")))
+    with pytest.raises(UsageError, match="--repeat edit_image=0 t2it=0: no task is left to train with"):
+        left = replace(config_of(folder, repeat=("edit_image=0", "t2it=0")), output=str(folder / "nothing"))
+        finetune(left)
     with pytest.raises(UsageError, match=r"--repeat t2it: give TASK=N"):
         config_of(folder, repeat=("t2it",))
 

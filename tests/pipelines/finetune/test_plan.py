@@ -67,6 +67,12 @@ def test_a_task_that_is_repeated_has_its_pairs_as_often():
     assert sum(each.task == 0 for each in epoch) == 10
 
 
+def test_a_task_that_is_left_out_has_no_batch():
+    plan = Plan((300, 60), batch=30, seed=0, held_out=0, repeats=(0, 1))
+    assert {plan.of(step).task for step in range(5)} == {1}
+    assert plan.steps(epochs=1) == 2
+
+
 def test_hard_negatives_are_drawn_without_repetition():
     plan = Plan((100,), batch=4, seed=0)
     drawn = plan.draw_negatives(plan.of(0), [5, 2, 0, 9], 3)

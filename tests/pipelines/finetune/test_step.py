@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import socket
 
 import numpy as np
@@ -12,12 +13,15 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
 
+from pipelines.finetune.batches import Decoder
+from pipelines.finetune.images import ImageBytes
 from pipelines.finetune.layout import read_layout
 from pipelines.finetune.plan import Plan
 from pipelines.finetune.processes import Processes
 from pipelines.finetune.step import encode_part, loss_and_backward, parts_of, recompute_layers
 from tests.pipelines.finetune.drawn import edit_lines, name_of, write_data, write_lines
-from tests.pipelines.finetune.small import FLOAT32, Small, gradients, largest_difference, model, small
+from tests.pipelines.finetune.small import FLOAT32, TINY, Small, gradients, largest_difference, model, small
+from vista_core import EncoderSettings, Preprocessor
 
 ALONE = Processes()
 
@@ -173,3 +177,15 @@ def test_any_number_of_processes_gives_the_same_loss_and_gradients(tmp_path, pai
         expected, alone = trained_by(pairs.batch(step))
         assert loss == pytest.approx(expected, rel=1e-5), rank
         assert largest_difference(of_rank, alone) < 1e-4
+
+
+def test_decoded_images_are_kept_as_far_as_memory_allows(tmp_path):
+    folder = write_data(tmp_path / "train")
+    images = read_layout(str(folder)).images
+    preprocessor = Preprocessor.load(EncoderSettings(TINY))
+    decoder = Decoder(preprocessor, ImageBytes(images), kept_bytes=2 * 64 * 64 * 3)
+    before = [decoder.decode(number) for number in range(3)]
+    shutil.rmtree(folder / "images")
+    assert all((decoder.decode(number) == before[number]).all() for number in range(2))
+    with pytest.raises(FileNotFoundError):
+        decoder.decode(2)

@@ -66,6 +66,12 @@ def undisturbed(training):
     return Run(training)
 
 
+@pytest.fixture(scope="module")
+def with_muon(training):
+    """A training whose matrices Muon trains."""
+    return replace(training, recipe=replace(RECIPE, muon_learning_rate=3e-3))
+
+
 def test_every_step_is_reported_and_every_third_state_saved(undisturbed, training):
     assert list(undisturbed.losses) == list(range(8))
     assert len(undisturbed.saved) == 3  # after 3, after 6, and at the end
@@ -82,6 +88,33 @@ def test_what_goes_on_has_the_same_losses_and_weights(undisturbed, training, sav
     assert [each.loss for each in later.state.stepped] == pytest.approx(list(undisturbed.losses.values()), rel=1e-6)
     for one, other in zip(later.state.model.parameters(), undisturbed.state.model.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_with_muon_what_goes_on_has_the_same_losses(with_muon):
+    run = Run(with_muon)
+    later = {step: run.losses[step] for step in range(3, 8)}
+    assert Run(with_muon, run.saved[0]).losses == pytest.approx(later, rel=1e-5)
+
+
+def test_muon_trains_the_matrices_of_layers_and_adamw_the_rest(training, with_muon):
+    state = State.new(model(), with_muon.recipe)
+    names = {weight: name for name, weight in state.model.named_parameters()}
+    adamw, muon = (
+        [names[weight] for group in each.param_groups for weight in group["params"]]
+        for each in state.optimizer.optimizers
+    )
+    assert sorted(adamw + muon) == sorted(names.values())
+    assert all(name.startswith(("vision.blocks", "text.layers", "visual_proj")) for name in muon)
+    assert all(name.endswith("weight") for name in muon)
+    assert not any(each in " ".join(muon) for each in ("norm", "embedding"))
+    [alone] = State.new(model(), training.recipe).optimizer.optimizers
+    assert isinstance(alone, torch.optim.AdamW)
+
+
+def test_with_muon_it_learns_faster(training, with_muon):
+    """The model has random weights."""
+    adamw, muon = (Run(replace(each, steps=30, save_every=1000)).losses for each in (training, with_muon))
+    assert sum(list(muon.values())[-5:]) < 0.8 * sum(list(adamw.values())[-5:])
 
 
 def test_a_state_of_the_end_has_nothing_left_to_do(undisturbed, training):
@@ -114,7 +147,7 @@ def test_a_training_that_is_out_of_time_ends_and_is_saved(training):
 
 
 def test_with_a_time_limit_the_learning_rate_follows_the_time(training):
-    run = Run(replace(training, steps=100_000, max_seconds=3.0))
+    run = Run(replace(training, recipe=replace(RECIPE, warmup=0.0), steps=100_000, max_seconds=3.0))
     rates = [each.learning_rate for each in run.reports if isinstance(each, Stepped)]
     assert len(rates) < 1000
     assert max(rates) > 0.5 * RECIPE.learning_rate
