@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.cluster.child import ProcessLimits
+from pipelines.fetching.locations import FetchError, FetchRules, absolute_uri, allowed_location
 from pipelines.reasons import IMAGE_NOT_STORED, Reject
 from pipelines.records import ID, IMAGE, IMAGE_URI, MODALITY, OBJECT, TEXT, replace_column
 from pipelines.sources.columns import Batch, Columns, Layout
@@ -27,7 +28,7 @@ from pipelines.sources.limits import DEFAULTS
 from pipelines.sources.roles import ID_NAMES
 from pipelines.sources.types import is_number, is_text
 from pipelines.sources.units import FilePart
-from pipelines.tables.dataset import ADDRESS
+from pipelines.tables.dataset import ADDRESS, without_source
 from pipelines.tables.fresh_columns import CONTENT
 from pipelines.tables.origin import MARKER, Origin
 from pipelines.tables.vector_column import fingerprint_column, is_vector
@@ -201,6 +202,35 @@ def of_vista(table: lance.LanceDataset, asked: Content) -> Content:
             "source into another --table with --store-images, or with images that are given by URI"
         )
     return dataclasses.replace(asked, text=text, image=image)
+
+
+def require_images_in_reach(table: lance.LanceDataset, content: Content, rules: FetchRules) -> None:
+    """Raise UsageError if images are given by URI, and of rows all over the table none has one that may be fetched.
+
+    So it is when the source held the images themselves: then the column has only the names that they had there.
+    """
+    name = content.image
+    if name is None or name not in table.schema.names or not is_text(table.schema.field(name).type):
+        return
+    names = [name, *([OBJECT] if OBJECT in table.schema.names else [])]
+    spread = range(0, table.count_rows(), max(1, table.count_rows() // LOOKED_AT))
+    errors = []
+    for row in table.take(list(spread), columns=names).to_pylist():
+        if not (uri := row[name]):
+            continue
+        try:
+            named_in = without_source(row.get(OBJECT) or table.uri)
+            allowed_location(absolute_uri(uri, named_in, rules), rules.allowed)
+        except FetchError as error:
+            errors.append(error.reject(uri).message)
+            continue
+        return
+    if errors:
+        raise UsageError(
+            f"{table.uri}: of {len(errors)} rows with an image, in the column `{name}`, none may be fetched. "
+            f"The first one is {errors[0]}. If the source held the images themselves, these are only their names: "
+            "embed it into another --table with --store-images"
+        )
 
 
 def may_be_content(schema: pa.Schema, field: pa.Field) -> bool:

@@ -12,7 +12,15 @@ from typing import Any, Final
 import lance
 
 from pipelines.backfill.config import BackfillConfig
-from pipelines.backfill.content import Content, TableRows, content_of, image_identity_of, of_vista, rows_of
+from pipelines.backfill.content import (
+    Content,
+    TableRows,
+    content_of,
+    image_identity_of,
+    of_vista,
+    require_images_in_reach,
+    rows_of,
+)
 from pipelines.backfill.finished import Filling
 from pipelines.cluster.resources import Resources, share_out
 from pipelines.cluster.session import cluster_now
@@ -133,6 +141,7 @@ def resolve_job(config: BackfillConfig, table: lance.LanceDataset) -> Job:
         timeout_seconds=config.fetch_timeout,
         identity=identity,
     )
+    require_images_in_reach(table, content, rules)
     return Job(config, tuple(targets), rows_of(table, layout, fingerprints, where), rules, resources)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -45,7 +45,7 @@ class TrainingBatch:
     """What a process trains with in a step.
 
     `queries` and `positives` are rows of `inputs`, one of each for each pair; `candidates` are the distinct ones among
-    positives and hard negatives. `skipped` counts pairs, and hard negatives, whose image can't be used, by reason.
+    positives and hard negatives. `skipped` counts what was left out.
     """
 
     step: int
@@ -54,15 +54,27 @@ class TrainingBatch:
     queries: np.ndarray
     positives: np.ndarray
     candidates: np.ndarray
-    skipped: dict[str, int]
+    skipped: Counter[Skipped]
+
+
+class Skipped(NamedTuple):
+    """A pair, or a hard negative, that was left out of a batch, as its image can't be used."""
+
+    what: str
+    reason: str  # of pipelines.reasons
+    image: str
 
 
 class UnusableImageError(Exception):
     """An image is not there, or can't be decoded; `reason` is one of pipelines.reasons."""
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
+    def __init__(self, reason: str, image: str) -> None:
+        super().__init__(f"{image}: {reason}")
+        self.reason, self.image = reason, image
+
+    def skipped(self, what: str) -> Skipped:
+        """What is left out because of it."""
+        return Skipped(what, self.reason, self.image)
 
 
 @dataclass
@@ -96,7 +108,7 @@ class Collector:
     pixel_keys: list[bytes] = field(default_factory=list)  # hashes of the images
     by_pixels: dict[bytes, int] = field(default_factory=dict)  # rows of images, by these
     decoded: dict[int, int | str] = field(default_factory=dict)  # their rows, or reasons, by their numbers in the data
-    skipped: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[Skipped] = field(default_factory=Counter)
 
     def add(self, item: Item) -> int:
         """The row of an item. Raises UnusableImageError."""
@@ -129,7 +141,7 @@ class Collector:
                 self.decoded[number] = error.reason
         found = self.decoded[number]
         if isinstance(found, str):
-            raise UnusableImageError(found)
+            raise UnusableImageError(found, self.decoder.reader.name(number))
         return found
 
     def usable(self, items: Iterable[Item]) -> Iterator[int]:
@@ -138,7 +150,7 @@ class Collector:
             try:
                 yield self.add(item)
             except UnusableImageError as error:
-                self.skipped[f"a hard negative ({error.reason})"] += 1
+                self.skipped[error.skipped("hard negative")] += 1
 
     def inputs(self) -> Inputs:
         """What was gathered."""
@@ -172,7 +184,7 @@ class BatchMaker:
             try:
                 query, positive = collector.add(pair["query"]), collector.add(pair["positive"])
             except UnusableImageError as error:
-                collector.skipped[f"a pair ({error.reason})"] += 1
+                collector.skipped[error.skipped("pair")] += 1
                 continue
             queries.append(query)
             positives.append(positive)
@@ -185,7 +197,7 @@ class BatchMaker:
             queries=np.array(queries, np.int64),
             positives=np.array(positives, np.int64),
             candidates=np.array(list(candidates), np.int64),
-            skipped=dict(collector.skipped),
+            skipped=collector.skipped,
         )
 
 

@@ -52,10 +52,7 @@ def card(figures: Figures) -> str:
         *markdown(["data", "pairs"], [[task.name, f"{len(task.pairs):,}"] for task in figures.prepared.tasks]),
         "",
         *(f"* {name}: {value}" for name, value in facts.items()),
-        *(
-            f"* skipped {number:,} times, as its image can't be used: {what}"
-            for what, number in figures.skipped.items()
-        ),
+        *(f"* skipped {each}" for each in figures.skipped_in_words()),
         "",
         f"Transparent images {'were composited on white' if figures.alpha == 'white' else 'lost their alpha channel'}.",
         "",

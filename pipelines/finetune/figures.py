@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from pipelines.finetune.batches import Skipped
 from pipelines.finetune.config import FinetuneConfig
 from pipelines.finetune.prepared import Prepared
 from pipelines.finetune.training import Stepped, Training, Validated
@@ -15,6 +17,7 @@ from vista_core import EncoderSettings
 from vista_core.hub import model_name, resolve_alpha
 
 LAST: Final = 50  # steps whose mean loss is reported
+NAMED: Final = 3  # images that can't be used, in a line for people
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Figures:
     trained_on: str  # the processes, for people
     stepped: Sequence[Stepped]
     validated: Sequence[Validated]
-    skipped: dict[str, int]
+    skipped: Counter[Skipped]
 
     @property
     def name(self) -> str:
@@ -66,6 +69,18 @@ class Figures:
                 found[name] = sum(last) / len(last)
         return found
 
+    def skipped_in_words(self) -> list[str]:
+        """What was left out: `pairs 12 times, image_undecodable: images/a.png, images/b.png`."""
+        kinds: dict[tuple[str, str], Counter[str]] = {}
+        for each, times in sorted(self.skipped.items()):
+            kinds.setdefault((each.what, each.reason), Counter())[each.image] += times
+        found = []
+        for (what, reason), images in kinds.items():
+            named = ", ".join(list(images)[:NAMED])
+            more = f" and {len(images) - NAMED:,} more (training.json names all)" if len(images) > NAMED else ""
+            found.append(f"{what}s {images.total():,} times, {reason}: {named}{more}")
+        return found
+
     def facts(self) -> dict[str, Any]:
         """The content of training.json."""
         return {
@@ -81,7 +96,8 @@ class Figures:
             "seconds": round(self.seconds, 1),
             "loss": {task: round(loss, 4) for task, loss in self.last_losses().items()},
             "held-out pairs": self.validated[-1].hit_rates if self.validated else {},
-            "skipped": self.skipped,
+            "skipped": [{**each._asdict(), "times": times} for each, times in sorted(self.skipped.items())],
+            "skipped, in words": self.skipped_in_words(),
             "losses": [[each.step, each.task, each.loss] for each in self.stepped],
             "validations": [dataclasses.asdict(each) for each in self.validated],
         }

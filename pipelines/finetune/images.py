@@ -145,6 +145,10 @@ class ImageBytes:
         self.images = images.combine_chunks()
         self.open_files: dict[str, Any] = {}
 
+    def name(self, number: int) -> str:
+        """How the data names an image."""
+        return str(self.images["name"][number])
+
     def read(self, number: int) -> bytes:
         """The encoded bytes of an image. Raises OSError."""
         row = self.images.slice(number, 1).to_pylist()[0]

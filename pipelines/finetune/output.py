@@ -65,7 +65,7 @@ class Trained:
             found = facts["held-out pairs"].get(task, {})
             rates = "".join(f", {name} {value:.3f}" for name, value in found.items())
             lines.append(f"  {task}: loss {loss:.3f}{rates}{' (held-out pairs)' if rates else ''}")
-        lines += [f"  skipped {number:,} times: {what}" for what, number in facts["skipped"].items()]
+        lines += [f"  skipped {each}" for each in facts["skipped, in words"]]
         return "\n".join([*lines, f"model: {self.output}", f"report: {self.output}/{REPORT_FILE}"])
 
 

@@ -34,9 +34,7 @@ def page_of(figures: Figures) -> Page:
         for task, rates in last.items()
         if "hit_rate@5" in rates
     ]
-    lost = [
-        f"Skipped {number:,} times, as its image can't be used: {what}." for what, number in figures.skipped.items()
-    ]
+    lost = [f"Skipped {each}." for each in figures.skipped_in_words()]
     pairs = ", ".join(f"{len(task.pairs):,} of {task.name}" for task in figures.prepared.tasks)
     return Page(
         title=figures.name,

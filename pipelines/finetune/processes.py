@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
 
 BUCKET: Final = 1 << 24  # values that are exchanged at once: few messages, and little memory for copies
 
@@ -45,7 +46,7 @@ class Processes:
         dist.all_gather(found, padded)
         return [each[:count] for each, count in zip(found, counts, strict=True)]
 
-    def collect(self, value: Counter[str]) -> list[Counter[str]]:
+    def collect(self, value: T) -> list[T]:
         """What each process has, by rank."""
         if self.count == 1:
             return [value]

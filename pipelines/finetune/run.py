@@ -84,14 +84,17 @@ def finetune(config: FinetuneConfig) -> Trained:
     log.info(
         "%s: %s; %s steps of %s queries, on %s",
         config.output,
-        ", ".join(f"{task.name} with {len(task.pairs):,} pairs" for task in prepared.tasks),
+        ", ".join(
+            f"{task.name} with {len(task.pairs):,} {'pair' if len(task.pairs) == 1 else 'pairs'}"
+            for task in prepared.tasks
+        ),
         f"{training.steps:,}",
         training.plan.batch,
         workers,
     )
     with fit(config, training, workers, prepared).as_directory() as folder:
         state = read_state(Path(folder))
-    reports = (state["stepped"], state["validated"], dict(state["skipped"]))
+    reports = (state["stepped"], state["validated"], state["skipped"])
     return write_model(Figures(config, training, prepared, str(workers), *reports), state["model"])
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from pipelines.finetune.batches import Batches, TrainingBatch, loaded_ahead
+from pipelines.finetune.batches import Batches, Skipped, TrainingBatch, loaded_ahead
 from pipelines.finetune.optimizer import Optimizers
 from pipelines.finetune.plan import Plan, rate_at
 from pipelines.finetune.prepared import Prepared
@@ -72,7 +72,7 @@ class State:
     seconds: float = 0.0
     stepped: list[Stepped] = field(default_factory=list)
     validated: list[Validated] = field(default_factory=list)
-    skipped: Counter[str] = field(default_factory=Counter)  # of all processes, up to the last save
+    skipped: Counter[Skipped] = field(default_factory=Counter)  # of all processes, up to the last save
 
     @classmethod
     def new(cls, model: VistaModel, recipe: Recipe) -> State:
@@ -109,7 +109,7 @@ class Trainer:
     def __post_init__(self) -> None:
         prepared = Prepared.open(self.training.prepared)
         assert prepared is not None, "it was prepared before processes were started"
-        self.skipped = Counter[str]()  # of this process, since the last save
+        self.skipped = Counter[Skipped]()  # of this process, since the last save
         self.tasks = [task.name for task in prepared.tasks]
         self.held_out: list[TrainingBatch] = []
         if self.processes.leads:

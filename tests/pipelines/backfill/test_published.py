@@ -98,6 +98,19 @@ def test_images_that_the_table_does_not_hold_are_refused(tmp_path):
         backfill(tmp_path / "db")
 
 
+def test_names_of_images_that_the_source_held_are_no_places(tmp_path):
+    images = pa.array([{"bytes": picture(n), "path": f"{n}.png"} for n in range(6)])
+    folder = tmp_path / "catalog"
+    folder.mkdir()
+    pq.write_table(pa.table({"id": [f"p{n}" for n in range(6)], "image": images}), folder / "a.parquet")
+    embed(EmbedConfig(str(folder / "a.parquet"), str(tmp_path / "db"), "shop", report="none"))
+    assert lance.dataset(f"{tmp_path}/db/shop.lance").to_table()["image_uri"].to_pylist() == [
+        f"{n}.png" for n in range(6)
+    ]
+    with pytest.raises(UsageError, match="of 6 rows with an image, in the column `image_uri`, none may be fetched"):
+        backfill(tmp_path / "db")
+
+
 def test_fingerprints_of_images_by_path_are_those_of_embed(tmp_path):
     folder = tmp_path / "catalog"
     folder.mkdir()

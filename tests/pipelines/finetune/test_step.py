@@ -13,7 +13,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
 
-from pipelines.finetune.batches import Decoder
+from pipelines.finetune.batches import Decoder, Skipped
 from pipelines.finetune.images import ImageBytes
 from pipelines.finetune.layout import read_layout
 from pipelines.finetune.plan import Plan
@@ -115,7 +115,8 @@ def test_pairs_whose_image_is_damaged_are_skipped_and_counted(tmp_path):
     (folder / "t2it.jsonl").unlink()
     batch = Small(read_layout(str(folder)), Plan((5,), 5, 0, 0)).batch(0)
     assert len(batch.queries) == len(batch.positives) == 3
-    assert batch.skipped == {"a pair (image_undecodable)": 2, "a hard negative (image_undecodable)": 3}
+    expected = {Skipped("pair", "image_undecodable", damaged): 2}
+    assert batch.skipped == expected | {Skipped("hard negative", "image_undecodable", damaged): 3}
     loss, _ = trained_by(batch)
     assert loss is not None
 
@@ -129,7 +130,7 @@ def test_an_image_that_has_gone_is_skipped_but_a_store_that_fails_is_an_error(tm
     gone = folder / edit_lines()[0]["positive"]
     gone.unlink()
     batch = small.batch(0)
-    assert {"a pair (image_unreadable)"} <= batch.skipped.keys()
+    assert Skipped("pair", "image_unreadable", gone.relative_to(folder).as_posix()) in batch.skipped
     gone.mkdir()  # reading it fails otherwise than by its absence
     with pytest.raises(IsADirectoryError):
         small.batch(0)
