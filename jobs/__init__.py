@@ -8,7 +8,8 @@ import sys
 from collections.abc import Callable
 from typing import TypeVar
 
-from jobs.output import logging_to_stderr
+from pipelines.log_lines import logging_to_stderr
+from pipelines.notify import notify
 from pipelines.options import parse
 from pipelines.signals import stopped_by, stopping_in_order
 from pipelines.storage.errors import cause_of, explained
@@ -20,34 +21,30 @@ Config = TypeVar("Config")
 log = logging.getLogger(__name__)
 
 
-def run_job(
-    kind: type[Config],
-    function: Callable[[Config], object],
-    arguments: list[str] | None = None,
-    program: str | None = None,
-) -> int:
-    """Call `function` with its options, a `kind` that is read from `arguments` (default: the command line).
-
-    Prints what it returns to standard output, and errors to standard error. Returns the exit code: 130 or 143 if SIGINT
-    or SIGTERM ended the job.
-    """
-    return run(lambda: show(str(function(parse(kind, arguments, program))), sys.stdout))
+def run_job(kind: type[Config], function: Callable[[Config], object], arguments: list[str] | None = None) -> int:
+    """Print what `function` returns for options read from `arguments`. Returns the exit code, as `run` does."""
+    return run(lambda: show(str(function(parse(kind, arguments))), sys.stdout))
 
 
 def run(job: Callable[[], object]) -> int:
-    """Call `job`, which may be stopped by a signal, and explain how it ended. Returns the exit code."""
+    """Call `job`, which a signal may stop, and explain how it ended, also to VISTA_NOTIFY. Returns the exit code."""
     ensure_home()
     with logging_to_stderr(), stopping_in_order():
         try:
             job()
         except BaseException as error:
             if (by := stopped_by(error)) is not None:
-                log.warning("%s", message_of_stop(error, by))
+                message = message_of_stop(error, by)
+                log.warning("%s", message)
+                if by != signal.SIGINT:  # somebody sits there
+                    notify(128 + by, message)
                 return 128 + by
             if not isinstance(error, Exception) or (message := explained(error)) is None:
                 raise
             log.error("%s", message)
-            return error.exit_code if isinstance(error, VistaError) else 1
+            exit_code = error.exit_code if isinstance(error, VistaError) else 1
+            notify(exit_code, message)
+            return exit_code
     return 0
 
 

@@ -17,15 +17,15 @@ LAYERS = ("vista_core", "pipelines", "jobs")  # each may import those before it
 ROOMS = (
     ("reasons",),
     ("records",),
-    ("terminal", "events", "signals", "options", "fingerprint", "batch_stats", "pictures"),
+    ("current_run", "terminal", "events", "signals", "options", "fingerprint", "batch_stats", "pictures"),
     ("storage",),
-    ("cluster",),
+    ("cluster", "log_lines", "notify"),
     ("tables",),
     ("sources",),
     ("fetching",),
     ("stages",),
     ("ingest",),
-    ("progress",),
+    ("progress", "run_metrics"),
     ("forecast",),
     ("report",),
     ("index",),  # a command as well, whose parts keep an index up to date in `embed`

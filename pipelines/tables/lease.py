@@ -25,6 +25,7 @@ from pathlib import Path
 import lance
 import psutil
 
+from pipelines.current_run import CURRENT
 from pipelines.signals import deferred
 from pipelines.tables.dataset import published
 from pipelines.tables.run_ids import greatest_run, next_run_id
@@ -212,6 +213,7 @@ def hold(seen: lance.LanceDataset, runs: Runs, by_force: bool = False) -> Iterat
     try:
         with deferred():
             table, lease = take(seen, runs, by_force)
+            CURRENT.id = lease.run
         yield table, lease
     finally:
         if lease is not None:

@@ -1,6 +1,7 @@
 """What a job writes where: its summary to standard output, everything else to standard error."""
 
 import io
+import json
 import logging
 import os
 import pty
@@ -14,8 +15,9 @@ import pytest
 from rich.console import Console
 
 from jobs import run_job
-from jobs.output import logging_to_stderr
+from pipelines.current_run import CURRENT
 from pipelines.events import Reading
+from pipelines.log_lines import logging_to_stderr
 from pipelines.progress import RunProgress
 from vista_core import UsageError, VistaError
 
@@ -123,6 +125,21 @@ def test_beside_a_progress_bar_data_is_no_markup_either():
     drawn = console.file.getvalue()
     assert SHOWN in drawn
     assert "\x1b[2J" not in drawn and "\x9b" not in drawn
+
+
+def test_lines_are_json_on_request(capsys, monkeypatch):
+    monkeypatch.setenv("VISTA_LOG", "json")
+    monkeypatch.setattr(CURRENT, "id", "20260101T000000Z")
+    with logging_to_stderr():
+        LOG.warning("%s", EVIL)
+        try:
+            raise VistaError("full")
+        except VistaError:
+            LOG.exception("it failed")
+    first, second = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+    assert (first["level"], first["logger"], first["run"]) == ("WARNING", LOG.name, "20260101T000000Z")
+    assert first["message"] == SHOWN and re.fullmatch(r"[-\d]+T[:\d]+\.\d{3}Z", first["time"])
+    assert second["message"] == "it failed" and second["traceback"].endswith("VistaError: full")
 
 
 def test_a_traceback_keeps_its_lines(capsys):

@@ -1,14 +1,17 @@
-"""What a job writes to standard error: plain lines on a terminal; otherwise log lines with time and level."""
+"""What a job writes to standard error: plain lines on a terminal; otherwise with time and level, or as JSON."""
 
 from __future__ import annotations
 
 import copy
+import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pipelines.current_run import CURRENT
 from pipelines.storage.uris import redacted_text
 from pipelines.terminal import one_line, show
 
@@ -45,11 +48,35 @@ class LogFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%SZ")
 
 
+class JsonFormatter(LogFormatter):
+    """For programs: a JSON object a line, with the id of the run as soon as it has the table."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The object of a message."""
+        facts = {
+            "time": f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S')}.{int(record.msecs):03}Z",
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            "run": CURRENT.id,
+        }
+        if record.exc_info:
+            facts["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(facts, ensure_ascii=False)
+
+
+def formatter() -> logging.Formatter:
+    """JSON if VISTA_LOG says so; else as suits a terminal or a file."""
+    if os.environ.get("VISTA_LOG") == "json":
+        return JsonFormatter()
+    return PlainFormatter() if sys.stderr.isatty() else LogFormatter()
+
+
 @contextmanager
 def logging_to_stderr() -> Iterator[None]:
-    """Write the log of this process to standard error, as suits a terminal or a file."""
+    """Write the log of this process to standard error."""
     handler = StderrHandler()
-    handler.setFormatter(PlainFormatter() if sys.stderr.isatty() else LogFormatter())
+    handler.setFormatter(formatter())
     for name in INFORMING:
         logging.getLogger(name).setLevel(logging.INFO)
     logging.getLogger().addHandler(handler)
