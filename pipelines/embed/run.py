@@ -30,6 +30,7 @@ from pipelines.ingest.commit import Committer, Target
 from pipelines.ingest.reembed import begin_reembedding
 from pipelines.progress import RunProgress, Stopwatch
 from pipelines.report.write import reporting
+from pipelines.run_metrics import RunMetrics
 from pipelines.signals import stopped_by
 from pipelines.stages.pool import Stages
 from pipelines.stages.select import Snapshot, file_hashes
@@ -80,7 +81,8 @@ def embed(config: EmbedConfig, setup: Setup = Setup()) -> Summary | Plan:
         record.mark_abandoned()
         table = settle_table(job, existing, table)
         job, target = prepare(job, table, lance.dataset(rejects.uri), record.run)
-        committer = Committer(target, lease, Events([record, stopwatch, report.recorder, progress, *setup.listeners]))
+        listeners = (record, stopwatch, report.recorder, progress, RunMetrics(config.table), *setup.listeners)
+        committer = Committer(target, lease, Events(listeners))
         report.watch(job, committer)
         with saying_how_far(job, committer, record):
             ingest(job, committer, setup)

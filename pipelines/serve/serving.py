@@ -15,11 +15,12 @@ from pipelines.serve.batching import Batcher
 from pipelines.serve.config import ServeConfig, ServeLimits, fetch_rules
 from pipelines.serve.facets import Facets, count_facets
 from pipelines.serve.metrics import Metrics
+from pipelines.serve.nights import Nights
 from pipelines.serve.thumbnails import Thumbnails
 from pipelines.serve.values import holds_bytes
 from pipelines.serve.versions import Versions
 from pipelines.sources.types import is_text
-from pipelines.tables.dataset import quoted
+from pipelines.tables.dataset import quoted, table_uri
 from pipelines.tables.filter import enclosed
 from pipelines.tables.vector_column import VectorColumn, is_vector, names_encoder
 from vista_core import UsageError, VistaError
@@ -33,6 +34,7 @@ class Serving:
         self.config, self.limits, self.metrics = config, limits, Metrics()
         self.rules: FetchRules = fetch_rules(config, limits)
         self.versions = Versions(config, limits, self.metrics)
+        self.nights = Nights(table_uri(config.db, f"{config.table}_runs"), self.metrics)
         self.batcher = Batcher(limits, self.metrics)
         self.thumbnails = Thumbnails(limits, self.metrics)
         self.counting = ThreadPoolExecutor(1, "count")
@@ -42,13 +44,14 @@ class Serving:
 
     def start(self) -> None:
         """Begin to answer. Called on the event loop."""
+        self.nights.start()
         self.tasks = [asyncio.create_task(self.batcher.run()), asyncio.create_task(self.versions.follow())]
 
     def stop(self) -> None:
         """End what `start` began."""
         for task in self.tasks:
             task.cancel()
-        for each in (self.batcher, self.thumbnails, self.versions):
+        for each in (self.batcher, self.thumbnails, self.versions, self.nights):
             each.close()
         self.counting.shutdown(wait=False, cancel_futures=True)
 
