@@ -2,15 +2,15 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: env demo test chaos prove prove-mteb fuzz vista-tiny lint bench bench-gpu bench-sources bench-scale bench-backfill bench-evaluate bench-finetune bench-index bench-search bench-serve clean
+.PHONY: env constraints audit demo test chaos prove prove-mteb fuzz vista-tiny lint bench bench-gpu bench-sources bench-scale bench-backfill bench-evaluate bench-finetune bench-index bench-search bench-serve clean
 .DEFAULT_GOAL := env
 
 env: .venv/.ready
 
-.venv/.ready: pyproject.toml
+.venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("vista needs Python 3.11 or newer, this is %d.%d: make PYTHON=python3.11" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 demo: env
@@ -52,6 +52,18 @@ vista-tiny: env
 	$(BIN)/vista evaluate --task .tiny/data/eval/cir --db .tiny/db --model .tiny/vista-tiny --output .tiny/cir --by kind
 	$(BIN)/vista evaluate --task .tiny/data/eval/t2i --db .tiny/db --model .tiny/vista-tiny --output .tiny/t2i --by kind
 	$(BIN)/python -m tools.make_vista_tiny install .tiny
+
+# Versions of all packages, for every Python that the project takes; `make constraints UPGRADE=--upgrade` moves them on.
+constraints: env
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.13,<0.14'
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra gs --extra delta --universal --python-version 3.11 \
+	  --no-header --no-annotate --quiet $(UPGRADE) --output-file constraints.txt
+
+# Known vulnerabilities of these versions, from the advisories of the Python Packaging Authority. It needs the internet, and
+# fails if a package could not be looked up.
+audit: env
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.10,<3'
+	$(BIN)/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip
 
 lint: env
 	$(BIN)/ruff check .
