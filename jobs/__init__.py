@@ -34,10 +34,9 @@ def run(job: Callable[[], object]) -> int:
             job()
         except BaseException as error:
             if (by := stopped_by(error)) is not None:
-                message = message_of_stop(error, by)
-                log.warning("%s", message)
+                log.warning("%s", far := message_of_stop(error, by))
                 if by != signal.SIGINT:  # somebody sits there
-                    notify(128 + by, message)
+                    notify(128 + by, far)
                 return 128 + by
             if not isinstance(error, Exception) or (message := explained(error)) is None:
                 raise

@@ -26,6 +26,7 @@ from pipelines.events import Events, Listener
 from pipelines.progress import RunProgress, Stopwatch
 from pipelines.records import REJECT_SCHEMA
 from pipelines.report.write import reporting
+from pipelines.run_metrics import RunMetrics
 from pipelines.signals import stopped_by
 from pipelines.stages.pool import Stages
 from pipelines.storage.errors import cause_of
@@ -76,7 +77,9 @@ def backfill(config: BackfillConfig, setup: Setup = Setup()) -> Summary | Plan:
             lease=lease,
             rejects_uri=ensure_dataset(config.side_table("rejects"), REJECT_SCHEMA).uri,
             finished=Finished(config.side_table("backfilled")),
-            events=Events([record, stopwatch, report.recorder, progress, *setup.listeners]),
+            events=Events(
+                [record, stopwatch, report.recorder, progress, RunMetrics(config.table), *setup.listeners],
+            ),
             is_whole=config.where is None,
             commit_seconds=config.commit_seconds,
         )

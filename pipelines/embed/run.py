@@ -81,8 +81,8 @@ def embed(config: EmbedConfig, setup: Setup = Setup()) -> Summary | Plan:
         record.mark_abandoned()
         table = settle_table(job, existing, table)
         job, target = prepare(job, table, lance.dataset(rejects.uri), record.run)
-        listeners = (record, stopwatch, report.recorder, progress, RunMetrics(config.table), *setup.listeners)
-        committer = Committer(target, lease, Events(listeners))
+        listeners: Sequence[Listener] = (record, stopwatch, report.recorder, progress, RunMetrics(config.table))
+        committer = Committer(target, lease, Events([*listeners, *setup.listeners]))
         report.watch(job, committer)
         with saying_how_far(job, committer, record):
             ingest(job, committer, setup)
