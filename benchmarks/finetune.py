@@ -58,6 +58,7 @@ def prepare(folder: Path) -> Prepared:
     train = folder / "train"
     write_training(train, 1500, seed=0)
     lines = [json.loads(line) for line in (train / "t2it.jsonl").read_text().splitlines()]
+    (train / "t2i.jsonl").unlink()  # has no hard negatives
     (train / "t2it.jsonl").write_text("".join(json.dumps(line) + "\n" for line in described(lines)))
     prepared = read_layout(str(train))
     prepared.write(str(folder / "prepared"))
