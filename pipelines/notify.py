@@ -41,7 +41,7 @@ def notify(exit_code: int, message: str, seconds: float = SECONDS) -> None:
         "host": socket.gethostname(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    body = redacted_text(json.dumps(facts)).encode()
+    body = f"{redacted_text(json.dumps(facts))}\n".encode()
     try:
         if target.startswith(("http://", "https://")):
             request = urllib.request.Request(target, body, {"Content-Type": "application/json"})
