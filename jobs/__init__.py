@@ -39,6 +39,9 @@ def run(job: Callable[[], object]) -> int:
                     notify(128 + by, far)
                 return 128 + by
             if not isinstance(error, Exception) or (message := explained(error)) is None:
+                if not isinstance(error, SystemExit) or error.code:  # 0 after --help
+                    code = getattr(error, "code", 1)
+                    notify(code if isinstance(code, int) else 1, f"{type(error).__name__}: {error}")
                 raise
             log.error("%s", message)
             exit_code = error.exit_code if isinstance(error, VistaError) else 1

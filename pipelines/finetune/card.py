@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 
-from pipelines.finetune.figures import Figures
+from pipelines.finetune.figures import Figures, in_words
 from pipelines.progress import duration
 from pipelines.tables.runs import library_versions
 from vista_core.hub import resolve_config
@@ -52,7 +52,7 @@ def card(figures: Figures) -> str:
         *markdown(["data", "pairs"], [[task.name, f"{len(task.pairs):,}"] for task in figures.prepared.tasks]),
         "",
         *(f"* {name}: {value}" for name, value in facts.items()),
-        *(f"* skipped {each}" for each in figures.skipped_in_words()),
+        *(f"* skipped {each}" for each in in_words(figures.left_out)),
         "",
         f"Transparent images {'were composited on white' if figures.alpha == 'white' else 'lost their alpha channel'}.",
         "",

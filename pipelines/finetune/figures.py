@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -69,17 +69,10 @@ class Figures:
                 found[name] = sum(last) / len(last)
         return found
 
-    def skipped_in_words(self) -> list[str]:
-        """What was left out: `pairs 12 times, image_undecodable: images/a.png, images/b.png`."""
-        kinds: dict[tuple[str, str], Counter[str]] = {}
-        for each, times in sorted(self.skipped.items()):
-            kinds.setdefault((each.what, each.reason), Counter())[each.image] += times
-        found = []
-        for (what, reason), images in kinds.items():
-            named = ", ".join(list(images)[:NAMED])
-            more = f" and {len(images) - NAMED:,} more (training.json names all)" if len(images) > NAMED else ""
-            found.append(f"{what}s {images.total():,} times, {reason}: {named}{more}")
-        return found
+    @property
+    def left_out(self) -> list[dict[str, Any]]:
+        """What was left out of batches, and how often, as `in_words` takes it."""
+        return [{**each._asdict(), "times": times} for each, times in sorted(self.skipped.items())]
 
     def facts(self) -> dict[str, Any]:
         """The content of training.json."""
@@ -96,8 +89,20 @@ class Figures:
             "seconds": round(self.seconds, 1),
             "loss": {task: round(loss, 4) for task, loss in self.last_losses().items()},
             "held-out pairs": self.validated[-1].hit_rates if self.validated else {},
-            "skipped": [{**each._asdict(), "times": times} for each, times in sorted(self.skipped.items())],
-            "skipped, in words": self.skipped_in_words(),
+            "skipped": self.left_out,
             "losses": [[each.step, each.task, each.loss] for each in self.stepped],
             "validations": [dataclasses.asdict(each) for each in self.validated],
         }
+
+
+def in_words(left_out: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What was left out: `pairs 12 times, image_undecodable: images/a.png, images/b.png`."""
+    kinds: dict[tuple[str, str], dict[str, int]] = {}
+    for each in left_out:
+        kinds.setdefault((each["what"], each["reason"]), {})[each["image"]] = each["times"]
+    found = []
+    for (what, reason), images in kinds.items():
+        named = ", ".join(list(images)[:NAMED])
+        more = f" and {len(images) - NAMED:,} more (training.json names all)" if len(images) > NAMED else ""
+        found.append(f"{what}s {sum(images.values()):,} times, {reason}: {named}{more}")
+    return found

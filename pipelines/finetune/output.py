@@ -19,7 +19,7 @@ from typing import Any, Final
 from torch.utils.tensorboard import SummaryWriter
 
 from pipelines.finetune.card import card
-from pipelines.finetune.figures import Figures
+from pipelines.finetune.figures import Figures, in_words
 from pipelines.finetune.page import page_of
 from pipelines.progress import duration
 from pipelines.report.page import render
@@ -65,7 +65,7 @@ class Trained:
             found = facts["held-out pairs"].get(task, {})
             rates = "".join(f", {name} {value:.3f}" for name, value in found.items())
             lines.append(f"  {task}: loss {loss:.3f}{rates}{' (held-out pairs)' if rates else ''}")
-        lines += [f"  skipped {each}" for each in facts["skipped, in words"]]
+        lines += [f"  skipped {each}" for each in in_words(facts["skipped"])]
         return "\n".join([*lines, f"model: {self.output}", f"report: {self.output}/{REPORT_FILE}"])
 
 

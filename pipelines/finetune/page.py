@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from pipelines.finetune.config import FinetuneConfig
-from pipelines.finetune.figures import Figures
+from pipelines.finetune.figures import Figures, in_words
 from pipelines.progress import duration
 from pipelines.report.figures import STAND_IN, WIDTH, drawing, words
 from pipelines.report.markup import Markup, table
@@ -34,7 +34,7 @@ def page_of(figures: Figures) -> Page:
         for task, rates in last.items()
         if "hit_rate@5" in rates
     ]
-    lost = [f"Skipped {each}." for each in figures.skipped_in_words()]
+    lost = [f"Skipped {each}." for each in in_words(figures.left_out)]
     pairs = ", ".join(f"{len(task.pairs):,} of {task.name}" for task in figures.prepared.tasks)
     return Page(
         title=figures.name,

@@ -37,8 +37,9 @@ class Metrics:
         self.last_status = Info("vista_last_run", "The last run of the table, and its status.", registry=registry)
         self.last_rows = gauge("last_run_rows", "Records of the last run, by what became of them.", "outcome")
         self.gates = gauge("last_run_gate_passed", "1 if a gate let the last run pass, else 0.", "gate")
-        self.behind = gauge("source_lag_seconds", "Time since the last run that was published began to read.")
-        self.behind.set(float("nan"))  # until one is known
+        self.behind = gauge(
+            "source_lag_seconds", "Time since the last run of a source that was published began to read.", "source"
+        )
 
     def text(self) -> bytes:
         """All of them, in Prometheus's text format."""

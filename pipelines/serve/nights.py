@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import threading
@@ -9,14 +10,25 @@ import time
 from datetime import datetime
 from typing import Any, Final
 
-from pipelines.report.nights import EMBEDDED
+from pipelines.report.nights import NIGHTS
 from pipelines.serve.metrics import Metrics
 from pipelines.storage.errors import explained
+from pipelines.storage.uris import redacted
 from pipelines.tables.dataset import open_dataset
 from pipelines.tables.runs import COUNTS
 
 LOOK_SECONDS: Final = 60.0
-COLUMNS: Final = ("run", "status", "started", "heartbeat", "finished", "published_version", "gates", *COUNTS)
+OF_EMBED: Final = """starts_with(configuration, '{"options":')"""  # no backfill, index or rollback keeps a source fresh
+COLUMNS: Final = (
+    "configuration",
+    "run",
+    "status",
+    "started",
+    "heartbeat",
+    "finished",
+    "gates",
+    *COUNTS,
+)
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +41,7 @@ class Nights:
         self.uri, self.metrics, self.look_seconds = uri, metrics, look_seconds
         self.ended = threading.Event()
         self.failing = False
+        self.sources = set[str]()  # whose lag is exported
 
     def start(self) -> None:
         """Begin to look."""
@@ -56,17 +69,14 @@ class Nights:
         runs = open_dataset(self.uri)
         if runs is None:
             return
-        rows = runs.to_table(list(COLUMNS), filter=EMBEDDED).sort_by([("run", "descending")]).to_pylist()
+        rows = runs.to_table(list(COLUMNS), OF_EMBED).sort_by([("run", "descending")]).slice(0, NIGHTS).to_pylist()
         for status in {row["status"] for row in rows}:
             last = next(row for row in rows if row["status"] == status)
             self.metrics.last_run.labels(status).set(seconds(last["finished"] or last["heartbeat"] or last["started"]))
         if rows:
             self.metrics.last_status.info({"run": rows[0]["run"], "status": rows[0]["status"]})
             self.note_result(rows[0])
-        published = next((row for row in rows if row["status"] == "done"), None)
-        if published is not None:
-            since = seconds(published["started"])  # what changed in the source after this moment may not be in
-            self.metrics.behind.set_function(lambda: max(0.0, time.time() - since))
+        self.note_lags(rows)
 
     def note_result(self, row: dict[str, Any]) -> None:
         """The counts and the verdicts of the last run."""
@@ -75,6 +85,25 @@ class Nights:
         self.metrics.gates.clear()
         for verdict in json.loads(row["gates"] or "[]"):
             self.metrics.gates.labels(verdict["gate"]).set(verdict["passed"])
+
+    def note_lags(self, rows: list[dict[str, Any]]) -> None:
+        """How far each source of the last runs is ahead of what was published."""
+        read = dict[str, float]()
+        for row in rows:
+            if row["status"] == "done":
+                options = json.loads(row["configuration"])["options"]
+                # what changed in the source after this moment may not be in
+                read.setdefault(options["source_name"] or redacted(options["source"]), seconds(row["started"]))
+        for source in self.sources - read.keys():
+            self.metrics.behind.remove(source)
+        for source, since in read.items():
+            self.metrics.behind.labels(source).set_function(functools.partial(seconds_since, since))
+        self.sources = set(read)
+
+
+def seconds_since(moment: float) -> float:
+    """Seconds from a moment until now."""
+    return max(0.0, time.time() - moment)
 
 
 def seconds(moment: datetime) -> float:

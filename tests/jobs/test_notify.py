@@ -45,6 +45,15 @@ def test_a_command_hears_of_a_failure(heard, monkeypatch, error, code):
     assert said["command"].startswith("vista embed --source") and "secret" not in said["command"]
 
 
+@pytest.mark.parametrize(
+    ("error", "code"), [(ZeroDivisionError("by zero"), 1), (SystemExit(2), 2), (SystemExit(0), None)]
+)
+def test_a_command_hears_of_what_nobody_expected_and_of_bad_syntax_but_not_of_help(heard, error, code):
+    with pytest.raises(type(error)):
+        run(failing(error))
+    assert (heard() or {}).get("exit_code") == code
+
+
 @pytest.mark.parametrize(("by", "code", "heard_code"), [(None, 0, None), ("SIGINT", 130, None), ("SIGTERM", 143, 143)])
 def test_who_sits_there_needs_no_message(heard, by, code, heard_code):
     """A process of its own, since signals change it for good."""
