@@ -13,11 +13,9 @@ from pipelines.serve.metrics import Metrics
 from pipelines.serve.nights import Nights
 from pipelines.tables.runs import COUNTS, RUN_SCHEMA
 
-NOW = datetime.now(UTC)
-
 
 def run(number: int, status: str, hours_ago: float, configuration: dict, gates: dict | None = None) -> dict:
-    began = NOW - timedelta(hours=hours_ago)
+    began = datetime.now(UTC) - timedelta(hours=hours_ago)
     verdicts = [{"gate": name, "passed": passed, "message": ""} for name, passed in (gates or {}).items()]
     row = {"run": f"{number:04}", "status": status, "started": began, "finished": began + timedelta(minutes=5)}
     counts = dict.fromkeys(COUNTS, 10 * number)
