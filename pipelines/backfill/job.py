@@ -22,8 +22,8 @@ from pipelines.backfill.content import (
     rows_of,
 )
 from pipelines.backfill.finished import Filling
-from pipelines.cluster.resources import Resources, share_out
-from pipelines.cluster.session import cluster_now
+from pipelines.cluster.resources import Resources
+from pipelines.cluster.scaling import shared_out
 from pipelines.fetching.addresses import is_network
 from pipelines.fetching.locations import FetchRules
 from pipelines.records import REJECT_SCHEMA
@@ -85,9 +85,7 @@ class Job:
             f"`{each.column.name}` by {each.column.identity.model}, {each.column.identity.dtype}"
             for each in self.targets
         )
-        uses = self.resources
-        place = "GPU" if uses.device == "cuda" else "CPU"
-        return f"{columns}, from {self.targets[0].content}; {uses.actors} {place} encode actor{'s' * (uses.actors > 1)}"
+        return f"{columns}, from {self.targets[0].content}; {self.resources}"
 
 
 def with_absolute_paths(config: BackfillConfig) -> BackfillConfig:
@@ -120,7 +118,7 @@ def table_to_fill(config: BackfillConfig) -> lance.LanceDataset:
 
 def resolve_job(config: BackfillConfig, table: lance.LanceDataset) -> Job:
     """Decide everything that can be decided before the start. Raises UsageError for what can't work."""
-    resources = share_out(cluster_now(), config.device, config.num_actors)
+    resources = shared_out(config.device, config.num_actors)
     where = usable_filter(table, config.where)
     if config.transport_rows is not None:
         resources = dataclasses.replace(resources, transport_rows=config.transport_rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,12 +14,13 @@ class Resources:
     """What each task or actor reserves, in Ray's units, and the number of encode actors."""
 
     device: Literal["cpu", "cuda"]
-    actors: int
+    actors: int  # at the start, and no fewer later
     actors_per_node: int
     actor_cpus: float
     actor_gpus: float
     readers: int  # the most read tasks, and fetch tasks, at the same time
     transport_rows: int  # rows that an encode actor gets at once
+    most_actors: int | None  # when nodes have joined; None if only the cluster limits it
     actor_calls: int = 1  # batches that an encode actor has at the same time
     # Each stage reserves another amount, since Ray Data fuses stages with equal reservations.
     read_cpus: float = 0.1
@@ -30,14 +32,29 @@ class Resources:
         """The least that the pipeline needs: every actor, and one task of each stage."""
         return self.actors * self.actor_cpus + self.read_cpus + self.fetch_cpus + self.decode_cpus
 
+    def limited_to(self, batches: int) -> Resources:
+        """With no more encode actors than there are batches, but at least one."""
+        most = max(1, batches)
+        more = most if self.most_actors is None else min(self.most_actors, most)
+        return dataclasses.replace(self, actors=min(self.actors, most), most_actors=more)
+
+    def __str__(self) -> str:
+        """The encode actors, for people."""
+        place = "GPU" if self.device == "cuda" else "CPU"
+        now = f"{self.actors} {place} encode actor{'s' * (self.actors > 1)}"
+        if self.most_actors == self.actors:
+            return now
+        return f"{now}, {'more' if self.most_actors is None else f'up to {self.most_actors}'} as nodes join"
+
 
 @dataclass(frozen=True)
 class Cluster:
-    """The CPUs, GPUs and nodes of a Ray cluster."""
+    """The CPUs, GPUs and nodes of a Ray cluster, and whether an autoscaler can add nodes."""
 
     cpus: float
     gpus: float
     nodes: int
+    autoscales: bool = False
 
 
 def share_out(cluster: Cluster, device: str, num_actors: int | None) -> Resources:
@@ -62,10 +79,12 @@ def for_gpus(cluster: Cluster, num_actors: int | None) -> Resources:
     """An encode actor for each GPU. It reserves no CPU, although copies and kernel launches use most of one.
 
     It has two batches at the same time, so that the GPU computes while vectors are copied out and pixels are taken in.
+    If an autoscaler adds GPUs during the run, Ray Data starts actors there.
     """
-    actors = int(cluster.gpus) if num_actors is None else num_actors
-    if actors > cluster.gpus:
-        raise UsageError(f"--num-actors {actors}: each needs a GPU, and the Ray cluster has {cluster.gpus:g}")
+    present = int(cluster.gpus)
+    actors = present if num_actors is None else min(num_actors, present)
+    if num_actors is not None and num_actors > present and not cluster.autoscales:
+        raise UsageError(f"--num-actors {num_actors}: each needs a GPU, and the Ray cluster has {cluster.gpus:g}")
     return Resources(
         device="cuda",
         actors=actors,
@@ -74,6 +93,7 @@ def for_gpus(cluster: Cluster, num_actors: int | None) -> Resources:
         actor_gpus=1,
         readers=max_readers(cluster),
         transport_rows=1024,
+        most_actors=None if num_actors is None and cluster.autoscales else num_actors or actors,
         actor_calls=2,
     )
 
@@ -93,6 +113,7 @@ def for_cpus(cluster: Cluster, num_actors: int | None) -> Resources:
         actor_gpus=0,
         readers=max_readers(cluster),
         transport_rows=64,
+        most_actors=actors,
     )
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
+from ray.autoscaler.v2.utils import is_autoscaler_v2
 
 from pipelines.cluster.logs import log_again, reporting, warnings_of
 from pipelines.cluster.resources import Cluster
@@ -202,4 +203,6 @@ def cluster_now() -> Cluster:
     """What the cluster has at this moment."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     cpus, gpus = (sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU"))
-    return Cluster(cpus, gpus, sum("CPU" in node for node in nodes))
+    # Of version 2, which `ray up` and KubeRay start: version 1 tells nothing of nodes that are on their way.
+    autoscales = is_autoscaler_v2(fetch_from_server=True)
+    return Cluster(cpus, gpus, sum("CPU" in node for node in nodes), autoscales)

@@ -14,8 +14,8 @@ import lance
 import pyarrow as pa
 import xxhash
 
-from pipelines.cluster.resources import Resources, share_out
-from pipelines.cluster.session import cluster_now
+from pipelines.cluster.resources import Resources
+from pipelines.cluster.scaling import shared_out
 from pipelines.embed.catalog import Catalog, fetch_rules
 from pipelines.embed.columns import KeptColumn, kept_columns, require_other_names
 from pipelines.embed.config import EmbedConfig
@@ -142,7 +142,7 @@ def with_absolute_paths(config: EmbedConfig) -> EmbedConfig:
 
 def resolve_job(config: EmbedConfig, catalog: Catalog, existing: lance.LanceDataset | None) -> Job:
     """Decide everything that can be decided before the start. Raises UsageError for what can't work."""
-    resources = share_out(cluster_now(), config.device, config.num_actors)
+    resources = shared_out(config.device, config.num_actors)
     if config.transport_rows is not None:
         resources = dataclasses.replace(resources, transport_rows=config.transport_rows)
     require_other_names(catalog.source.extra, existing)
@@ -163,8 +163,7 @@ def survey(job: Job, existing: lance.LanceDataset | None) -> Job:
     rows = sum(unit.rows for unit in units)
     if not rows and not skipped:
         raise UsageError(f"--source {config.source}: there are no records in it")
-    actors = min(job.resources.actors, max(1, math.ceil(rows / job.resources.transport_rows)))  # a batch for each
-    resources = dataclasses.replace(job.resources, actors=actors)
+    resources = job.resources.limited_to(math.ceil(rows / job.resources.transport_rows))
     return dataclasses.replace(job, skipped=skipped, units=units, resources=resources)
 
 
@@ -201,13 +200,10 @@ def reading_digest(job: Job, table: pa.Schema) -> str:
 
 def describe_encoder(job: Job) -> str:
     """The encoders as people need to know them."""
-    uses = job.resources
-    place = "GPU" if uses.device == "cuda" else "CPU"
-    actors = f"{uses.actors} {place} encode actor{'s' * (uses.actors > 1)}"
     if not job.others:
-        return f"{job.kept[0].encoder}, {actors}"
+        return f"{job.kept[0].encoder}, {job.resources}"
     encoders = "; ".join(f"`{each.column.name}` by {each.encoder}" for each in job.kept)
-    return f"{encoders}; {actors} for each"
+    return f"{encoders}; {job.resources} for each"
 
 
 def configuration(job: Job) -> dict[str, Any]:

@@ -96,6 +96,10 @@ def encoders(stages: Stages, uses: Resources, arguments: tuple[Any, ...]) -> dic
     if not isinstance(stages.encoder, type):
         return {"compute": TaskPoolStrategy(size=uses.actors), "fn_args": arguments}
     pool = ActorPoolStrategy(
-        size=uses.actors, max_concurrent_calls_per_actor=uses.actor_calls, enable_true_multi_threading=True
+        min_size=uses.actors,
+        initial_size=uses.actors,
+        max_size=uses.most_actors,
+        max_concurrent_calls_per_actor=uses.actor_calls,
+        enable_true_multi_threading=True,
     )
     return {"compute": pool, "fn_constructor_args": arguments}

@@ -12,6 +12,7 @@ CLUSTERS = st.builds(
     cpus=st.integers(0, 512).map(float) | st.sampled_from([0.5, 1.5]),
     gpus=st.integers(0, 64).map(float) | st.just(0.5),
     nodes=st.integers(0, 16),
+    autoscales=st.booleans(),
 )
 DEVICES = st.sampled_from(["auto", "cpu", "cuda"])
 
@@ -30,7 +31,11 @@ def test_reservations_never_exceed_the_cluster(cluster, device, num_actors):
     assert (uses.actor_cpus > 0) != (uses.actor_gpus > 0), "Ray Data accepts one of the two, not both"
     reserved = {uses.read_cpus, uses.fetch_cpus, uses.decode_cpus, uses.actor_cpus}
     assert len(reserved) == 4, "Ray Data fuses stages with equal reservations"
-    assert uses.actors == num_actors or num_actors is None
+    if num_actors is None:
+        assert uses.most_actors == (None if uses.device == "cuda" and cluster.autoscales else uses.actors)
+    else:
+        assert uses.actors <= num_actors == uses.most_actors
+        assert uses.actors == num_actors or cluster.autoscales
     assert uses.transport_rows > 0
     assert uses.actors_per_node * max(1, cluster.nodes) >= uses.actors
     assert uses.device == "cpu" or uses.actor_gpus >= 1, "two encoders would share a GPU"
@@ -72,6 +77,21 @@ def test_each_node_without_gpus_gets_an_encoder_with_its_cores():
 def test_each_gpu_gets_an_encoder():
     uses = share_out(Cluster(cpus=64, gpus=8, nodes=2), "auto", None)
     assert (uses.device, uses.actors, uses.actor_gpus, uses.actors_per_node) == ("cuda", 8, 1, 4)
+
+
+@pytest.mark.parametrize(
+    "num_actors, batches, actors, most, text",
+    [
+        (None, 100, 2, 100, "2 GPU encode actors, up to 100 as nodes join"),
+        (8, 100, 2, 8, "2 GPU encode actors, up to 8 as nodes join"),
+        (8, 2, 2, 2, "2 GPU encode actors"),
+        (1, 100, 1, 1, "1 GPU encode actor"),
+        (None, 0, 1, 1, "1 GPU encode actor"),
+    ],
+)
+def test_gpus_that_an_autoscaler_adds_are_used_if_there_are_batches_for_them(num_actors, batches, actors, most, text):
+    uses = share_out(Cluster(64, 2, 2, autoscales=True), "cuda", num_actors).limited_to(batches)
+    assert (uses.actors, uses.most_actors, str(uses)) == (actors, most, text)
 
 
 def test_more_actors_than_gpus_are_refused_with_both_numbers():
