@@ -26,12 +26,17 @@ COMMANDS = ("setup", "head_setup", "worker_setup", "head_start_ray", "worker_sta
 
 
 class LateNodes(FakeMultiNodeProvider):
-    """Ray's provider of nodes on one machine, but a node takes `late_seconds` to come, as one of a cloud does."""
+    """Ray's provider of nodes on one machine, but a node takes `late_seconds` to come, as one of a cloud does.
 
-    def create_node_with_resources_and_labels(self, *arguments: Any) -> None:
+    Of nodes whose configuration is `{"sold_out": true}` the cloud has none, as of spot nodes now and then.
+    """
+
+    def create_node_with_resources_and_labels(self, node_config: dict[str, Any], *others: Any) -> None:
         """Called by the autoscaler, in a thread of its own."""
+        if node_config.get("sold_out"):
+            raise RuntimeError("InsufficientInstanceCapacity")
         time.sleep(self.provider_config["late_seconds"])
-        super().create_node_with_resources_and_labels(*arguments)
+        super().create_node_with_resources_and_labels(node_config, *others)
 
 
 def configuration(port: int, nodes: Mapping[str, Mapping[str, Any]], late_seconds: float) -> dict[str, Any]:
@@ -67,7 +72,10 @@ def configuration(port: int, nodes: Mapping[str, Mapping[str, Any]], late_second
 def autoscaling(
     folder: Path, nodes: Mapping[str, Mapping[str, Any]], late_seconds: float = 0
 ) -> Iterator[dict[str, str]]:
-    """A cluster whose head has no CPU. Yields the environment in which a process joins it by a token."""
+    """A cluster whose head has no CPU. Yields the environment in which a process joins it by a token.
+
+    VISTA_HEAD in it is the process below which all nodes are.
+    """
     (port,) = free_ports(1)
     file = folder / "autoscaling.json"
     file.write_text(json.dumps(configuration(port, nodes, late_seconds)))
@@ -90,7 +98,7 @@ def autoscaling(
         head = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
         try:
             wait_until_ready(head, folder / "head.log")
-            yield client | {"RAY_ADDRESS": f"127.0.0.1:{port}"}
+            yield client | {"RAY_ADDRESS": f"127.0.0.1:{port}", "VISTA_HEAD": str(head.pid)}
         finally:
             every = psutil.Process(head.pid).children(recursive=True)  # with the nodes that the autoscaler started
             head.kill()

@@ -57,16 +57,16 @@ def environment(endpoint: str) -> dict[str, str]:
 
 
 @contextmanager
-def serve(folder: Path) -> Iterator[S3]:
-    """Run a server that keeps its data in `folder`, while the context lasts."""
+def serve(folder: Path, address: str = "127.0.0.1") -> Iterator[S3]:
+    """Run a server at an address of this machine, which keeps its data in `folder`, while the context lasts."""
     for attempt in range(ATTEMPTS):
         ports = free_ports(2 * len(SERVERS))
-        endpoint = f"http://127.0.0.1:{ports[0]}"
+        endpoint = f"http://{address}:{ports[0]}"
         data = folder / str(attempt)
         data.mkdir(parents=True)
         with (data / "log").open("wb") as log:
             process = subprocess.Popen(
-                command(data, ports), cwd=data, env=environment(endpoint), stdout=log, stderr=log
+                command(data, ports, address), cwd=data, env=environment(endpoint), stdout=log, stderr=log
             )
         try:
             if answers(endpoint, process):
@@ -78,7 +78,7 @@ def serve(folder: Path) -> Iterator[S3]:
     raise RuntimeError(f"no S3 server after {ATTEMPTS} attempts: {(data / 'log').read_text(errors='replace')[-2000:]}")
 
 
-def command(data: Path, ports: list[int]) -> list[str]:
+def command(data: Path, ports: list[int], address: str = "127.0.0.1") -> list[str]:
     """The command line of SeaweedFS: services other than S3 are switched off or use free ports."""
     weed = shutil.which("weed", path=str(Path(sys.executable).parent)) or shutil.which("weed")
     if weed is None:
@@ -86,7 +86,7 @@ def command(data: Path, ports: list[int]) -> list[str]:
     options = [f"-{server}.port={port}" for server, port in zip(SERVERS, ports[::2], strict=True)]
     options += [f"-{server}.port.grpc={port}" for server, port in zip(SERVERS, ports[1::2], strict=True)]
     options += ["-webdav=false", "-admin.ui=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"]
-    return [weed, "mini", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", *options, f"-bucket={BUCKET}"]
+    return [weed, "mini", f"-dir={data}", f"-ip={address}", f"-ip.bind={address}", *options, f"-bucket={BUCKET}"]
 
 
 def free_ports(number: int) -> list[int]:

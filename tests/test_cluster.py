@@ -52,7 +52,7 @@ def test_ray_accepts_it(config):
         lambda config: config["available_node_types"]["encode"].pop("resources"),
         lambda config: config.update(idle_timeout_minutes="ten"),
         lambda config: config.update(head_node_type="nobody"),
-        lambda config: config.update(max_workers=0),
+        lambda config: config["available_node_types"]["encode"].update(min_workers=9),
     ],
 )
 def test_ray_refuses_a_mistake(config, mistake):
@@ -77,13 +77,15 @@ def test_resources_agree_with_the_instance_types(config):
         assert ("GPU" in kind["resources"]) == family.startswith(("g", "p"))
 
 
-def test_a_submitted_job_gets_an_encoder(config):
-    """A job divides the resources that the cluster has when it starts."""
-    nodes = 1 + sum(kind["min_workers"] for kind in workers(config).values())
-    cluster = Cluster(resources(config, "min_workers", "CPU"), resources(config, "min_workers", "GPU"), nodes)
-    shared = share_out(cluster, "auto", None)
-    assert shared.device == "cuda"
-    assert shared.actors == 1
+def test_nothing_but_the_head_runs_without_a_job(config):
+    assert {kind["min_workers"] for kind in workers(config).values()} == {0}
+
+
+def test_the_first_node_of_each_kind_can_start_a_job(config):
+    """A job waits for one GPU, and divides the resources that the cluster has then."""
+    encode = workers(config)["encode"]["resources"]
+    shared = share_out(Cluster(encode["CPU"], encode["GPU"], 1, autoscales=True), "cuda", None)
+    assert (shared.device, shared.actors) == ("cuda", 1)
 
 
 def test_there_are_enough_cores_for_each_gpu(config):
@@ -93,9 +95,17 @@ def test_there_are_enough_cores_for_each_gpu(config):
     assert sum(kind["max_workers"] for kind in workers(config).values()) <= config["max_workers"]
 
 
-def test_only_workers_without_a_gpu_are_spot_nodes(config):
-    spot = {name for name, kind in workers(config).items() if "InstanceMarketOptions" in kind["node_config"]}
-    assert spot == {name for name, kind in workers(config).items() if "GPU" not in kind["resources"]}
+def test_the_first_node_of_each_kind_is_on_demand_and_others_are_spot_nodes(config):
+    """Ray's autoscaler takes the type of the highest priority, until it has as many of it as it may have."""
+    kinds = workers(config)
+    spot = {name for name, kind in kinds.items() if "InstanceMarketOptions" in kind["node_config"]}
+    assert spot == {"encode-spot", "decode-spot"}
+    for name in spot:
+        cheap, sure = kinds[name], kinds[name.removesuffix("-spot")]
+        assert cheap["resources"] == sure["resources"]
+        assert cheap["node_config"] == sure["node_config"] | {"InstanceMarketOptions": {"MarketType": "spot"}}
+        assert sure["priority"] > cheap.get("priority", 0)
+        assert sure["max_workers"] == 1
 
 
 def test_profiles_give_access_to_s3_and_no_key_is_in_the_file(config):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from vista_core import UsageError
+
+ENCODER_CPUS: Final = 0.5  # the least that an encoder on CPUs needs to be of use
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class Resources:
     @property
     def cpus(self) -> float:
         """The least that the pipeline needs: every actor, and one task of each stage."""
-        return self.actors * self.actor_cpus + self.read_cpus + self.fetch_cpus + self.decode_cpus
+        of_actors = ENCODER_CPUS * self.actors if self.device == "cpu" else 0
+        return of_actors + self.read_cpus + self.fetch_cpus + self.decode_cpus
 
     def limited_to(self, batches: int) -> Resources:
         """With no more encode actors than there are batches, but at least one."""
@@ -99,17 +102,18 @@ def for_gpus(cluster: Cluster, num_actors: int | None) -> Resources:
 
 
 def for_cpus(cluster: Cluster, num_actors: int | None) -> Resources:
-    """An encode actor for each node. It uses all cores of its node, but reserves less than one CPU.
+    """An encode actor for each node. It uses all cores of its node, but reserves next to nothing.
 
     If it reserved what it uses, no CPU would be left to decode, and a stage that can't start hangs the job without an
-    error. The operating system divides the cores between encoding and decoding.
+    error; so would even half a CPU, once nodes are lost and the nodes that are left have all actors. The operating
+    system divides the cores between encoding and decoding.
     """
     actors = max(1, cluster.nodes) if num_actors is None else num_actors
     return Resources(
         device="cpu",
         actors=actors,
         actors_per_node=per_node(actors, cluster),
-        actor_cpus=0.5,
+        actor_cpus=0.02,
         actor_gpus=0,
         readers=max_readers(cluster),
         transport_rows=64,

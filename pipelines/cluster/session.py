@@ -24,6 +24,7 @@ from pipelines.signals import keep_handlers
 from pipelines.storage.home import own_folder
 
 ACTOR_START_SECONDS = 600
+KEEPALIVE_MS = 30_000
 TOKEN = "RAY_AUTH_TOKEN"
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -43,6 +44,9 @@ def start_ray(patience: float = PATIENCE_SECONDS) -> None:
         # Ray ends workers that were idle for a second, and each new one spends seconds on the same imports.
         os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "3600000")
         os.environ.setdefault("RAY_num_workers_soft_limit", str(2 * cores() + 4))
+        # Of a node whose network is cut no connection is closed: by default a call to it fails after seven minutes.
+        os.environ.setdefault("RAY_grpc_client_keepalive_time_ms", str(KEEPALIVE_MS))
+        os.environ.setdefault("RAY_grpc_client_keepalive_timeout_ms", str(KEEPALIVE_MS))
         with quiet_stderr(), keep_handlers(), saying_why("Ray has not answered", describe_start, patience):
             join_or_start()
     silence_ray_data()

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import random
 import re
+import secrets
 import shutil
 import signal
 import subprocess
@@ -328,3 +329,39 @@ def test_a_lost_node_costs_no_restart(s3):
     ended_well(ended)
     assert "2 nodes are left, and the job goes on" in ended.output, ended.output
     assert_same(db, name, expected(some))
+
+
+@pytest.mark.timeout(900)
+def test_gpus_that_come_late_are_used_and_may_be_lost(s3, tmp_path):
+    some = catalog(files=8, rows=1500)
+    source, db, name = some.store(s3, "chaos/late-gpus"), str(tmp_path / "db"), "late-gpus"
+    options = ["--device", "cuda", "--num-actors", "2", "--transport-rows", "64", "--dtype", "float32"]
+    script = [sys.executable, "-m", "tests.chaos.late_gpus", str(tmp_path), *arguments(source, db, name), *options]
+    ended = run(script, dict(os.environ))
+    for line in ("1 nodes encode", "2 nodes encode", "one of them was killed"):
+        assert line in ended.output, ended.output
+    ended_well(ended)
+    assert_same(db, name, expected(some))
+
+
+@pytest.mark.timeout(900)  # a call to a node that was cut off fails after a minute
+def test_a_node_that_is_killed_and_one_that_is_cut_off_cost_no_restart(tmp_path, capsys):
+    """Three nodes, each with a network of its own, and 100,000 records. What comes back later writes nothing."""
+    alone = ["unshare", "--map-root-user", "--net"]
+    if shutil.which("unshare") is None or subprocess.run([*alone, "ip", "link"], capture_output=True).returncode:
+        pytest.skip("this machine does not allow private networks (unshare --map-root-user --net)")
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    script = [
+        *alone,
+        sys.executable,
+        "-m",
+        "tests.chaos.cut_off",
+        str(tmp_path),
+        os.environ.get("VISTA_ROWS", "100000"),
+    ]
+    ended = run(script, dict(os.environ) | token)
+    with capsys.disabled():
+        print(*[line for line in ended.output.splitlines() if re.match(r"\d+ s: ", line)], sep="\n")
+    assert "the job goes on with one node" in ended.output, ended.output
+    assert "the node that came back has ended, and has written nothing" in ended.output, ended.output
+    assert ended.code == 0, ended.output

@@ -1,6 +1,6 @@
 """`vista embed` on nodes that have a GPU by name only: the encoders compute on CPUs.
 
-    python tests/pipelines/cluster/encodes_on_cpu.py OPTIONS
+python tests/pipelines/cluster/encodes_on_cpu.py OPTIONS
 """
 
 from __future__ import annotations

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import lance
-import pytest
 
 from pipelines.sample_catalog import write_catalog
 from tests.autoscaling import MEMORY, ROOT, autoscaling
@@ -48,5 +46,7 @@ def test_a_run_for_which_no_gpu_comes_says_so(tmp_path):
     with autoscaling(tmp_path, CPU_NODES) as environment:
         ended = run([sys.executable, "-c", ASK], environment)
     assert ended.returncode == 1
-    assert "UsageError: --device cuda: the Ray cluster has no GPU, and its autoscaler brought none in 2 s" in ended.stderr
+    assert (
+        "UsageError: --device cuda: the Ray cluster has no GPU, and its autoscaler brought none in 2 s" in ended.stderr
+    )
     assert "max_workers" in ended.stderr
