@@ -45,8 +45,13 @@ class Flow:
             num_cpus=self.uses.read_cpus,
             compute=TaskPoolStrategy(size=readers),
         )
-        fetching = self.rules if rows.external_images else None
-        return Pool(self.encodings, self.uses, self.stages, fetching=fetching).encoded(records, readers)
+        return self.pool.encoded(records, readers)
+
+    @property
+    def pool(self) -> Pool:
+        """What rows go through behind select."""
+        fetching = self.rules if self.rows.external_images else None
+        return Pool(self.encodings, self.uses, self.stages, fetching=fetching)
 
     def units(self, table: TableVersion, fragments: Sequence[int]) -> list[Rows]:
         """The units of work of some fragments of a version."""

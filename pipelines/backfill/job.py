@@ -36,7 +36,7 @@ from pipelines.tables.dataset import open_dataset
 from pipelines.tables.encoder_choice import EncoderOptions, choose_encoder
 from pipelines.tables.filter import enclosed
 from pipelines.tables.origin import MARKER, Origin, with_files
-from pipelines.tables.runs import RUN_SCHEMA
+from pipelines.tables.runs import REQUIRED
 from pipelines.tables.transactions import on_latest
 from pipelines.tables.vector_column import VectorColumn, is_vector, names_encoder
 from vista_core import EncoderSettings, UsageError
@@ -109,9 +109,9 @@ def table_to_fill(config: BackfillConfig) -> lance.LanceDataset:
         raise UsageError(f"there is no table {config.table} in {config.db}")
     if table.data_storage_version in ("legacy", "0.1"):
         raise UsageError(f"{table.uri} has Lance's format of 2023, which can't get columns like this. Write it anew")
-    for name, schema in (("runs", RUN_SCHEMA), ("rejects", REJECT_SCHEMA)):
+    for name, required in (("runs", REQUIRED), ("rejects", set(REJECT_SCHEMA.names))):
         side = open_dataset(config.side_table(name))
-        if side is not None and not set(schema.names) <= set(side.schema.names):
+        if side is not None and not required <= set(side.schema.names):
             raise UsageError(f"{side.uri} is needed for what runs report, and is another table. Rename that one")
     return table
 

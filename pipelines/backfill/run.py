@@ -23,6 +23,7 @@ from pipelines.backfill.summary import Summary
 from pipelines.cluster.session import start_ray
 from pipelines.cluster.waiting import PATIENCE_SECONDS
 from pipelines.events import Events, Listener
+from pipelines.forecast.first_minute import RunForecast
 from pipelines.progress import RunProgress, Stopwatch
 from pipelines.records import REJECT_SCHEMA
 from pipelines.report.write import reporting
@@ -59,7 +60,7 @@ def backfill(config: BackfillConfig, setup: Setup = Setup()) -> Summary | Plan:
     start_ray()
     job = resolve_job(config, seen)
     if config.plan:
-        return plan(job, seen)
+        return plan(job, seen, setup.stages, began)
     log.info("%s: %s", config.table_uri, job)
     runs, stopwatch = Runs(config.side_table("runs")), Stopwatch(began)
     with (
@@ -78,7 +79,15 @@ def backfill(config: BackfillConfig, setup: Setup = Setup()) -> Summary | Plan:
             rejects_uri=ensure_dataset(config.side_table("rejects"), REJECT_SCHEMA).uri,
             finished=Finished(config.side_table("backfilled")),
             events=Events(
-                [record, stopwatch, report.recorder, progress, RunMetrics(config.table), *setup.listeners],
+                [
+                    record,
+                    stopwatch,
+                    RunForecast(record, began),
+                    report.recorder,
+                    progress,
+                    RunMetrics(config.table),
+                    *setup.listeners,
+                ],
             ),
             is_whole=config.where is None,
             commit_seconds=config.commit_seconds,

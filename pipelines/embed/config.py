@@ -140,7 +140,8 @@ class EmbedConfig:
     take_over: bool = False
     """Start although another run holds the table, because that run is dead."""
     plan: bool = False
-    """Only print what a run would read and embed, how long that would take, and what it would cost. Writes nothing."""
+    """Only print what a run would read and embed, how long that would take, what limits it and what it would cost, by
+    a probe of up to a minute. Writes nothing."""
     price_per_hour: Annotated[float | None, AT_LEAST_0] = None
     """Cost of the machines for one hour, for the forecast of --plan."""
 

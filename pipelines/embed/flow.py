@@ -40,9 +40,14 @@ def build(job: Job, units: Sequence[Unit], snapshot: Snapshot, stages: Stages) -
         num_cpus=uses.read_cpus,
         compute=TaskPoolStrategy(size=readers),
     )
+    return pool_of(job, stages).encoded(records, readers)
+
+
+def pool_of(job: Job, stages: Stages) -> Pool:
+    """What the records of a job go through behind select."""
     encodings = [Encoding(each.settings, each.column.identity) for each in job.kept]
-    fetching = job.rules if source.external_images else None
-    return Pool(encodings, uses, stages, job.config.store_images, fetching).encoded(records, readers)
+    fetching = job.rules if job.source.external_images else None
+    return Pool(encodings, job.resources, stages, job.config.store_images, fetching)
 
 
 @dataclass

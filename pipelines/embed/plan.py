@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,21 +12,20 @@ from dataclasses import dataclass
 import lance
 import pyarrow as pa
 
-from pipelines.batch_stats import split_stats
-from pipelines.embed.job import OPTIONS, Job, describe_encoder
+from pipelines.batch_stats import seconds_by_stage, split_stats
+from pipelines.embed.flow import pool_of
+from pipelines.embed.job import OPTIONS, Job, configuration, describe_encoder
 from pipelines.embed.tables import schema_of
-from pipelines.forecast import ENCODED_ROWS, Embedding
+from pipelines.forecast.embedding import Embedding, Work
+from pipelines.forecast.sample import bounded, spread
 from pipelines.gates.reject_rate import name_reasons
 from pipelines.ingest.manifest import RowChecksum, row_checksum_by_file
 from pipelines.records import REASON, embeddable
 from pipelines.sources.units import Unit
-from pipelines.stages.pool import Encoding
+from pipelines.stages.pool import Stages
 from pipelines.stages.read import Task, read_and_select
 from pipelines.stages.select import Snapshot, file_hashes
 from pipelines.tables.dataset import TableVersion
-
-PROBED_UNITS = 4  # of new files, and as many of changed ones
-PROBED_ROWS = 1_000  # of each of them
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Probe:
     to_embed: int
     reasons: Counter[str]  # of those that are rejected before any image is decoded
     records: list[pa.Table]  # some of those to embed
+    seconds: float  # that reading and selecting took
 
 
 @dataclass(frozen=True)
@@ -48,39 +50,52 @@ class Plan:
         return "\n".join(self.lines)
 
 
-def plan(job: Job, existing: lance.LanceDataset | None) -> Plan:
-    """What a run of `job` would do: from the listing, a sample of the records, and the speed of earlier runs."""
+def plan(job: Job, existing: lance.LanceDataset | None, stages: Stages, began: float) -> Plan:
+    """What a run of `job` would do: from the listing, a sample of the records, former runs, and a probe of the stages.
+
+    `began` is when the command began, on the clock of `time.monotonic`.
+    """
+    startup = time.monotonic() - began
+    embedding = Embedding(
+        pool=pool_of(job, stages),
+        runs_uri=job.config.side_table("runs"),
+        configuration=configuration(job),
+        options=OPTIONS,
+        described=describe_encoder(job),
+        price_per_hour=job.config.price_per_hour,
+        startup=startup,
+    )
     if existing is None:
         with tempfile.TemporaryDirectory() as folder:
             empty = schema_of(job).empty_table()
-            return plan_against(job, lance.write_dataset(empty, f"{folder}/empty.lance"))
-    return plan_against(job, existing)
+            lines, work = survey_work(job, lance.write_dataset(empty, f"{folder}/empty.lance"))
+    else:
+        lines, work = survey_work(job, existing)
+    return Plan([*lines, *embedding.forecast(work)])
 
 
-def plan_against(job: Job, table: lance.LanceDataset) -> Plan:
-    """The same, with a table in which records are looked up."""
+def survey_work(job: Job, table: lance.LanceDataset) -> tuple[list[str], Work]:
+    """What there is to do, in lines and in numbers; records are looked up in `table`."""
     base = TableVersion(table.uri, table.version)
     held = row_checksum_by_file(base, job.column.fingerprint)
     known = [unit for unit in job.units if any(name in held for name in job.files_of(unit))]
     new = [unit for unit in job.units if not any(name in held for name in job.files_of(unit))]
     lines = [files_line(job, held), *gone_line(job, held)]
-    to_embed = 0.0
-    records: list[pa.Table] = []
+    parts: list[tuple[float, pa.Table]] = []
+    read, seconds = 0, 0.0
     for units, which in ((new, "in new files"), (known, "in files that changed or were not read in full")):
         if rows := sum(unit.rows for unit in units):
             probe = look_at(job, units, base)
             share = probe.to_embed / max(1, probe.read)
-            to_embed, records = to_embed + share * rows, records + probe.records
+            parts += [(share * rows, pa.concat_tables(probe.records))] if probe.to_embed else []
+            read, seconds = read + probe.read, seconds + probe.seconds
             lines.append(
                 f"{'' if job.exact else 'about '}{rows:,} rows {which}; {share:.1%} of them to embed, by a sample of "
                 f"{probe.read:,} rows"
             )
             if probe.reasons:
                 lines.append(f"rejected in this sample, before images are decoded: {name_reasons(probe.reasons)}")
-    encodings = [Encoding(each.settings, each.column.identity) for each in job.kept]
-    described, runs = describe_encoder(job), job.config.side_table("runs")
-    embedding = Embedding(encodings, job.resources, job.rules, runs, OPTIONS, described)
-    return Plan([*lines, *embedding.forecast(round(to_embed), records, job.config.price_per_hour)])
+    return lines, Work(job.rows, parts, seconds / max(1, read))
 
 
 def files_line(job: Job, held: Mapping[str, RowChecksum]) -> str:
@@ -103,21 +118,22 @@ def gone_line(job: Job, held: Mapping[str, RowChecksum]) -> list[str]:
 
 
 def look_at(job: Job, units: Sequence[Unit], base: TableVersion) -> Probe:
-    """Select from the first records of some units, evenly spaced, as a run would."""
+    """Select from the first records of some units, spread over all rows, as a run would."""
     snapshot = Snapshot(base, job.column, file_hashes(job.files), file_hashes(job.skipped), others=job.others)
     read = to_embed = 0
     reasons: Counter[str] = Counter()
-    records = []
-    for unit in units[:: max(1, len(units) // PROBED_UNITS)][:PROBED_UNITS]:
-        batch = {"task": [Task(unit, job.mark).row()["task"]]}
-        stop = read + PROBED_ROWS
+    records, seconds = [], 0.0
+    places = spread([unit.rows for unit in units])
+    for number, rows in places.items():
+        unit = units[number]
+        first = dataclasses.replace(unit.scope, limit=min(rows, unit.scope.limit or rows))
+        batch = {"task": [Task(dataclasses.replace(unit, scope=first), job.mark).row()["task"]]}
         for table in read_and_select(batch, job.source.without_listing(), job.rules, snapshot):
+            seconds += sum(seconds_by_stage(table).values())
             found, stats = split_stats(table)
             read += sum(file.read for each in stats for file in each.files)
             reasons.update(found[REASON].drop_null().to_pylist())
             found = found.filter(pa.array(embeddable(found), pa.bool_()))
             to_embed += len(found)
-            records.append(found.slice(0, ENCODED_ROWS))
-            if read >= stop:
-                break
-    return Probe(read, to_embed, reasons, records)
+            records.append(bounded(found, rows / sum(places.values())))
+    return Probe(read, to_embed, reasons, records, seconds)

@@ -19,12 +19,14 @@ from pipelines.embed.catalog import open_catalog
 from pipelines.embed.config import EmbedConfig
 from pipelines.embed.finish import Gates, collect_evidence, finish
 from pipelines.embed.flow import build, stream
-from pipelines.embed.job import Job, configuration, resolve_job, with_absolute_paths
+from pipelines.embed.job import OPTIONS, Job, configuration, resolve_job, with_absolute_paths
 from pipelines.embed.plan import Plan, plan
 from pipelines.embed.report import RunReport
 from pipelines.embed.summary import Summary, how_far
 from pipelines.embed.tables import open_manifest, open_tables, settle_table, table_to_continue
 from pipelines.events import Events, Listener, Reading, ReadingEnded
+from pipelines.forecast.first_minute import RunForecast
+from pipelines.forecast.former import former_runs
 from pipelines.gates.judge import require_few_rejects
 from pipelines.ingest.commit import Committer, Target
 from pipelines.ingest.reembed import begin_reembedding
@@ -68,7 +70,7 @@ def embed(config: EmbedConfig, setup: Setup = Setup()) -> Summary | Plan:
     start_ray()
     job = resolve_job(config, catalog, existing)
     if config.plan:
-        return plan(job, existing)
+        return plan(job, existing, setup.stages, began)
     log.info("%s", job)
     table, rejects = open_tables(job, existing)
     runs, stopwatch = Runs(config.side_table("runs")), Stopwatch(began)
@@ -81,7 +83,16 @@ def embed(config: EmbedConfig, setup: Setup = Setup()) -> Summary | Plan:
         record.mark_abandoned()
         table = settle_table(job, existing, table)
         job, target = prepare(job, table, lance.dataset(rejects.uri), record.run)
-        listeners: Sequence[Listener] = (record, stopwatch, report.recorder, progress, RunMetrics(config.table))
+        forecast = RunForecast(record, began, former_runs(runs.uri, configuration(job), OPTIONS))
+        forecast.start(job.rows)
+        listeners: Sequence[Listener] = (
+            record,
+            stopwatch,
+            forecast,
+            report.recorder,
+            progress,
+            RunMetrics(config.table),
+        )
         committer = Committer(target, lease, Events([*listeners, *setup.listeners]))
         report.watch(job, committer)
         with saying_how_far(job, committer, record):

@@ -14,6 +14,7 @@ from pipelines.report.recorder import Phase, Timeline
 
 BINS: Final = 80  # of a plot over time
 STAGES: Final = ("read", "select", "fetch", "decode", "encode", "write")  # in the order of the flow
+WITHIN: Final = 20.0  # percent by which a run may differ from its forecast
 COLOUR_OF_STATUS: Final = {"done": "blue", "failed": "red", "stopped": "amber", "dead": "red"}
 
 
@@ -163,6 +164,35 @@ def nights_chart(nights: Sequence[Night]) -> Markup:
             axes.set_xticks([])
             few_ticks(axes, 2)
     return result.svg
+
+
+def forecast_chart(nights: Sequence[Night]) -> Markup | None:
+    """How much longer than forecast the last runs took, in percent, oldest first; None if nothing was forecast."""
+    deviations = [night.deviation_percent for night in nights]
+    found = [each for each in deviations if each is not None]
+    if not found:
+        return None
+    height = 96.0
+    label = f"Of {len(found)} runs with a forecast, {within(found)} within {WITHIN:.0f} % of it"
+    with drawing("forecasts", height, label) as result:
+        axes = result.figure.add_axes((40 / WIDTH, 12 / height, (WIDTH - 56) / WIDTH, (height - 36) / height))
+        colours = [STAND_IN["blue" if abs(each or 0.0) <= WITHIN else "amber"] for each in deviations]
+        upright_bars(axes, [each or 0.0 for each in deviations], colours)
+        axes.set_title(words(f"took longer than forecast (up) or less (down), %; amber: beyond {WITHIN:.0f} %", 120))
+        axes.set_xlim(-0.6, max(len(nights), 10) - 0.4)
+        most = 1.1 * max(1.5 * WITHIN, *map(abs, found))
+        axes.set_ylim(-most, most)
+        axes.set_xticks([])
+        for at in (-WITHIN, WITHIN):
+            axes.axhline(at, color=STAND_IN["faint"], linestyle="--", linewidth=1)
+        axes.axhline(0, color=STAND_IN["faint"], linewidth=1)
+        few_ticks(axes, 2)
+    return result.svg
+
+
+def within(deviations: Sequence[float]) -> int:
+    """How many are within WITHIN percent."""
+    return sum(abs(each) <= WITHIN for each in deviations)
 
 
 def upright_bars(axes: Any, heights: Sequence[float], colours: Sequence[str]) -> None:

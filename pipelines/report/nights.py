@@ -13,7 +13,7 @@ NIGHTS: Final = 30
 EMBEDDED: Final = """configuration IS NULL OR NOT starts_with(configuration, '{"index":')"""  # not only indexed
 COLUMNS: Final = (
     *("run", "status", "started", "heartbeat", "finished", "read", "written", "rewritten", "unchanged", "rejected"),
-    *("missing", "published_version", "rows_per_second", "error"),
+    *("missing", "published_version", "rows_per_second", "error", "forecast_seconds"),
 )
 
 
@@ -32,6 +32,7 @@ class Night:
     published: int | None
     rows_per_second: float | None
     error: str | None
+    forecast_seconds: float | None = None
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Night:
@@ -45,6 +46,7 @@ class Night:
             published=row["published_version"],
             rows_per_second=row["rows_per_second"],
             error=row["error"],
+            forecast_seconds=row.get("forecast_seconds"),
             **numbers,
         )
 
@@ -54,6 +56,13 @@ class Night:
         if self.started is None or self.ended is None:
             return None
         return max(0.0, (self.ended - self.started).total_seconds() / 60)
+
+    @property
+    def deviation_percent(self) -> float | None:
+        """How much longer than forecast it took, if it was done; negative if it took less."""
+        if self.status != "done" or self.minutes is None or not self.forecast_seconds:
+            return None
+        return 100 * (60 * self.minutes / self.forecast_seconds - 1)
 
     @property
     def reject_percent(self) -> float | None:
@@ -66,5 +75,6 @@ def read_nights(uri: str) -> list[Night]:
     runs = open_dataset(uri)
     if runs is None:
         return []
-    rows = runs.to_table(list(COLUMNS), filter=EMBEDDED).sort_by([("run", "descending")]).slice(0, NIGHTS)
+    columns = [name for name in COLUMNS if name in runs.schema.names]  # earlier versions forecast nothing
+    rows = runs.to_table(columns, filter=EMBEDDED).sort_by([("run", "descending")]).slice(0, NIGHTS)
     return [Night.of(row) for row in rows.to_pylist()][::-1]

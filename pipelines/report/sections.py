@@ -6,18 +6,22 @@ import base64
 import dataclasses
 import json
 import platform
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from pipelines.events import Counts, IndexMeasured, MeasuredSetting
 from pipelines.progress import duration
 from pipelines.report.charts import (
+    WITHIN,
     RecallPoint,
+    forecast_chart,
     nights_chart,
     phases_chart,
     recall_chart,
     stages_chart,
     throughput,
+    within,
 )
 from pipelines.report.flow_diagram import flow_diagram
 from pipelines.report.markup import Markup, joined, shortened, table, tag
@@ -135,17 +139,30 @@ def nights_section(nights: Sequence[Night], run: str) -> Section | None:
             f"{night.written:,}",
             f"{night.rejected:,}",
             duration(60 * night.minutes) if night.minutes is not None else "",
+            "" if night.forecast_seconds is None else duration(night.forecast_seconds),
             "" if night.published is None else f"{night.published}",
             shortened(night.error or "", 160),
         ]
         for night in reversed(nights)
     ]
-    head = ["started (UTC)", "status", "read", "embedded", "rejected", "took", "published", "error"]
-    listed = tag("details", tag("summary", "as a table"), table(head, rows, numbers=range(2, 7)))
+    head = ["started (UTC)", "status", "read", "embedded", "rejected", "took", "forecast", "published", "error"]
+    listed = tag("details", tag("summary", "as a table"), table(head, rows, numbers=range(2, 8)))
     several = f"The last {len(nights)} runs" if len(nights) > 1 else "The last run"
     title = "This run" if [night.run for night in nights] == [run] else several
     note = "Oldest first. Blue: published; red: failed or killed; amber: stopped by a signal; grey: still running."
-    return Section(title, joined([wide(nights_chart(nights)), listed]), note)
+    return Section(title, joined([wide(nights_chart(nights)), *forecasts(nights), listed]), note)
+
+
+def forecasts(nights: Sequence[Night]) -> list[Markup]:
+    """How far the runs were from their forecasts."""
+    chart, found = forecast_chart(nights), [night.deviation_percent for night in nights]
+    deviations = [each for each in found if each is not None]
+    if chart is None:
+        return []
+    near, half = within(deviations), statistics.median(map(abs, deviations))
+    of = f"{near} of {len(deviations)} runs took as long as forecast within {WITHIN:.0f} % (dashed)"
+    said = f"{of}; half of them within {half:.0f} %."
+    return [wide(chart), tag("p", said, class_="faint")]
 
 
 def configuration_section(configuration: Mapping[str, Any], key: str, options_class: type) -> Section:

@@ -55,8 +55,12 @@ RUN_SCHEMA = pa.schema(
         ("configuration", pa.string()),  # JSON: the run's options, resolved, and the encoder's identity
         ("versions", pa.string()),  # JSON: of the libraries
         ("error", pa.string()),
+        ("forecast_seconds", pa.float64()),  # how long it was going to take in all; null if nothing was forecast
+        ("forecast_after", pa.float64()),  # seconds that it had taken when that was said
     ]
 )
+ADDED: Final = ("forecast_seconds", "forecast_after")  # columns that a table of an earlier version lacks
+REQUIRED: Final = frozenset(RUN_SCHEMA.names) - frozenset(ADDED)  # without these it is another table
 COUNTS: Final = ("read", "written", "rewritten", "unchanged", "rejected", "skipped", "missing", "deleted")
 
 
@@ -75,6 +79,14 @@ class HeartbeatLimits:
 
 
 LIMITS: Final = HeartbeatLimits()
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """How long a run was going to take in all, as it was said `after` it had gone on for so long; in seconds."""
+
+    seconds: float
+    after: float
 
 
 class HeartbeatLostError(VistaError):
@@ -102,7 +114,7 @@ class Runs:
     def check(self) -> None:
         """Raise UsageError if there is a table of this name that is somebody else's."""
         dataset = open_dataset(self.uri)
-        if dataset is not None and not set(RUN_SCHEMA.names) <= set(dataset.schema.names):
+        if dataset is not None and not set(dataset.schema.names) >= REQUIRED:
             raise UsageError(f"{self.uri} is needed for reports of the runs, and is another table. Rename that one")
 
     def last_heard(self, run: str) -> datetime | None:
@@ -158,6 +170,7 @@ class RunRecord:
         self.limits = limits
         self.counts = Counts()
         self.verdicts: tuple[Verdict, ...] = ()
+        self.forecast: Forecast | None = None  # the last one; written with the next heartbeat
         self.published_version: int | None = None  # also of a run that is stopped after it published
         self.ended = threading.Event()
         self.heart = threading.Thread(target=self.beat, daemon=True)
@@ -182,7 +195,7 @@ class RunRecord:
     @contextmanager
     def running(self) -> Iterator[RunRecord]:
         """Write that the run is under way, and send heartbeats while the context lasts; if it fails, write why."""
-        ensure_dataset(self.uri, RUN_SCHEMA)
+        add_missing_columns(ensure_dataset(self.uri, RUN_SCHEMA))
         self.send_heartbeat()
         self.heart.start()
         try:
@@ -282,4 +295,13 @@ class RunRecord:
     def figures(self) -> dict[str, Any]:
         """The columns that every run has, however it ended."""
         gates = json.dumps([dataclasses.asdict(verdict) for verdict in self.verdicts])
-        return {name: getattr(self.counts, name) for name in COUNTS} | {"gates": gates}
+        figures = {name: getattr(self.counts, name) for name in COUNTS} | {"gates": gates}
+        if self.forecast is not None:
+            figures |= {"forecast_seconds": self.forecast.seconds, "forecast_after": self.forecast.after}
+        return figures
+
+
+def add_missing_columns(runs: lance.LanceDataset) -> None:
+    """Add the columns that `NAME_runs` of an earlier version lacks; that version can go on writing to the table."""
+    if missing := [field for field in RUN_SCHEMA if field.name not in runs.schema.names]:
+        runs.add_columns(pa.schema(missing))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from datetime import timedelta
 
 import lance
 import lancedb
@@ -16,6 +17,7 @@ from pipelines.embed.run import Setup
 from pipelines.events import BundleCommitted
 from pipelines.gates.judge import GateError
 from pipelines.records import VECTOR
+from pipelines.report.nights import read_nights
 from pipelines.rollback import RollbackConfig, roll_back_table
 from pipelines.sample_catalog import draw
 from pipelines.stages.encode import EncodeActor
@@ -285,7 +287,11 @@ def test_a_plan_reports_the_work_of_a_run_and_writes_nothing(tmp_path):
     said = str(embed(config))
     assert "t: 2 of 2 files to read (2 of them new)" in said
     assert "9 rows in new files; 100.0% of them to embed" in said
-    assert "measured here" in said and "cost: " in said
+    assert "about 9 rows to embed: " in said and "measured here" in said
+    decoding, bottleneck, cost = said.splitlines()[-3:]
+    assert decoding.startswith("decoding: ") and "; encoding: " in decoding
+    assert bottleneck.startswith("bottleneck: ")
+    assert cost.startswith("cost: ") and "; a million rows: " in cost
     assert not (tmp_path / "db").exists()
     embed(dataclasses.replace(config, plan=False))
     write(tmp_path / "in", a={f"a{n}": "x" if n < 6 else "changed" for n in range(8)}, c={"c": "x"})
@@ -302,6 +308,51 @@ def test_a_plan_reports_the_work_of_a_run_and_writes_nothing(tmp_path):
     assert "about 3 rows to embed" in plan.lines[4]
     assert open_dataset(f"{tmp_path}/db/t.lance").version == before
     assert len(runs(tmp_path / "db")) == 1
+
+
+def test_a_plan_says_if_no_record_can_be_embedded(tmp_path):
+    source = write(tmp_path / "in", a={f"a{n}": draw("star", "red", "blue")[:40] for n in range(4)})
+    said = str(embed(EmbedConfig(source, str(tmp_path / "db"), "t", plan=True, price_per_hour=1.0)))
+    assert "about 4 rows to embed, but those that were tried are all rejected" in said
+
+
+def test_a_plan_goes_by_former_runs_of_similar_work(tmp_path):
+    source = write(tmp_path / "in", a={f"a{n}": "x" for n in range(8)})
+    config = EmbedConfig(source, str(tmp_path / "db"), "t")
+    embed(config)
+    last(tmp_path / "db", seconds=10, rows_per_second=2.0)
+    plan = dataclasses.replace(config, plan=True)
+    write(tmp_path / "in", a={f"a{n}": "x" if n else "changed" for n in range(8)})
+    said = str(embed(plan))
+    assert "about 1 rows to embed" in said
+    assert "the median of" not in said, "a run that embeds all that it reads says nothing of one that mostly reads"
+    write(tmp_path / "in", b={f"b{n}": "x" for n in range(11)})
+    said = str(embed(plan))
+    assert "about 12 rows to embed: 12 s at 2.0 rows/s (the median of the last 1 runs; " in said, "6 s around them"
+    assert "measured here: " in said
+
+
+def last(db, seconds: int, **values: float) -> None:
+    """Let the runs so far have taken this long."""
+    recorded = lance.dataset(f"{db}/t_runs.lance")
+    changed = [row | values | {"started": row["finished"] - timedelta(seconds=seconds)} for row in runs(db)]
+    lance.write_dataset(pa.Table.from_pylist(changed, recorded.schema), recorded.uri, mode="overwrite")
+
+
+def test_a_night_forecasts_how_long_it_takes_and_keeps_that_beside_how_long_it_took(tmp_path):
+    source = write(tmp_path / "in", a={f"a{n}": "x" for n in range(8)})
+    config = EmbedConfig(source, str(tmp_path), "t")
+    embed(config)
+    last(tmp_path, seconds=100)
+    write(tmp_path / "in", a={f"a{n}": "changed" for n in range(8)})
+    embed(config)
+    first, second = runs(tmp_path)
+    assert (first["forecast_seconds"], first["forecast_after"]) == (None, None)
+    assert second["forecast_seconds"] == pytest.approx(100, abs=1), "as long as the run before"
+    assert 0 < second["forecast_after"] < 100
+    nights = read_nights(f"{tmp_path}/t_runs.lance")
+    assert [night.deviation_percent is None for night in nights] == [True, False]
+    assert -100 < nights[1].deviation_percent < 0
 
 
 def test_a_plan_names_the_reasons_for_which_records_are_rejected(tmp_path):

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +12,7 @@ from pipelines.events import Counts
 from pipelines.report.charts import (
     RecallPoint,
     brief,
+    forecast_chart,
     nights_chart,
     phases_chart,
     rates_of,
@@ -22,6 +23,7 @@ from pipelines.report.charts import (
 from pipelines.report.flow_diagram import HEIGHT, flow_diagram, outcomes
 from pipelines.report.nights import Night
 from pipelines.report.recorder import Phase, Timeline
+from pipelines.report.sections import nights_section
 from tests.pipelines.report.pages import Elements
 
 NOW = datetime(2026, 11, 26, 3, tzinfo=UTC)
@@ -101,6 +103,31 @@ def test_plots_have_their_numbers_as_text_and_no_styles_of_their_own():
     assert len(set(re.findall(r' id="([^"]+)"', "".join(charts.values())))) == len(
         re.findall(r' id="([^"]+)"', "".join(charts.values()))
     ), "plots on one page don't share ids"
+
+
+def night(number: int, minutes: float, forecast: float | None, status: str = "done") -> Night:
+    ended = NOW + timedelta(minutes=minutes)
+    return Night(f"r{number}", status, NOW, ended, 1, 1, 0, 0, 1, 5.0, None, forecast)
+
+
+def test_runs_beside_their_forecasts():
+    nights = [
+        night(1, 10, None),
+        night(2, 11, 600.0),
+        night(3, 7.5, 600.0),
+        night(4, 1, 600.0, "failed"),
+        night(5, 1, 600.0, "running"),
+    ]
+    found = [each.deviation_percent for each in nights]
+    assert found == [None, pytest.approx(10), pytest.approx(-25), None, None], "a run that failed did not take its time"
+    assert (
+        Elements(forecast_chart(nights)).found[0][1]["aria-label"] == "Of 2 runs with a forecast, 1 within 20 % of it"
+    )
+    assert forecast_chart(nights[:1]) is None
+    section = nights_section(nights, "r3")
+    assert "1 of 2 runs took as long as forecast within 20 % (dashed); half of them within 18 %." in section.body
+    assert "10 min 0 s" in section.body, "the table has the forecasts"
+    assert "forecast within" not in nights_section(nights[:1], "r1").body
 
 
 def test_plots_of_next_to_nothing():

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import lance
+import pyarrow as pa
 import pytest
 
 from pipelines.events import (
@@ -25,9 +26,11 @@ from pipelines.events import (
     Verdict,
 )
 from pipelines.tables.runs import (
+    ADDED,
     LIBRARIES,
     LIMITS,
     RUN_SCHEMA,
+    Forecast,
     HeartbeatLimits,
     HeartbeatLostError,
     RunRecord,
@@ -134,10 +137,32 @@ def test_the_columns_are_those_of_older_tables(uri):
         "configuration",
         "versions",
         "error",
+        "forecast_seconds",
+        "forecast_after",
     ]
     row = row_of(record)
     assert {name: row[name] for name in FIGURES} == dict.fromkeys(FIGURES, 0)
     assert (row["gates"], row["rows_per_second"]) == ("[]", None)
+
+
+def test_a_table_of_an_earlier_version_gets_the_columns_of_the_forecast_and_that_version_goes_on_writing(uri):
+    older = pa.schema([field for field in RUN_SCHEMA if field.name not in ADDED])
+    lance.write_dataset(pa.Table.from_pylist([{"run": run_id(1), "status": "done"}], older), uri)
+    Runs(uri).check()
+    record = record_at(uri, 2)
+    with record.running():
+        assert (row_of(record)["forecast_seconds"], row_of(record)["forecast_after"]) == (None, None)
+        record.forecast = Forecast(300.0, 75.5)
+        record.succeed(1, None)
+    assert (row_of(record)["forecast_seconds"], row_of(record)["forecast_after"]) == (300.0, 75.5)
+    by_the_earlier_version = pa.Table.from_pylist([{"run": run_id(3), "status": "running"}], older)
+    lance.dataset(uri).merge_insert("run").when_matched_update_all().when_not_matched_insert_all().execute(
+        by_the_earlier_version
+    )
+    rows = {row["run"]: row for row in lance.dataset(uri).to_table().to_pylist()}
+    assert rows[run_id(1)]["forecast_seconds"] is None
+    assert rows[record.run]["forecast_seconds"] == 300.0
+    assert rows[run_id(3)]["status"] == "running"
 
 
 @pytest.mark.parametrize("event", [BundleCommitted, ReadingEnded, Counted, lambda counts: Arrived(5, counts)])
