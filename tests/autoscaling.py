@@ -100,12 +100,17 @@ def autoscaling(
             wait_until_ready(head, folder / "head.log")
             yield client | {"RAY_ADDRESS": f"127.0.0.1:{port}", "VISTA_HEAD": str(head.pid)}
         finally:
-            every = psutil.Process(head.pid).children(recursive=True)  # with the nodes that the autoscaler started
-            head.kill()
+            kill(head.pid)
             head.wait()
-            for process in every:
-                with suppress(psutil.NoSuchProcess):
-                    process.kill()
+
+
+def kill(pid: int) -> None:
+    """Kill a process and all that it started, such as the nodes that an autoscaler started."""
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for each in [*process.children(recursive=True), process]:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
 
 
 def wait_until_ready(head: subprocess.Popen[bytes], log: Path) -> None:

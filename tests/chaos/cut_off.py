@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import lance
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
 from pipelines.tables.dataset import table_uri
+from tests.autoscaling import kill
 from tests.chaos.catalog import row
 from tests.chaos.running import ROOT, Running, command, environment, start, wait_for_version
 from tests.s3 import S3, serve
@@ -91,21 +91,13 @@ def machine(address: str) -> Iterator[Node]:
 
 
 @contextmanager
-def raylet(log: Path, words: list[str], variables: dict[str, str]) -> Iterator[psutil.Process]:
+def raylet(log: Path, words: list[str], variables: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """A process of `ray start`; all processes below it end with the context."""
     with log.open("wb") as file, subprocess.Popen(words, env=variables, stdout=file, stderr=file) as process:
-        every = psutil.Process(process.pid)
         try:
-            yield every
+            yield process
         finally:
-            kill(every)
-
-
-def kill(process: psutil.Process) -> None:
-    """Kill a process and all below it."""
-    for each in [*process.children(recursive=True), process] if process.is_running() else []:
-        if each.is_running():
-            each.kill()
+            kill(process.pid)
 
 
 def nodes_alive() -> int:
@@ -177,7 +169,7 @@ def main(folder: Path, rows: int) -> int:
         job = start(command(source, db, NAME), environment(f"{HEAD}:{PORT}"))
         wait_for_rows(table_uri(db, NAME), job)
         print(f"{time.monotonic() - began:.0f} s: one node is killed, one is cut off", flush=True)
-        kill(raylets[0])
+        kill(raylets[0].pid)
         nodes[1].cut_off()
         wait_for_nodes(1)
         assert job.process.poll() is None, job.end().output
