@@ -1,19 +1,22 @@
 """Batch statistics: what was counted of a batch of records. They travel as a row of the stream, without a record.
 
-The seconds that a stage took travel in the first row of its batch, whatever row that is: a row more for each batch
-would make the batches of the next stage uneven, and Ray Data would copy them to even them out.
+What is measured of a batch, such as the seconds that a stage took, travels in its first row, whatever row that is: a
+row more for each batch would make the batches of the next stage uneven, and Ray Data would copy them to even them out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.records import SECONDS, SECONDS_TYPE, STATS, STATS_TYPE, Misfits, replace_column
+from pipelines.records import MEASURED, MEASURED_TYPE, STATS, STATS_TYPE, Misfits, replace_column
+
+SECONDS: Final = "seconds"  # quantity: what stages took, by stage
+WORK: Final = "work"  # quantity: what encoders did, by the names of `stages.encode`
 
 
 @dataclass(frozen=True)
@@ -61,26 +64,28 @@ def split_stats(rows: pa.Table) -> tuple[pa.Table, list[BatchStats]]:
     return rows.filter(pc.invert(is_stats)), stats
 
 
-def with_seconds(rows: pa.Table, seconds: Mapping[str, float]) -> pa.Table:
-    """`rows` whose first one says, beside what it says already, how many seconds stages took for all of them."""
+def with_measured(rows: pa.Table, quantity: str, amounts: Mapping[str, float]) -> pa.Table:
+    """`rows` whose first one says, beside what it says already, which `amounts` of a quantity belong to all of them."""
     if not len(rows):
         return rows
-    taken = rows[SECONDS].combine_chunks()
-    more = [{"stage": stage, "seconds": each} for stage, each in seconds.items()]
-    first = pa.array([[*(taken[0].as_py() or []), *more]], SECONDS_TYPE)
-    return replace_column(rows, SECONDS, pa.concat_arrays([first, taken.slice(1)]))
+    noted = rows[MEASURED].combine_chunks()
+    more = [{"quantity": quantity, "name": name, "amount": amount} for name, amount in amounts.items()]
+    first = pa.array([[*(noted[0].as_py() or []), *more]], MEASURED_TYPE)
+    return replace_column(rows, MEASURED, pa.concat_arrays([first, noted.slice(1)]))
 
 
-def seconds_by_stage(rows: pa.Table) -> dict[str, float]:
-    """What `with_seconds` noted in all of `rows`, added up."""
-    noted = pc.drop_null(rows[SECONDS]).to_pylist()
-    return added_seconds(*({each["stage"]: each["seconds"]} for batch in noted for each in batch))
+def measured(rows: pa.Table, quantity: str) -> dict[str, float]:
+    """The amounts of a quantity that `with_measured` noted in all of `rows`, added up by name."""
+    noted = pc.drop_null(rows[MEASURED]).to_pylist()
+    return added_amounts(
+        *({each["name"]: each["amount"]} for batch in noted for each in batch if each["quantity"] == quantity)
+    )
 
 
-def added_seconds(*parts: Mapping[str, float]) -> dict[str, float]:
-    """Seconds by stage, added up."""
+def added_amounts(*parts: Mapping[str, float]) -> dict[str, float]:
+    """Amounts by name, added up."""
     total: dict[str, float] = {}
     for part in parts:
-        for stage, seconds in part.items():
-            total[stage] = total.get(stage, 0.0) + seconds
+        for name, amount in part.items():
+            total[name] = total.get(name, 0.0) + amount
     return total

@@ -32,6 +32,8 @@ class Counts:
     misfits: Mapping[str, Misfits] = field(default_factory=dict)  # values that don't fit, by column
     # What each stage took, added up over all tasks. No two runs agree in it, so it is not compared.
     seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
+    # What the encoders did: texts, images, tokens, batches, and the seconds in which they were busy and idle.
+    work: Mapping[str, float] = field(default_factory=dict, compare=False)
 
     @property
     def rejected(self) -> int:

@@ -10,7 +10,8 @@
 A record that a stage rejects keeps its row: REASON, STAGE and MESSAGE are set, later stages pass it on untouched, and
 the write step puts it into `NAME_rejects`. Counts travel as rows, too (`batch_stats`): Ray retries tasks but yields
 each block once, so what is counted in the stream is counted once. For the same reason the seconds that a stage took for
-a batch travel in its first row (SECONDS), and small pictures of a few records for the report of the run (PICTURE).
+a batch, and what an encoder did for it, travel in its first row (MEASURED), and small pictures of a few records for the
+report of the run (PICTURE).
 
 A record that is encoded for several vector columns at once has HAS_VECTOR, INPUT_IDS, PIXELS and VECTOR for each of
 them, under the names of its `Slot`.
@@ -33,7 +34,7 @@ MODALITY, TRUNCATED = "modality", "truncated"
 # Columns of a record on its way. The table has fingerprint and vector under the names of its vector column.
 ROW, MISFITS, REASON, STAGE, MESSAGE, STATS = "_row", "_misfits", "_reason", "_stage", "_message", "_stats"
 FINGERPRINT, VECTOR, HAS_VECTOR = "_content_fingerprint", "_encoded_vector", "_has_vector"
-SECONDS, PICTURE = "_stage_seconds", "_picture"
+MEASURED, PICTURE = "_measured", "_picture"
 INPUT_IDS, PIXELS = "_input_ids", "_pixels"
 
 FINGERPRINT_TYPE = pa.binary(16)
@@ -62,7 +63,8 @@ STATS_TYPE = pa.struct(  # batch_stats.BatchStats
     ]
 )
 
-SECONDS_TYPE = pa.list_(pa.struct([("stage", pa.string()), ("seconds", pa.float64())]))
+# Amounts of a quantity by name, such as of `batch_stats.SECONDS` by stage.
+MEASURED_TYPE = pa.list_(pa.struct([("quantity", pa.string()), ("name", pa.string()), ("amount", pa.float64())]))
 
 # Columns that a source reads, before its own.
 READ_FIELDS = (
@@ -83,7 +85,7 @@ FLOW_FIELDS = (
     pa.field(MESSAGE, pa.string()),
     pa.field(STATS, STATS_TYPE),
     pa.field(HAS_VECTOR, pa.bool_()),  # the content is unchanged, so the table's vector is copied
-    pa.field(SECONDS, SECONDS_TYPE),  # what stages took for the batches in which this row was the first
+    pa.field(MEASURED, MEASURED_TYPE),  # of the batches in which this row was the first
     pa.field(PICTURE, pa.binary()),  # a small JPEG, of a few records
 )
 # What `decode` adds, and `encode` consumes.

@@ -15,6 +15,8 @@ from ray.util.metrics import Counter, Gauge, Histogram
 from pipelines.events import Arrived, BundleCommitted, Counted, Counts, Event, FragmentsWritten, Judged, ReadingEnded
 
 COMMIT_SECONDS: Final = [0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0]
+ENCODED: Final = ("texts", "images", "tokens", "batches")
+STATES: Final = ("busy", "idle")
 OUTCOMES: Final = ("written", "rewritten", "unchanged", "skipped", "rejected", "deleted")
 
 
@@ -33,6 +35,8 @@ class RunMetrics:
                 ("rows_total", "Records of the source, by what became of them.", ("outcome",)),
                 ("rejects_total", "Rejected records, by reason.", ("reason",)),
                 ("stage_seconds_total", "Time that the tasks of a stage took, added up.", ("stage",)),
+                ("encoded_total", "What went through the models of the encoders.", ("kind",)),
+                ("encoder_seconds_total", "Time of the encoders, with something to encode or without.", ("state",)),
             )
         }
         self.waiting = Gauge("vista_waiting_rows", "Encoded rows that wait for the next commit.", ("table",))
@@ -76,3 +80,5 @@ def groups(counts: Counts) -> Iterator[tuple[str, str, Mapping[str, float]]]:
     yield "rows_total", "outcome", {name: getattr(counts, name) for name in OUTCOMES}
     yield "rejects_total", "reason", counts.reasons
     yield "stage_seconds_total", "stage", counts.seconds
+    yield "encoded_total", "kind", {kind: counts.work.get(kind, 0) for kind in ENCODED}
+    yield "encoder_seconds_total", "state", {state: counts.work.get(state, 0) for state in STATES}

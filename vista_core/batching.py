@@ -55,6 +55,7 @@ class TokenBudget:
         self.maximum = tokens
         self.tokens = tokens
         self.successes = 0  # batches since the budget last changed
+        self.batches = 0  # that ever fitted
 
     def halve(self) -> None:
         """Record a batch that did not fit into memory."""
@@ -63,6 +64,7 @@ class TokenBudget:
 
     def record_success(self) -> None:
         """Record a batch that fitted."""
+        self.batches += 1
         self.successes += 1
         if self.tokens < self.maximum and self.successes >= BATCHES_UNTIL_DOUBLED:
             self.tokens = min(self.maximum, 2 * self.tokens)

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.batch_stats import seconds_by_stage, split_stats
+from pipelines.batch_stats import SECONDS, WORK, measured, split_stats
 from pipelines.ingest.fragments import off_norm
 from pipelines.ingest.pictured import pictured
 from pipelines.reasons import BAD_VECTOR
@@ -61,6 +61,7 @@ class Arrival:
     reasons: Counter[str]
     warnings: Sequence[str] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
+    work: Mapping[str, float] = field(default_factory=dict)
     pictures: Sequence[Pictured] = ()
 
 
@@ -90,7 +91,8 @@ def split(slots: int, *blocks: pa.Table) -> tuple[Arrival, pa.Table, pa.Table]:
         bytes=vectors.nbytes,
         reasons=Counter(pc.drop_null(records[REASON]).to_pylist()),
         warnings=[warning for each in stats for warning in each.warnings],
-        seconds=seconds_by_stage(arrived),
+        seconds=measured(arrived, SECONDS),
+        work=measured(arrived, WORK),
         pictures=pictured(records),
     )
     return arrival, records.select(DECIDED).combine_chunks(), vectors.combine_chunks()

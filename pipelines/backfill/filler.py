@@ -18,7 +18,7 @@ from pipelines.backfill.arrived import Arrival, OfFragment
 from pipelines.backfill.column_files import Filled, Part, fill_fragment, reject_object
 from pipelines.backfill.finished import Filling, Finished
 from pipelines.backfill.parked import Parked, write_parked
-from pipelines.batch_stats import added_seconds
+from pipelines.batch_stats import added_amounts
 from pipelines.cluster.logs import log_again
 from pipelines.cluster.session import on_a_worker
 from pipelines.events import (
@@ -133,7 +133,8 @@ class Filler:
             total,
             read=total.read + sum(each.read for each in arrival.fragments.values()),
             unchanged=total.unchanged + sum(each.unchanged for each in arrival.fragments.values()),
-            seconds=added_seconds(total.seconds, arrival.seconds),
+            seconds=added_amounts(total.seconds, arrival.seconds),
+            work=added_amounts(total.work, arrival.work),
         )
         self.work.events.report(Arrived(self.waiting_rows, self.counts))
 

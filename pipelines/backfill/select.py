@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from pipelines.backfill.content import Rows, TableRows
 from pipelines.backfill.parked import Parked
-from pipelines.batch_stats import BatchStats, FileCounts, with_seconds
+from pipelines.batch_stats import SECONDS, BatchStats, FileCounts, with_measured
 from pipelines.cluster.child import ProcessLimits
 from pipelines.cluster.logs import captured_warnings
 from pipelines.fetching.locations import FetchRules
@@ -81,7 +81,8 @@ def read_and_select(
                     if len(selected):
                         yield selected.select(schema.names)
                     yield BatchStats(files=[counts]).row(schema)
-        yield with_seconds(BatchStats(ended=(str(unit.fragment),), warnings=warnings).row(schema), clock.seconds)
+        stats = BatchStats(ended=(str(unit.fragment),), warnings=warnings).row(schema)
+        yield with_measured(stats, SECONDS, clock.seconds)
 
 
 def in_parts(records: pa.Table, rejects: dict[int, Reject], external: bool) -> Batches:

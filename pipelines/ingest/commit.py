@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import lance
 from pyroaring import BitMap64
 
-from pipelines.batch_stats import added_seconds
+from pipelines.batch_stats import added_amounts
 from pipelines.cluster.logs import log_again
 from pipelines.events import (
     BundleCommitted,
@@ -209,7 +209,8 @@ def added(counts: Counts, written: Written) -> Counts:
         deleted=counts.deleted + written.deleted,
         reasons=counts.reasons + written.reasons,
         misfits=added_misfits(counts.misfits, written.misfits),
-        seconds=added_seconds(counts.seconds, written.seconds),
+        seconds=added_amounts(counts.seconds, written.seconds),
+        work=added_amounts(counts.work, written.work),
     )
 
 

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from lance.fragment import write_fragments
 from pyroaring import BitMap64
 
-from pipelines.batch_stats import BatchStats, added_seconds, seconds_by_stage, split_stats
+from pipelines.batch_stats import SECONDS, WORK, BatchStats, added_amounts, measured, split_stats
 from pipelines.ingest.manifest import FileStats, RowChecksum, add_up, checksums_of
 from pipelines.ingest.pictured import pictured
 from pipelines.ingest.resolve import Incoming, Known, Resolution, StoredRow, duplicate, resolve
@@ -101,6 +101,7 @@ class Written:
     misfits: Sequence[Misfits] = ()  # values that don't fit their column
     warnings: Sequence[str] = ()  # log messages of the workers
     seconds: Mapping[str, float] = field(default_factory=dict)  # by stage
+    work: Mapping[str, float] = field(default_factory=dict)  # of the encoders
     pictures: Sequence[Pictured] = ()
 
     @property
@@ -149,7 +150,8 @@ def write_bundle(bundle: Bundle, *blocks: pa.Table) -> Written | Replacement:
         misfits=[misfits for each in stats for misfits in each.misfits],
         warnings=[warning for each in stats for warning in each.warnings],
         pictures=pictured(records),
-        seconds=added_seconds(seconds_by_stage(arrived), {"write": time.perf_counter() - began}),
+        seconds=added_amounts(measured(arrived, SECONDS), {"write": time.perf_counter() - began}),
+        work=measured(arrived, WORK),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.batch_stats import BatchStats, with_seconds
+from pipelines.batch_stats import SECONDS, BatchStats, with_measured
 from pipelines.cluster.child import ProcessLimits
 from pipelines.cluster.logs import captured_warnings
 from pipelines.fetching.locations import FetchRules
@@ -52,7 +52,7 @@ def read_and_select(
                 yield from selected(records, rejects, task, Selection(source, rules, snapshot, clock))
         ended = () if snapshot.second_pass else task.files
         stats = BatchStats(ended=ended, warnings=warnings).row(record_schema(source, len(snapshot.columns)))
-        yield with_seconds(stats, clock.seconds)
+        yield with_measured(stats, SECONDS, clock.seconds)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import ParamSpec, TypeVar
 
 import pyarrow as pa
 
-from pipelines.batch_stats import BatchStats, with_seconds
+from pipelines.batch_stats import SECONDS, BatchStats, with_measured
 from pipelines.cluster.logs import reporting
 
 P = ParamSpec("P")
@@ -40,7 +40,7 @@ def timed(name: str) -> Callable[[Callable[P, pa.Table]], Callable[P, pa.Table]]
             clock = StageClock()
             with clock.on(name):
                 rows = stage(*args, **kwargs)
-            return with_seconds(rows, clock.seconds)
+            return with_measured(rows, SECONDS, clock.seconds)
 
         return measured
 

@@ -103,6 +103,11 @@ def test_a_run_and_what_became_of_it_are_seen(ray_cluster, catalog, tmp_path):
         assert prometheus.values('sum by (reason) (ray_vista_rejects_total{table="again"})', "reason") == reasons
         seconds = prometheus.values('sum by (stage) (ray_vista_stage_seconds_total{table="again"})', "stage")
         assert {"decode", "encode"} <= seconds.keys() and min(seconds.values()) > 0
+        encoded = prometheus.values('sum by (kind) (ray_vista_encoded_total{table="again"})', "kind")
+        assert encoded["texts"] + encoded["images"] == written
+        assert encoded["tokens"] > encoded["texts"] + encoded["images"] > encoded["batches"] >= 1
+        busy = prometheus.values('sum by (state) (ray_vista_encoder_seconds_total{table="again"})', "state")
+        assert set(busy) == {"busy", "idle"} and 0 < busy["busy"] < 600
         assert prometheus.values('ray_vista_commit_seconds_count{table="again"}', "table")["again"] >= 1
         gates = prometheus.values('ray_vista_gate_passed{table="again"}', "gate")
         assert gates and set(gates.values()) == {1}

@@ -61,10 +61,12 @@ def test_a_budget_is_halved_and_recovers():
     budget.halve()
     budget.halve()
     assert budget.tokens == 250
+    assert budget.batches == 0
     for expected in (500, 1000, 1000):
         for _ in range(BATCHES_UNTIL_DOUBLED):
             budget.record_success()
         assert budget.tokens == expected
+    assert budget.batches == 3 * BATCHES_UNTIL_DOUBLED
 
 
 def test_a_budget_is_never_below_one_token():

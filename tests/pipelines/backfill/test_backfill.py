@@ -75,6 +75,7 @@ def test_a_new_column_has_the_vector_of_each_row_and_a_second_run_has_nothing_to
     assert [index.name for index in table.describe_indices()] == ["of_sku"]
     there = ROWS - 2
     assert figures(summary.counts) == {"read": there, "written": there - BAD, "rejected": BAD}
+    assert summary.counts.work["texts"] + summary.counts.work["images"] == there - BAD
     assert {(row["id"], row["reason"]) for row in rejects(tmp_path)} == {
         (f"p{n}", "image_undecodable") for n in range(ROWS) if n % 21 == 0
     }

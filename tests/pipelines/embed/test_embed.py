@@ -334,14 +334,15 @@ def test_a_text_format_takes_the_types_of_the_source_columns_from_the_table(tmp_
 
 
 class DiesOnce(EncodeActor):
-    """An encode actor that kills its process in the first batch; the actor that replaces it works."""
+    """An encode actor that kills its process when the first batch is encoded; the actor that replaces it works."""
 
     def __call__(self, batch):
+        encoded = super().__call__(batch)
         marker = Path(os.environ["VISTA_TEST_MARKER"])
         if not marker.exists():
             marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().__call__(batch)
+        return encoded
 
 
 def test_a_large_unit_is_committed_in_parts_and_a_killed_encoder_costs_no_restart(tmp_path):
@@ -359,6 +360,7 @@ def test_a_large_unit_is_committed_in_parts_and_a_killed_encoder_costs_no_restar
     summary = embed(config, Setup(stages=Stages(encoder=Marked)))
     assert marker.exists()
     assert (summary.counts.read, summary.counts.written) == (1000, 1000)
+    assert summary.counts.work["texts"] == 1000, "the batch that was encoded twice is counted once"
     assert {key: row["text"] for key, row in rows(tmp_path).items()} == texts
     sizes = {entry["metadata"]["total_rows"] for entry in table(tmp_path).versions()}
     assert len(sizes) > 5

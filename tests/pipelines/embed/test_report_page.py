@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.batch_stats import with_seconds
+from pipelines.batch_stats import SECONDS, with_measured
 from pipelines.cluster.resources import Cluster, share_out
 from pipelines.embed.catalog import fetch_rules, open_catalog
 from pipelines.embed.columns import KeptColumn
@@ -39,7 +39,8 @@ def report_of_a_run(folder: Path, text: str = "text", **options) -> RunReport:
     report = RunReport(time.monotonic())
     report.recorder(Arrived(4, Counts()))
     committer = new_committer(folder, RUN, listener=report.recorder)
-    rows = with_seconds(block({f"{text} {n}": f"{text} {n}" for n in range(3)}), {"decode": 200.0, "encode": 600.0})
+    rows = block({f"{text} {n}": f"{text} {n}" for n in range(3)})
+    rows = with_measured(rows, SECONDS, {"decode": 200.0, "encode": 600.0})
     commit(committer, rows, rejected([f"bad {text}"]), stats(read=4))
     report.recorder(ReadingEnded(committer.counts))
     report.recorder(Judged(Verdict("canary", True, f"16 of 16 rows, {text}")))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import time
 
 import numpy as np
 import pyarrow as pa
@@ -9,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pipelines.batch_stats import WORK, measured
 from pipelines.cluster.session import cores
 from pipelines.reasons import Reject
 from pipelines.records import (
@@ -22,7 +24,7 @@ from pipelines.records import (
     with_slots,
 )
 from pipelines.stages.decode import decode, slots_of
-from pipelines.stages.encode import EncodeActor
+from pipelines.stages.encode import BusyClock, EncodeActor
 from vista_core import Encoder, EncoderSettings, Record, VistaError, encoder_identity
 
 SETTINGS = EncoderSettings(device="cpu")
@@ -70,8 +72,8 @@ def test_vectors_are_those_of_the_encoder_rounded_to_float16(actor):
 def test_the_encoders_input_columns_are_dropped_and_all_others_kept(actor):
     table = as_decoded(RECORDS)
     result = actor(table)
-    left_out = ["_input_ids", "_pixels", "_stage_seconds"]
-    assert result.drop_columns([VECTOR, "_stage_seconds"]).equals(table.drop_columns(left_out))
+    left_out = ["_input_ids", "_pixels", "_measured"]
+    assert result.drop_columns([VECTOR, "_measured"]).equals(table.drop_columns(left_out))
 
 
 def test_rejected_rows_and_batch_statistics_get_zero_vectors_and_change_no_other(actor):
@@ -88,6 +90,30 @@ def test_a_batch_without_embeddable_records_is_passed_on(actor, rows):
     result = actor(table)
     assert len(result) == rows
     assert vectors(result).shape == (rows, actor.encoder.dimension) if rows else result[VECTOR].type.list_size > 0
+
+
+def test_a_batch_tells_what_its_encoder_did():
+    actor = EncodeActor(SETTINGS, encoder_identity(SETTINGS), 1)
+    table = with_rejects(as_decoded(RECORDS), {1: Reject("decode", "image_truncated", "m")})
+    ids = [len(each) for each in table["_input_ids"].to_pylist()]
+    done = measured(actor(table), WORK)
+    assert (done["texts"], done["images"], done["batches"]) == (1, 3, 2), "batches are with images, or without"
+    assert done["tokens"] == sum(ids) - ids[1] + 3 * actor.encoder.model.config.vision.tokens
+    assert done["busy"] > 0 and done["idle"] > 0
+    assert measured(actor(table), WORK)["batches"] == 2, "and not those of the call before"
+
+
+def test_calls_that_overlap_are_counted_once():
+    clock = BusyClock()
+    began = time.perf_counter()
+    with clock.working(), clock.working():
+        while time.perf_counter() - began < 0.02:
+            pass
+        before = clock.untold(3)
+    after = clock.untold(5)
+    assert before["busy"] + after["busy"] <= time.perf_counter() - began
+    assert before["busy"] + after["busy"] >= 0.02
+    assert (before["batches"], after["batches"]) == (3, 2)
 
 
 def test_an_encoder_that_differs_from_the_drivers_is_refused():

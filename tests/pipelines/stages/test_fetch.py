@@ -104,10 +104,9 @@ def test_only_external_images_are_fetched(server):
     records = pa.concat_tables([records, pa.Table.from_pylist([{"_stats": stats}], schema=records.schema)])
     result = fetch(records, rules(server.url))
     images = [b"bytes", None, None, server.image("/good/2.png"), None]
-    assert [stage["stage"] for stage in result["_stage_seconds"][0].as_py()] == ["fetch"]
-    assert result.drop_columns("_stage_seconds").to_pylist() == [
-        row | {"image": image}
-        for row, image in zip(records.drop_columns("_stage_seconds").to_pylist(), images, strict=True)
+    assert [each["name"] for each in result["_measured"][0].as_py()] == ["fetch"]
+    assert result.drop_columns("_measured").to_pylist() == [
+        row | {"image": image} for row, image in zip(records.drop_columns("_measured").to_pylist(), images, strict=True)
     ]
     assert {path for _, path in server.asked} == {"/good/2.png"}
 
@@ -115,7 +114,7 @@ def test_only_external_images_are_fetched(server):
 def test_a_table_without_external_images_is_unchanged():
     for uris in ([], [None, None]):
         table = as_selected(as_read(uris))
-        assert fetch(table, rules("/data")).drop_columns("_stage_seconds") == table.drop_columns("_stage_seconds")
+        assert fetch(table, rules("/data")).drop_columns("_measured") == table.drop_columns("_measured")
         assert identify(as_read(uris), {}, rules("/data")) == (as_read(uris), {}, [None] * len(uris))
 
 

@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipelines.batch_stats import seconds_by_stage, with_seconds
+from pipelines.batch_stats import SECONDS, WORK, measured, with_measured
 from pipelines.fetching.locations import FetchRules
 from pipelines.ingest.pictured import EXAMPLES, ROWS, pictured
 from pipelines.reasons import BAD_VECTOR, DUPLICATE_ID
-from pipelines.records import FLOW_FIELDS, PICTURE, SECONDS, read_schema, with_rejects
+from pipelines.records import FLOW_FIELDS, MEASURED, PICTURE, read_schema, with_rejects
 from pipelines.sample_catalog import draw
 from pipelines.sources.columns import Columns
 from pipelines.sources.detect import open_source
@@ -43,13 +43,13 @@ def photo(cut: int | None = None) -> bytes:
 
 def test_seconds_add_up_over_stages_and_batches_and_cost_no_row():
     rows = as_selected([{"id": f"{n}"} for n in range(6)])
-    first = with_seconds(with_seconds(rows.slice(0, 4), {"fetch": 1.0}), {"decode": 2.0})
-    second = with_seconds(rows.slice(4), {"fetch": 0.5})
-    together = with_seconds(pa.concat_tables([first, second]), {"encode": 8.0})
-    assert seconds_by_stage(together) == {"fetch": 1.5, "decode": 2.0, "encode": 8.0}
+    first = with_measured(with_measured(rows.slice(0, 4), SECONDS, {"fetch": 1.0}), SECONDS, {"decode": 2.0})
+    second = with_measured(rows.slice(4), SECONDS, {"fetch": 0.5})
+    together = with_measured(pa.concat_tables([first, second]), SECONDS, {"encode": 8.0})
+    assert measured(together, SECONDS) == {"fetch": 1.5, "decode": 2.0, "encode": 8.0}
     assert together.schema == rows.schema
-    assert together.drop_columns([SECONDS]).equals(rows.drop_columns([SECONDS]))
-    assert with_seconds(rows.slice(0, 0), {"encode": 1.0}).equals(rows.slice(0, 0))
+    assert together.drop_columns([MEASURED]).equals(rows.drop_columns([MEASURED]))
+    assert with_measured(rows.slice(0, 0), SECONDS, {"encode": 1.0}).equals(rows.slice(0, 0))
 
 
 def test_a_timed_stage_says_how_long_it_took():
@@ -60,7 +60,7 @@ def test_a_timed_stage_says_how_long_it_took():
             pass
         return rows
 
-    assert 0.01 <= seconds_by_stage(stage(as_selected([{"id": "a"}])))["encode"] < 60
+    assert 0.01 <= measured(stage(as_selected([{"id": "a"}])), SECONDS)["encode"] < 60
 
 
 def test_no_clock_runs_while_a_consumer_has_the_item():
@@ -83,18 +83,19 @@ def test_a_unit_that_was_read_says_how_long_reading_and_selecting_took(tmp_path,
     snapshot = Snapshot(committer.base, COLUMN, file_hashes([]), file_hashes([]), second_pass)
     rules = FetchRules((), None, 1_000_000, 10.0, "version")
     found = list(read_and_select({"task": [Task(unit).row()["task"]]}, source, rules, snapshot))
-    seconds = seconds_by_stage(pa.concat_tables(found))
+    seconds = measured(pa.concat_tables(found), SECONDS)
     assert seconds.keys() == {"read", "select", "fetch"}
     assert min(seconds.values()) > 0
 
 
 def test_the_seconds_of_all_stages_reach_the_counts_of_the_run(tmp_path):
     committer = new_committer(tmp_path)
-    rows = with_seconds(block({"a": "one", "b": "two"}), {"decode": 2.0, "encode": 3.0})
-    commit(committer, rows)
-    commit(committer, with_seconds(block({"c": "three"}), {"decode": 0.5}))
+    rows = with_measured(block({"a": "one", "b": "two"}), SECONDS, {"decode": 2.0, "encode": 3.0})
+    commit(committer, with_measured(rows, WORK, {"tokens": 9}))
+    commit(committer, with_measured(block({"c": "three"}), SECONDS, {"decode": 0.5}))
     assert (committer.counts.seconds["decode"], committer.counts.seconds["encode"]) == (2.5, 3.0)
     assert committer.counts.seconds["write"] > 0
+    assert committer.counts.work == {"tokens": 9}
 
 
 def test_a_few_images_of_a_batch_are_pictured_evenly_spaced():
