@@ -7,6 +7,7 @@ from pkgutil import resolve_name as load
 
 from jobs import run
 from jobs.commands import COMMANDS
+from pipelines.notify import notify
 from pipelines.options import parse
 from pipelines.terminal import show
 
@@ -27,5 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     if name in ("-h", "--help"):
         print(usage)
         return 0
-    print(f"there is no command {name!r}\n\n{usage}", file=sys.stderr)
+    message = f"there is no command {name!r}"
+    print(f"{message}\n\n{usage}", file=sys.stderr)
+    notify(2, message)
     return 2

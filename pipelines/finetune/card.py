@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 
-from pipelines.finetune.figures import Figures, in_words
+from pipelines.finetune.figures import Figures, in_steps, in_words
 from pipelines.progress import duration
 from pipelines.tables.runs import library_versions
 from vista_core.hub import resolve_config
@@ -46,7 +46,7 @@ def card(figures: Figures) -> str:
         "",
         "## Training",
         "",
-        f"It started from `{figures.config.model}`, and made {len(figures.stepped):,} steps in "
+        f"It started from `{figures.config.model}`, and made {in_steps(len(figures.stepped))} in "
         f"{duration(figures.seconds)} on {figures.trained_on}, with products in {figures.training.dtype}.",
         "",
         *markdown(["data", "pairs"], [[task.name, f"{len(task.pairs):,}"] for task in figures.prepared.tasks]),

@@ -20,6 +20,11 @@ LAST: Final = 50  # steps whose mean loss is reported
 NAMED: Final = 3  # images that can't be used, in a line for people
 
 
+def in_steps(count: int) -> str:
+    """A number of steps, for people."""
+    return f"{count:,} {'step' if count == 1 else 'steps'}"
+
+
 @dataclass(frozen=True)
 class Figures:
     """What a training did."""

@@ -19,7 +19,7 @@ from typing import Any, Final
 from torch.utils.tensorboard import SummaryWriter
 
 from pipelines.finetune.card import card
-from pipelines.finetune.figures import Figures, in_words
+from pipelines.finetune.figures import Figures, in_steps, in_words
 from pipelines.finetune.page import page_of
 from pipelines.progress import duration
 from pipelines.report.page import render
@@ -60,7 +60,7 @@ class Trained:
         facts = {name: value for name, value in self.facts.items() if name not in ("losses", "validations")}
         if self.is_json:
             return json.dumps({"output": self.output, **facts})
-        lines = [f"{facts['model']}: {facts['steps']:,} steps in {duration(facts['seconds'])}"]
+        lines = [f"{facts['model']}: {in_steps(facts['steps'])} in {duration(facts['seconds'])}"]
         for task, loss in facts["loss"].items():
             found = facts["held-out pairs"].get(task, {})
             rates = "".join(f", {name} {value:.3f}" for name, value in found.items())

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from pipelines.finetune.config import FinetuneConfig
-from pipelines.finetune.figures import Figures, in_words
+from pipelines.finetune.figures import Figures, in_steps, in_words
 from pipelines.progress import duration
 from pipelines.report.figures import STAND_IN, WIDTH, drawing, words
 from pipelines.report.markup import Markup, table
@@ -40,7 +40,7 @@ def page_of(figures: Figures) -> Page:
         title=figures.name,
         subtitle=f"vista finetune: from {figures.config.model}, recipe {figures.config.recipe}",
         passed=True,
-        verdict=f"{len(figures.stepped):,} steps in {duration(figures.seconds)}",
+        verdict=f"{in_steps(len(figures.stepped))} in {duration(figures.seconds)}",
         explanation=[f"Trained on {figures.trained_on} with pairs: {pairs}.", *lost],
         tiles=tiles,
         sections=[

@@ -13,6 +13,7 @@ from typing import Final
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from pipelines.finetune.figures import in_steps
 from pipelines.finetune.training import Stepped, Training, Validated
 
 LINE_SECONDS: Final = 30.0
@@ -73,7 +74,7 @@ class TrainingProgress:
     @property
     def done(self) -> str:
         """How far the training is, for people."""
-        return "0 steps" if self.last is None else f"{self.last.step + 1:,} of {self.training.steps:,} steps"
+        return in_steps(0) if self.last is None else f"{self.last.step + 1:,} of {in_steps(self.training.steps)}"
 
 
 def in_words(validated: Validated) -> str:

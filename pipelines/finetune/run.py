@@ -21,7 +21,7 @@ from pipelines.fetching.addresses import is_network
 from pipelines.fetching.locations import FetchRules
 from pipelines.finetune.clicks import read_clicks
 from pipelines.finetune.config import FinetuneConfig
-from pipelines.finetune.figures import Figures
+from pipelines.finetune.figures import Figures, in_steps
 from pipelines.finetune.layout import has_lines, read_layout
 from pipelines.finetune.mine import with_mined
 from pipelines.finetune.output import Trained, write_model
@@ -82,13 +82,13 @@ def finetune(config: FinetuneConfig) -> Trained:
     workers = Workers.of(config)
     training = planned(config, prepared, workers)
     log.info(
-        "%s: %s; %s steps of %s queries, on %s",
+        "%s: %s; %s of %s queries, on %s",
         config.output,
         ", ".join(
             f"{task.name} with {len(task.pairs):,} {'pair' if len(task.pairs) == 1 else 'pairs'}"
             for task in prepared.tasks
         ),
-        f"{training.steps:,}",
+        in_steps(training.steps),
         training.plan.batch,
         workers,
     )

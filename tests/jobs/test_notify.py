@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from jobs import run
+from jobs.vista import main
 from pipelines.current_run import CURRENT
 from pipelines.notify import notify
 from vista_core import UsageError, VistaError
@@ -52,6 +53,11 @@ def test_a_command_hears_of_what_nobody_expected_and_of_bad_syntax_but_not_of_he
     with pytest.raises(type(error)):
         run(failing(error))
     assert (heard() or {}).get("exit_code") == code
+
+
+def test_a_command_hears_of_a_mistyped_one(heard):
+    assert main(["embde", "--db", "s3://bucket/vectors"]) == 2
+    assert (heard()["exit_code"], heard()["message"]) == (2, "there is no command 'embde'")
 
 
 @pytest.mark.parametrize(("by", "code", "heard_code"), [(None, 0, None), ("SIGINT", 130, None), ("SIGTERM", 143, 143)])

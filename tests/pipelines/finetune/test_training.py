@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from pipelines.finetune.figures import in_steps
 from pipelines.finetune.layout import read_layout
 from pipelines.finetune.plan import Plan
 from pipelines.finetune.processes import Processes
@@ -166,3 +167,8 @@ def test_recipes_have_the_published_values():
     assert (stage2.edit_negatives, stage2.negatives, stage2.temperature) == (3, 1, 0.02)
     assert (cirr.trained, cirr.batch, cirr.epochs, cirr.negatives) == ("all", 720, 50, 4)
     assert {each.temperature for each in RECIPES.values()} == {0.02}
+
+
+@pytest.mark.parametrize(("count", "said"), [(0, "0 steps"), (1, "1 step"), (1200, "1,200 steps")])
+def test_steps_are_counted_in_words(count, said):
+    assert in_steps(count) == said
