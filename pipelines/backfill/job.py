@@ -22,8 +22,8 @@ from pipelines.backfill.content import (
     rows_of,
 )
 from pipelines.backfill.finished import Filling
-from pipelines.cluster.resources import Resources
-from pipelines.cluster.scaling import shared_out
+from pipelines.cluster.resources import Resources, share_out
+from pipelines.cluster.scaling import cluster_for
 from pipelines.fetching.addresses import is_network
 from pipelines.fetching.locations import FetchRules
 from pipelines.records import REJECT_SCHEMA
@@ -118,7 +118,7 @@ def table_to_fill(config: BackfillConfig) -> lance.LanceDataset:
 
 def resolve_job(config: BackfillConfig, table: lance.LanceDataset) -> Job:
     """Decide everything that can be decided before the start. Raises UsageError for what can't work."""
-    resources = shared_out(config.device, config.num_actors)
+    resources = share_out(cluster_for(config.device), config.device, config.num_actors)
     where = usable_filter(table, config.where)
     if config.transport_rows is not None:
         resources = dataclasses.replace(resources, transport_rows=config.transport_rows)

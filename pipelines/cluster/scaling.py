@@ -1,4 +1,4 @@
-"""Clusters that grow: waits for the first nodes of an autoscaler, then shares out what is there."""
+"""Clusters that grow: waits for the first nodes that an autoscaler adds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import ray
 from ray.autoscaler.v2.schema import ClusterStatus
 from ray.autoscaler.v2.sdk import get_cluster_status
 
-from pipelines.cluster.resources import Cluster, Resources, share_out
+from pipelines.cluster.resources import Cluster
 from pipelines.cluster.session import cluster_now
 from pipelines.cluster.waiting import PATIENCE_SECONDS, saying_why
 from vista_core import UsageError
@@ -24,18 +24,17 @@ LACKING: Final = {"GPU": "no GPU", "CPU": f"fewer than {LEAST_CPUS} CPUs"}
 log = logging.getLogger(__name__)
 
 
-def shared_out(device: str, num_actors: int | None, nobody_comes: float = NOBODY_COMES_SECONDS) -> Resources:
-    """What each stage of a run may use. Waits for the nodes that an autoscaler has to add before anything can run.
+def cluster_for(device: str, nobody_comes: float = NOBODY_COMES_SECONDS) -> Cluster:
+    """What the cluster has, as soon as a run on `device` can start: waits for what an autoscaler has to add first.
 
     Later nodes aren't waited for: Ray Data asks for them, and uses them, once encoding turns out to be the bottleneck.
-    Raises UsageError, which says what to change, if the cluster can't do it, or no node is on its way for
-    `nobody_comes` seconds.
+    Raises UsageError, which says what to change, if no node is on its way for `nobody_comes` seconds.
     """
     cluster = cluster_now()
     while cluster.autoscales and (missing := missing_from(cluster, device)):
         wait_for(missing, nobody_comes)
         cluster = cluster_now()
-    return share_out(cluster, device, num_actors)
+    return cluster
 
 
 def missing_from(cluster: Cluster, device: str) -> dict[str, float]:

@@ -16,7 +16,8 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from pipelines.cluster.scaling import shared_out
+from pipelines.cluster.resources import share_out
+from pipelines.cluster.scaling import cluster_for
 from pipelines.embed.config import EmbedConfig
 from pipelines.embed.run import Setup, embed
 from pipelines.evaluate.config import EvaluateConfig
@@ -78,7 +79,7 @@ class Embedding:
     @classmethod
     def of(cls, config: EvaluateConfig, options: EncoderOptions, setup: Setup) -> Embedding:
         """With the encoder that `options` name. Raises UsageError if it can't be had."""
-        device = shared_out(config.device, config.num_actors).device
+        device = share_out(cluster_for(config.device), config.device, config.num_actors).device
         _, column = choose_encoder(options, device, DEFAULT, None)
         return cls(config, options, column.identity, setup)
 

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -23,15 +24,14 @@ ENCODER = "ray::MapWorker(MapBatches(OnCpu))"
 WAIT_SECONDS = 240
 
 
-def encoders(raylet: psutil.Process) -> list[psutil.Process]:
-    """The encode actors of a node."""
-    return [each for each in raylet.children(recursive=True) if ENCODER in " ".join(each.cmdline())]
-
-
 def raylets(head: int) -> list[psutil.Process]:
-    """The nodes that run encode actors."""
-    every = psutil.Process(head).children(recursive=True)
-    return [each for each in every if each.name() == "raylet" and encoders(each)]
+    """The nodes that run an encode actor."""
+    found = []
+    for each in psutil.Process(head).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+            if ENCODER in " ".join(each.cmdline()):
+                found.append(each.parent())
+    return found
 
 
 def main(folder: Path, arguments: list[str]) -> int:

@@ -15,12 +15,12 @@ CPU_NODES = {"decode": {"resources": {"CPU": 2, "object_store_memory": MEMORY}, 
 ON_CPU = ROOT / "tests" / "pipelines" / "cluster" / "encodes_on_cpu.py"
 ASK = """
 import sys
-from pipelines.cluster.scaling import shared_out
+from pipelines.cluster.scaling import cluster_for
 from pipelines.cluster.session import start_ray
 
 start_ray()
 try:
-    print(shared_out("cuda", None, nobody_comes=2))
+    print(cluster_for("cuda", nobody_comes=2))
 except Exception as error:
     sys.exit(f"{type(error).__name__}: {error}")
 """
