@@ -16,7 +16,7 @@ from pipelines.backfill.job import OPTIONS, Job, configuration
 from pipelines.backfill.parked import Parked
 from pipelines.backfill.rounds import unfinished
 from pipelines.backfill.select import Targets, read_and_select, task_of
-from pipelines.batch_stats import seconds_by_stage, split_stats
+from pipelines.batch_stats import SECONDS, measured, split_stats
 from pipelines.forecast.embedding import Embedding, Work
 from pipelines.forecast.sample import bounded, spread
 from pipelines.gates.reject_rate import name_reasons
@@ -94,7 +94,7 @@ def look_at(job: Job, table: lance.LanceDataset, units: Sequence) -> Look:
     for number, few_rows in places.items():
         few = replace(units[number], rows=few_rows)
         for block in read_and_select({"task": [task_of(few)["task"]]}, rows, job.rules, targets):
-            seconds += sum(seconds_by_stage(block).values())
+            seconds += sum(measured(block, SECONDS).values())
             found, stats = split_stats(block)
             read += sum(file.read for each in stats for file in each.files)
             reasons.update(found[REASON].drop_null().to_pylist())

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import lance
 import pyarrow as pa
 
-from pipelines.batch_stats import seconds_by_stage, split_stats
+from pipelines.batch_stats import SECONDS, measured, split_stats
 from pipelines.embed.flow import pool_of
 from pipelines.embed.job import OPTIONS, Job, configuration, describe_encoder
 from pipelines.embed.tables import schema_of
@@ -129,7 +129,7 @@ def look_at(job: Job, units: Sequence[Unit], base: TableVersion) -> Probe:
         first = dataclasses.replace(unit.scope, limit=min(rows, unit.scope.limit or rows))
         batch = {"task": [Task(dataclasses.replace(unit, scope=first), job.mark).row()["task"]]}
         for table in read_and_select(batch, job.source.without_listing(), job.rules, snapshot):
-            seconds += sum(seconds_by_stage(table).values())
+            seconds += sum(measured(table, SECONDS).values())
             found, stats = split_stats(table)
             read += sum(file.read for each in stats for file in each.files)
             reasons.update(found[REASON].drop_null().to_pylist())

@@ -16,7 +16,7 @@ import pyarrow as pa
 import ray
 from ray.data import Dataset, TaskPoolStrategy
 
-from pipelines.batch_stats import added_seconds, seconds_by_stage, split_stats
+from pipelines.batch_stats import SECONDS, added_amounts, measured, split_stats
 from pipelines.cluster.streaming import stream_blocks
 from pipelines.records import embeddable
 from pipelines.stages.pool import Pool
@@ -75,7 +75,7 @@ def probe(sample: pa.Table, rows: int, pool: Pool, limits: ProbeLimits = ProbeLi
             arrived.append(Block(after, *counted(ray.get(each.refs))))
             if is_known([(block.after, block.encoded) for block in arrived], limits):
                 break
-    return measured(arrived)
+    return after_warming_up(arrived)
 
 
 def repeated(sample: pa.Table, copies: int, cpus: float, readers: int) -> Dataset:
@@ -100,7 +100,7 @@ def copied(batch: dict[str, Any], sample: Any) -> Iterator[pa.Table]:
 def counted(blocks: Sequence[pa.Table]) -> tuple[int, dict[str, float]]:
     """How many records of some blocks are encoded, and the seconds that stages took for them."""
     encoded = sum(sum(embeddable(split_stats(block)[0])) for block in blocks)
-    return encoded, added_seconds(*map(seconds_by_stage, blocks))
+    return encoded, added_amounts(*(measured(block, SECONDS) for block in blocks))
 
 
 def is_known(points: Sequence[tuple[float, int]], limits: ProbeLimits) -> bool:
@@ -116,7 +116,7 @@ def is_known(points: Sequence[tuple[float, int]], limits: ProbeLimits) -> bool:
     return bool(abs(before - after) <= limits.unsteady * max(before, after))
 
 
-def measured(blocks: Sequence[Block]) -> Measured:
+def after_warming_up(blocks: Sequence[Block]) -> Measured:
     """What was measured after the first third of a probe; in one of few blocks, the work of all of them."""
     if not blocks:
         return Measured(0.0, 0, 0.0, {}, side_by_side=False)
@@ -124,7 +124,7 @@ def measured(blocks: Sequence[Block]) -> Measured:
     start = next(number for number, block in enumerate(blocks) if block.after >= startup + (last - startup) / 3)
     seconds, steady = last - blocks[start].after, blocks[start + 1 :]
     if seconds < SHORTEST_WINDOW or len(steady) < FEWEST_BLOCKS / 3:
-        busy = added_seconds(*(block.busy for block in blocks))
+        busy = added_amounts(*(block.busy for block in blocks))
         return Measured(startup, sum(block.encoded for block in blocks), sum(busy.values()), busy, side_by_side=False)
-    busy = added_seconds(*(block.busy for block in steady))
+    busy = added_amounts(*(block.busy for block in steady))
     return Measured(startup, sum(block.encoded for block in steady), seconds, busy)

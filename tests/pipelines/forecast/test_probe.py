@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.cluster.resources import Cluster, Resources, share_out
-from pipelines.forecast.probe import Block, Measured, ProbeLimits, is_known, measured
+from pipelines.forecast.probe import Block, Measured, ProbeLimits, after_warming_up, is_known
 from pipelines.forecast.sample import PLACES, ROWS, bounded, mixed, spread
 from pipelines.forecast.sizing import Sizing
 
@@ -35,7 +35,7 @@ def test_a_probe_ends_when_its_speed_is_steady():
 def test_the_speed_is_that_after_the_first_third(apart, startup, rows):
     blocks = [Block(startup + number * apart, rows, {"decode": apart, "encode": apart / 2}) for number in range(300)]
     warm = [Block(block.after + 5.0, block.encoded, block.busy) for block in blocks]
-    found = measured([Block(startup, rows, {"decode": 100.0}), *warm])
+    found = after_warming_up([Block(startup, rows, {"decode": 100.0}), *warm])
     assert found.startup == startup
     assert found.side_by_side
     assert found.rows_per_second == pytest.approx(rows / apart, rel=1e-6)
@@ -43,9 +43,9 @@ def test_the_speed_is_that_after_the_first_third(apart, startup, rows):
 
 
 def test_few_rows_are_measured_one_stage_after_the_other():
-    found = measured([Block(5.0, 8, {"decode": 1.0, "encode": 3.0})])
+    found = after_warming_up([Block(5.0, 8, {"decode": 1.0, "encode": 3.0})])
     assert (found.rows_per_second, found.side_by_side) == (2.0, False)
-    assert measured([]).rows_per_second == 0
+    assert after_warming_up([]).rows_per_second == 0
 
 
 def test_an_encoder_that_waits_wants_more_cores():
