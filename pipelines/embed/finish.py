@@ -11,8 +11,7 @@ from datetime import timedelta
 
 import lance
 
-from pipelines.cluster.session import on_a_worker
-from pipelines.cluster.tasks import on_workers
+from pipelines.embed.flow import Compute
 from pipelines.embed.job import Job
 from pipelines.embed.recall import keep_recall
 from pipelines.events import Publishing, UpkeepPostponed
@@ -43,22 +42,22 @@ class Gates:
     of_the_table: tuple[Gate, ...] = OF_THE_TABLE
 
 
-def finish(job: Job, committer: Committer, gates: Gates) -> int:
+def finish(job: Job, committer: Committer, gates: Gates, compute: Compute) -> int:
     """Publish the table if it passes the gates, and return the published version. Raises GateError otherwise."""
     events, missing = committer.events, Missing()
     committer.lease.check(lance.dataset(committer.base.uri))  # before the other tables, which it does not fence
     if job.config.scope.is_whole:
         missing = count_and_remove_missing(job, committer)
         committer.clear_stale_rejects(last_runs(job, committer))
-    keep_up(committer, functools.partial(compact, execute=functools.partial(rewrite, committer.base.uri)))
-    keep_up(committer, functools.partial(on_a_worker, bring_indexes_up_to_date))
+    keep_up(committer, functools.partial(compact, execute=functools.partial(rewrite, committer.base.uri, compute)))
+    keep_up(committer, functools.partial(compute.call, bring_indexes_up_to_date))
     count_foreign(committer)
     table, before = committer.table, published_version(committer.table)
     changed = before is None or not same_content(table, before)
-    evidence = dataclasses.replace(collect_evidence(job, committer), published=before, missing=missing)
+    evidence = dataclasses.replace(collect_evidence(job, committer, compute), published=before, missing=missing)
     verdicts = judge(gates.of_the_run, evidence, events)
     if changed:
-        evidence = keep_index(job, committer, evidence)
+        evidence = keep_index(job, committer, evidence, compute)
         table = evidence.table
         verdicts += judge(gates.of_the_table, evidence, events)
     require(verdicts)
@@ -75,16 +74,16 @@ def finish(job: Job, committer: Committer, gates: Gates) -> int:
     return int(before.version)
 
 
-def keep_index(job: Job, committer: Committer, evidence: Evidence) -> Evidence:
+def keep_index(job: Job, committer: Committer, evidence: Evidence, compute: Compute) -> Evidence:
     """The evidence after the upkeep of a measured index, which may end with a version in which searches are exact."""
     try:
-        return keep_recall(evidence, committer, Pieces(job.config.side_table("index_build")))
+        return keep_recall(evidence, committer, Pieces(job.config.side_table("index_build")), compute.workers)
     except UpkeepError as error:
         postpone(committer, error)
         return dataclasses.replace(evidence, table=committer.table)
 
 
-def collect_evidence(job: Job, committer: Committer) -> Evidence:
+def collect_evidence(job: Job, committer: Committer, compute: Compute) -> Evidence:
     """What the gates judge by during a run."""
     config = job.config
     first, *others = [each.settings for each in job.kept]
@@ -97,7 +96,7 @@ def collect_evidence(job: Job, committer: Committer) -> Evidence:
         reference=ReferencePath(job.source, job.files, job.mark, job.rules, first, tuple(others)),
         owns=job.owns,
         runs=Runs(config.side_table("runs")),
-        on_workers=on_workers,
+        on_workers=compute.call_each,
         others=job.others,
         task=job.gate_task,
     )
@@ -159,9 +158,9 @@ def postpone(committer: Committer, error: Exception) -> None:
     committer.events.report(UpkeepPostponed(message))
 
 
-def rewrite(uri: str, tasks: list) -> list:
+def rewrite(uri: str, compute: Compute, tasks: list) -> list:
     """Rewrite fragments on workers; `tasks` are Lance's compaction tasks."""
-    return on_workers(rewrite_one, [(uri, task) for task in tasks])
+    return compute.call_each(rewrite_one, [(uri, task) for task in tasks])
 
 
 def tidy(job: Job, committer: Committer) -> None:

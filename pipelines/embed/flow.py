@@ -12,8 +12,12 @@ from typing import Any
 import ray
 from ray.data import Dataset, TaskPoolStrategy
 
-from pipelines.cluster.session import on_a_worker
-from pipelines.cluster.streaming import Blocks
+from pipelines.cluster.calls import Workers
+from pipelines.cluster.resources import Cluster
+from pipelines.cluster.scaling import cluster_for
+from pipelines.cluster.session import on_a_worker, start_ray
+from pipelines.cluster.streaming import Blocks, stream_blocks
+from pipelines.cluster.tasks import as_completed
 from pipelines.embed.job import Job
 from pipelines.events import Arrived
 from pipelines.ingest.commit import Committer
@@ -50,6 +54,34 @@ def pool_of(job: Job, stages: Stages) -> Pool:
     return Pool(encodings, job.resources, stages, job.config.store_images, fetching)
 
 
+def stream_on_ray(
+    job: Job, units: Sequence[Unit], snapshot: Snapshot, stages: Stages, patience: float
+) -> Generator[Blocks]:
+    """Run the flow on Ray, and yield encoded blocks as they come; `patience` as for `stream_blocks`."""
+    return stream_blocks(build(job, units, snapshot, stages), patience)
+
+
+def start_on_ray(device: str) -> Cluster:
+    """Join or start Ray, and return what it has, as soon as a run on `device` can start."""
+    start_ray()
+    return cluster_for(device)
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where a run computes: on Ray. Simulations of the protocol compute in their own process."""
+
+    start: Callable[[str], Cluster] = start_on_ray
+    flow: Callable[[Job, Sequence[Unit], Snapshot, Stages, float], Generator[Blocks]] = stream_on_ray
+    call: Callable[..., Any] = on_a_worker  # calls a memory-heavy function once
+    workers: Workers = as_completed  # call a function often, side by side
+
+    def call_each(self, function: Callable[..., Any], calls: Sequence[tuple]) -> list[Any]:
+        """The results of `function` for each of some argument lists, in their order."""
+        results = dict(self.workers(function, calls))
+        return [results[number] for number in range(len(calls))]
+
+
 @dataclass
 class Waiting:
     """Encoded blocks that wait for the next commit."""
@@ -71,8 +103,10 @@ class Waiting:
         return full or time.monotonic() - self.since >= seconds
 
 
-def stream(blocks: Generator[Blocks], job: Job, committer: Committer, after_commit: Callable[[], None]) -> None:
-    """Run the flow, and commit the blocks that come out of it: by rows, bytes or time, whichever is first.
+def stream(
+    blocks: Generator[Blocks], job: Job, committer: Committer, compute: Compute, after_commit: Callable[[], None]
+) -> None:
+    """Commit the `blocks` that come out of the flow: by rows, bytes or time, whichever is first.
 
     If a signal ends the run, the flow ends, and what came out of it until then is committed.
     """
@@ -85,25 +119,25 @@ def stream(blocks: Generator[Blocks], job: Job, committer: Committer, after_comm
                     committer.events.report(Arrived(waiting.rows, committer.counts))
                 if waiting.is_due(job.config.commit_seconds):
                     due, waiting = waiting, Waiting()  # so that an interrupted commit is not tried again
-                    commit(committer, due.refs)
-                    update_index(committer)
+                    commit(committer, due.refs, compute)
+                    update_index(committer, compute)
                     after_commit()
     except KeyboardInterrupt:
-        commit(committer, waiting.refs)
+        commit(committer, waiting.refs, compute)
         raise
-    commit(committer, waiting.refs)
-    update_index(committer)
+    commit(committer, waiting.refs, compute)
+    update_index(committer, compute)
 
 
 @deferred()
-def commit(committer: Committer, blocks: list[Any]) -> None:
+def commit(committer: Committer, blocks: list[Any], compute: Compute) -> None:
     """Have a worker write `blocks`, as often as it takes, and commit them."""
     if blocks:
-        committer.commit(lambda bundle: on_a_worker(write_bundle, bundle, *blocks))
+        committer.commit(lambda bundle: compute.call(write_bundle, bundle, *blocks))
 
 
-def update_index(committer: Committer) -> None:
+def update_index(committer: Committer, compute: Compute) -> None:
     """Bring the index on `id` up to date if it is behind."""
     if committer.index_is_behind():
-        on_a_worker(index_ids, committer.base.uri)
+        compute.call(index_ids, committer.base.uri)
         committer.reopen_after_indexing()

@@ -14,8 +14,7 @@ import lance
 import pyarrow as pa
 import xxhash
 
-from pipelines.cluster.resources import Resources, share_out
-from pipelines.cluster.scaling import cluster_for
+from pipelines.cluster.resources import Cluster, Resources, share_out
 from pipelines.embed.catalog import Catalog, fetch_rules
 from pipelines.embed.columns import KeptColumn, kept_columns, require_other_names
 from pipelines.embed.config import EmbedConfig
@@ -140,9 +139,9 @@ def with_absolute_paths(config: EmbedConfig) -> EmbedConfig:
     )
 
 
-def resolve_job(config: EmbedConfig, catalog: Catalog, existing: lance.LanceDataset | None) -> Job:
+def resolve_job(config: EmbedConfig, catalog: Catalog, existing: lance.LanceDataset | None, cluster: Cluster) -> Job:
     """Decide everything that can be decided before the start. Raises UsageError for what can't work."""
-    resources = share_out(cluster_for(config.device), config.device, config.num_actors)
+    resources = share_out(cluster, config.device, config.num_actors)
     if config.transport_rows is not None:
         resources = dataclasses.replace(resources, transport_rows=config.transport_rows)
     require_other_names(catalog.source.extra, existing)

@@ -9,7 +9,6 @@ from typing import get_args
 import lance
 
 from pipelines.cluster.calls import Workers
-from pipelines.cluster.tasks import as_completed
 from pipelines.gates.evidence import Evidence
 from pipelines.gates.index_recall import has_recall
 from pipelines.index.choose import choose
@@ -25,7 +24,7 @@ from vista_core import UsageError
 log = logging.getLogger(__name__)
 
 
-def keep_recall(evidence: Evidence, committer: Committer, pieces: Pieces, workers: Workers = as_completed) -> Evidence:
+def keep_recall(evidence: Evidence, committer: Committer, pieces: Pieces, workers: Workers) -> Evidence:
     """The evidence, or that of a later version in which the gate `index recall` passes. No night is lost to an index.
 
     Raises UpkeepError, which says so, if the setting of a column's index had to be dropped; `committer` has the version

@@ -8,17 +8,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
 import lance
 
-from pipelines.cluster.session import on_a_worker, start_ray
-from pipelines.cluster.streaming import stream_blocks
 from pipelines.cluster.waiting import PATIENCE_SECONDS
 from pipelines.embed.catalog import open_catalog
 from pipelines.embed.config import EmbedConfig
 from pipelines.embed.finish import Gates, collect_evidence, finish
-from pipelines.embed.flow import build, stream
+from pipelines.embed.flow import Compute, stream
 from pipelines.embed.job import OPTIONS, Job, configuration, resolve_job, with_absolute_paths
 from pipelines.embed.plan import Plan, plan
 from pipelines.embed.report import RunReport
@@ -39,7 +36,7 @@ from pipelines.stages.select import Snapshot, file_hashes
 from pipelines.storage.errors import cause_of
 from pipelines.tables.indexes import index_ids, lacks_ids
 from pipelines.tables.lease import hold
-from pipelines.tables.runs import RunRecord, Runs
+from pipelines.tables.runs import LIMITS, HeartbeatLimits, RunRecord, Runs
 
 REJECTS_JUDGED_FROM = 1_000  # records; before that a few bad ones could end a run
 
@@ -54,6 +51,8 @@ class Setup:
     stages: Stages = field(default_factory=Stages)
     gates: Gates = field(default_factory=Gates)
     patience: float = PATIENCE_SECONDS  # after which a run that gets no rows says what it waits for
+    compute: Compute = field(default_factory=Compute)
+    heartbeats: HeartbeatLimits = LIMITS
 
 
 def embed(config: EmbedConfig, setup: Setup = Setup()) -> Summary | Plan:
@@ -62,13 +61,12 @@ def embed(config: EmbedConfig, setup: Setup = Setup()) -> Summary | Plan:
     Raises UsageError before anything is written, and VistaError when a run fails: what it committed stays, and the
     same command resumes it. Raises KeyboardInterrupt, which says how far the run came, if a signal ends it.
     """
-    began, started = time.monotonic(), datetime.now(UTC)
+    began, started = time.monotonic(), setup.heartbeats.machine.now()
     config = with_absolute_paths(config)
     existing = table_to_continue(config)
     catalog = open_catalog(config, existing)
     log.info("source %s: %s", config.source, "; ".join([*catalog.source.describe(), *config.scope.describe()]))
-    start_ray()
-    job = resolve_job(config, catalog, existing)
+    job = resolve_job(config, catalog, existing, setup.compute.start(config.device))
     if config.plan:
         return plan(job, existing, setup.stages, began)
     log.info("%s", job)
@@ -76,13 +74,13 @@ def embed(config: EmbedConfig, setup: Setup = Setup()) -> Summary | Plan:
     runs, stopwatch = Runs(config.side_table("runs")), Stopwatch(began)
     with (
         reporting(RunReport(began)) as report,
-        hold(table if existing is None else existing, runs, config.take_over) as (table, lease),
-        RunRecord(runs.uri, lease.run, started, configuration(job)).running() as record,
+        hold(table if existing is None else existing, runs, config.take_over, setup.heartbeats) as (table, lease),
+        RunRecord(runs.uri, lease.run, started, configuration(job), setup.heartbeats).running() as record,
         RunProgress() as progress,
     ):
         record.mark_abandoned()
         table = settle_table(job, existing, table)
-        job, target = prepare(job, table, lance.dataset(rejects.uri), record.run)
+        job, target = prepare(job, table, lance.dataset(rejects.uri), record.run, setup.compute)
         forecast = RunForecast(record, began, former_runs(runs.uri, configuration(job), OPTIONS))
         forecast.start(job.rows)
         listeners: Sequence[Listener] = (
@@ -97,7 +95,7 @@ def embed(config: EmbedConfig, setup: Setup = Setup()) -> Summary | Plan:
         report.watch(job, committer)
         with saying_how_far(job, committer, record):
             ingest(job, committer, setup)
-            version = finish(job, committer, setup.gates)
+            version = finish(job, committer, setup.gates, setup.compute)
             seconds = time.monotonic() - began
             report.summary = Summary(job, committer.counts, version, seconds, stopwatch.timing, stopwatch.postponed)
             record.succeed(version, report.summary.rows_per_second)
@@ -117,7 +115,9 @@ def saying_how_far(job: Job, committer: Committer, record: RunRecord) -> Iterato
         raise KeyboardInterrupt(f"stopped by {by.name}: {far}{what_else}") from error
 
 
-def prepare(job: Job, table: lance.LanceDataset, rejects: lance.LanceDataset, run: str) -> tuple[Job, Target]:
+def prepare(
+    job: Job, table: lance.LanceDataset, rejects: lance.LanceDataset, run: str, compute: Compute
+) -> tuple[Job, Target]:
     """Make the table ready to be written to, now that this run holds the lease."""
     if job.config.reembed:
         origin = job.catalog.origin(job.config, job.column.identity.model)
@@ -126,7 +126,7 @@ def prepare(job: Job, table: lance.LanceDataset, rejects: lance.LanceDataset, ru
         job = dataclasses.replace(job, kept=(dataclasses.replace(first, column=column), *others))
     manifest = open_manifest(job, table.schema, run)
     if lacks_ids(table):
-        on_a_worker(index_ids, table.uri)
+        compute.call(index_ids, table.uri)
         table = lance.dataset(table.uri)
     keep_stale, has_ids = job.config.keep_stale, job.source.has_ids
     return job, Target(table, job.column, rejects, manifest, keep_stale, has_ids, job.others)
@@ -138,23 +138,23 @@ def ingest(job: Job, committer: Committer, setup: Setup) -> None:
     Raises TooManyRejectsError if more of the source is rejected than the user allows: during the run from 1,000
     records on, before it costs a whole night, and at the end.
     """
-    skipped = job.skipped.values()
+    skipped, compute = job.skipped.values(), setup.compute
     committer.count_skipped(sum(each.held.rows for each in skipped), sum(each.rejected for each in skipped))
     hashes = (file_hashes(job.files), file_hashes(job.skipped))
     snapshot = Snapshot(committer.base, job.column, *hashes, others=job.others)
 
     def judge_rejects() -> None:
         if committer.counts.read + committer.counts.skipped >= REJECTS_JUDGED_FROM:
-            require_few_rejects(collect_evidence(job, committer), committer.events)
+            require_few_rejects(collect_evidence(job, committer, compute), committer.events)
 
     if job.units:
         committer.events.report(Reading(job.rows, job.exact))
-        blocks = stream_blocks(build(job, job.units, snapshot, setup.stages), setup.patience)
-        stream(blocks, job, committer, judge_rejects)
+        blocks = compute.flow(job, job.units, snapshot, setup.stages, setup.patience)
+        stream(blocks, job, committer, compute, judge_rejects)
         deferred = {file for file, stats in committer.manifest.stats.items() if stats.deferred}
         if again := [unit for unit in job.units if not deferred.isdisjoint(job.files_of(unit))]:
             second = dataclasses.replace(snapshot, second_pass=True)
-            blocks = stream_blocks(build(job, again, second, setup.stages), setup.patience)
-            stream(blocks, job, committer, judge_rejects)
+            blocks = compute.flow(job, again, second, setup.stages, setup.patience)
+            stream(blocks, job, committer, compute, judge_rejects)
     committer.events.report(ReadingEnded(committer.counts))
-    require_few_rejects(collect_evidence(job, committer), committer.events)
+    require_few_rejects(collect_evidence(job, committer, compute), committer.events)

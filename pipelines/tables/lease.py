@@ -14,13 +14,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import socket
-import time
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 
 import lance
 import psutil
@@ -28,6 +25,7 @@ import psutil
 from pipelines.current_run import CURRENT
 from pipelines.signals import deferred
 from pipelines.tables.dataset import published
+from pipelines.tables.machine import HERE, Machine
 from pipelines.tables.run_ids import greatest_run, next_run_id
 from pipelines.tables.runs import LIMITS, HeartbeatLimits, Runs
 from pipelines.tables.transactions import CommitConflictError, barrier, set_config
@@ -51,7 +49,7 @@ class Holder:
     """The run that holds the lease, or held it last. Stored as JSON, so the names of the fields are fixed."""
 
     run: str
-    host: str  # `this_machine`; older versions stored the name alone
+    host: str  # `Machine.name`; older versions stored the name alone
     pid: int
     process_started: float  # `seconds_after_boot`; tells apart two processes that had the same id
     since: str
@@ -59,20 +57,19 @@ class Holder:
     ended: bool = False
 
     @classmethod
-    def this_process(cls, run: str) -> Holder:
-        """The run `run` of this process, which takes the lease now."""
+    def this_process(cls, run: str, machine: Machine = HERE) -> Holder:
+        """The run `run` of this process, on `machine`, which takes the lease now."""
         process = psutil.Process()
-        since = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
-        return cls(run, this_machine(), process.pid, seconds_after_boot(process), since)
+        since = f"{machine.now():%Y-%m-%d %H:%M:%S} UTC"
+        return cls(run, machine.name(), process.pid, seconds_after_boot(process), since)
 
     def __str__(self) -> str:
         """For error messages."""
         return f"run {self.run} (process {self.pid} on {self.host}, since {self.since})"
 
-    @property
-    def is_running(self) -> bool | None:
+    def is_running(self, seen_from: Machine) -> bool | None:
         """Whether the run's process exists; None if it is on another machine, whose processes can't be seen."""
-        if self.host != this_machine():
+        if self.host != seen_from.name():
             return None
         try:
             process = psutil.Process(self.pid)
@@ -81,19 +78,6 @@ class Holder:
             return abs(seconds_after_boot(process) - self.process_started) <= 2  # the boot is known to a second
         except psutil.NoSuchProcess:
             return False
-
-
-def this_machine() -> str:
-    """The host name with what tells apart the machines, boots and containers that have this name.
-
-    Two processes with the same `this_machine` see each other. Where there is no /proc, the boot is known by its time.
-    """
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        namespace = Path("/proc/self/ns/pid").stat().st_ino
-    except OSError:
-        return f"{socket.gethostname()} (booted at {psutil.boot_time():.0f})"
-    return f"{socket.gethostname()} (boot {boot}, process namespace {namespace})"
 
 
 def seconds_after_boot(process: psutil.Process) -> float:
@@ -153,8 +137,9 @@ def take(
         if before is not None and not before.ended and not by_force:
             require_dead(uri, before, runs, limits)
         ids = [*runs.ids(), greatest_run(table), "" if before is None else before.run]
+        machine = limits.machine
         mine = dataclasses.replace(
-            Holder.this_process(next_run_id(datetime.now(UTC), ids)),
+            Holder.this_process(next_run_id(machine.now(), ids), machine),
             published=published(table) if before is None else before.published,
         )
         try:
@@ -167,7 +152,7 @@ def take(
 
 def require_dead(uri: str, holder: Holder, runs: Runs, limits: HeartbeatLimits) -> None:
     """Raise LeaseHeldError unless the holder of the lease is dead, or the lease changes hands meanwhile."""
-    running = holder.is_running
+    running = holder.is_running(limits.machine)
     if running:
         raise held(uri, holder, "its process is running")
     if running is None:
@@ -187,10 +172,11 @@ def watch(uri: str, holder: Holder, runs: Runs, limits: HeartbeatLimits) -> None
         holder,
         limits.dead_after_seconds,
     )
-    last, began, is_over = runs.last_heard(holder.run), time.monotonic(), False
+    machine, never = limits.machine, threading.Event()
+    last, began, is_over = runs.last_heard(holder.run), machine.monotonic(), False
     while not is_over:
-        time.sleep(limits.look_seconds)
-        is_over = time.monotonic() - began >= limits.dead_after_seconds  # before it looks: it may be suspended, too
+        machine.wait(never, limits.look_seconds)
+        is_over = machine.monotonic() - began >= limits.dead_after_seconds  # before it looks: it may be suspended, too
         now = holder_of(lance.dataset(uri))
         if now is None or now.ended or now.run != holder.run:
             return
@@ -207,12 +193,14 @@ def held(uri: str, holder: Holder, sign_of_life: str) -> LeaseHeldError:
 
 
 @contextmanager
-def hold(seen: lance.LanceDataset, runs: Runs, by_force: bool = False) -> Iterator[tuple[lance.LanceDataset, Lease]]:
+def hold(
+    seen: lance.LanceDataset, runs: Runs, by_force: bool = False, limits: HeartbeatLimits = LIMITS
+) -> Iterator[tuple[lance.LanceDataset, Lease]]:
     """Hold the lease while the context lasts; see `take`."""
     lease: Lease | None = None
     try:
         with deferred():
-            table, lease = take(seen, runs, by_force)
+            table, lease = take(seen, runs, by_force, limits)
             CURRENT.id = lease.run
         yield table, lease
     finally:

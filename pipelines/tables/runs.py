@@ -12,11 +12,10 @@ import importlib.metadata
 import json
 import logging
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 
 import lance
@@ -27,6 +26,7 @@ from pipelines.signals import deferred, stopped_by
 from pipelines.storage.errors import cause_of, explained, without_rust_location
 from pipelines.storage.uris import redacted_text
 from pipelines.tables.dataset import ensure_dataset, open_dataset, quoted
+from pipelines.tables.machine import HERE, Machine
 from vista_core import UsageError, VistaError
 
 LIBRARIES: Final = ("ray", "pylance", "lancedb", "torch", "tokenizers", "pillow", "pyarrow", "vista")
@@ -71,6 +71,7 @@ class HeartbeatLimits:
     every_seconds: float = 60.0
     dead_after_seconds: float = 300.0  # a run on another machine counts as dead after so long without a new one
     look_seconds: float = 5.0  # between two looks at the heartbeat of another run
+    machine: Machine = HERE  # whose clocks count, and whose processes can be seen
 
     @property
     def silent_seconds(self) -> float:
@@ -174,7 +175,7 @@ class RunRecord:
         self.published_version: int | None = None  # also of a run that is stopped after it published
         self.ended = threading.Event()
         self.heart = threading.Thread(target=self.beat, daemon=True)
-        self.heard = time.monotonic()  # when the last heartbeat was written
+        self.heard = limits.machine.monotonic()  # when the last heartbeat was written
         self.broken: BaseException | None = None  # why there are no more
 
     def __call__(self, event: Event) -> None:
@@ -209,7 +210,7 @@ class RunRecord:
 
     def beat(self) -> None:
         """Send heartbeats until the run has ended."""
-        while not self.ended.wait(self.limits.every_seconds):
+        while not self.limits.machine.wait(self.ended, self.limits.every_seconds):
             try:
                 self.send_heartbeat()
             except (OSError, ValueError) as error:  # the next one may succeed
@@ -221,8 +222,9 @@ class RunRecord:
 
     def send_heartbeat(self) -> None:
         """Write that the run is alive, with the figures so far."""
-        began = time.monotonic()
-        self.put({"status": "running", "heartbeat": datetime.now(UTC)} | self.figures())
+        machine = self.limits.machine
+        began = machine.monotonic()
+        self.put({"status": "running", "heartbeat": machine.now()} | self.figures())
         self.heard = began
 
     def require_heartbeat(self) -> None:
@@ -230,7 +232,7 @@ class RunRecord:
 
         A run that was suspended is late as well, so it tries once more.
         """
-        silent = time.monotonic() - self.heard
+        silent = self.limits.machine.monotonic() - self.heard
         if self.broken is not None:
             raise self.lost(silent, self.broken)
         if silent > self.limits.silent_seconds:
@@ -278,7 +280,7 @@ class RunRecord:
         """Stop the heartbeat, and write the row for the last time."""
         self.ended.set()
         self.heart.join()
-        self.put(outcome | {"finished": datetime.now(UTC)} | self.figures())
+        self.put(outcome | {"finished": self.limits.machine.now()} | self.figures())
 
     def put(self, values: dict[str, Any]) -> None:
         """Insert or replace this run's row."""
