@@ -157,9 +157,14 @@ class Committer:
         self.unindexed = 0
 
     def maintain(self, upkeep: Callable[[lance.LanceDataset], lance.LanceDataset]) -> None:
-        """Have upkeep done on the table, and go on with the version that it returns."""
+        """Have upkeep done on the table, and go on with the version that it returns.
+
+        Raises LeaseLostError if another run took the table over, also while the upkeep was done: the version is then
+        that run's.
+        """
         self.lease.check(self.table)
         self.table = upkeep(self.table)
+        self.lease.check(self.table)
 
     def count_skipped(self, rows: int, rejected: int) -> None:
         """Set the number of rows of skipped files, and of records of theirs that an earlier run rejected."""

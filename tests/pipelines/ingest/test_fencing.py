@@ -48,3 +48,15 @@ def test_a_driver_that_is_fenced_out_right_after_its_commit_appends_no_rejects(t
     assert "new" in contents(zombie), "that was before the takeover"
     assert reject_reasons(zombie) == []
     assert read_manifest(zombie.manifest.uri) == {}
+
+
+def test_a_driver_that_is_fenced_out_during_upkeep_does_not_go_on_with_its_successors_version(tmp_path, uri):
+    _, lease = take(lance.dataset(uri), NO_RUNS)
+    zombie = new_committer(tmp_path, lease.run, lease=lease)
+
+    def is_taken_over(table):
+        take(lance.dataset(uri), NO_RUNS, by_force=True)
+        return lance.dataset(uri)  # as the upkeep of indexes returns the latest version
+
+    with pytest.raises(LeaseLostError):
+        zombie.maintain(is_taken_over)
