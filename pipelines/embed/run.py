@@ -153,7 +153,7 @@ def ingest(job: Job, committer: Committer, setup: Setup) -> None:
         stream(blocks, job, committer, compute, judge_rejects)
         deferred = {file for file, stats in committer.manifest.stats.items() if stats.deferred}
         if again := [unit for unit in job.units if not deferred.isdisjoint(job.files_of(unit))]:
-            second = dataclasses.replace(snapshot, second_pass=True)
+            second = dataclasses.replace(snapshot, second_pass=True, decided=committer.decided())
             blocks = compute.flow(job, again, second, setup.stages, setup.patience)
             stream(blocks, job, committer, compute, judge_rejects)
     committer.events.report(ReadingEnded(committer.counts))

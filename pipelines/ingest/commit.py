@@ -24,6 +24,7 @@ from pipelines.events import (
 from pipelines.ingest.fragments import Bundle, Replacement, Written
 from pipelines.ingest.manifest import Manifest
 from pipelines.records import Misfits
+from pipelines.stages.select import Decided
 from pipelines.tables.dataset import TableVersion, quoted
 from pipelines.tables.lease import Lease
 from pipelines.tables.transactions import CommitConflictError, append, replace_fragments, upsert
@@ -142,6 +143,10 @@ class Committer:
         self.manifest.count(written.stats)
         self.manifest.record()
         self.events.report(BundleCommitted(self.counts, written.pictures))
+
+    def decided(self) -> Decided:
+        """What this run has decided so far of the ids that its records have."""
+        return Decided(TableVersion(self.base.uri, self.table.version), self.run, self.accounted.serialize())
 
     def reopen(self) -> None:
         """Go on with the latest version, in which others may have committed."""

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
+from pyroaring import BitMap64
 
 from pipelines.batch_stats import BatchStats, FileCounts
 from pipelines.fingerprint import fingerprint, row_checksums
@@ -47,6 +48,15 @@ NOT_COMPARED = {ID, IMAGE, OBJECT}
 
 
 @dataclass(frozen=True)
+class Decided:
+    """What the first pass of a run has decided, so that the second one encodes no record that is a duplicate."""
+
+    table: TableVersion  # what it committed
+    run: str
+    accounted: bytes  # BitMap64: addresses of the base version that a record accounts for
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """What records are selected against: the table and the listing at the start of the run.
 
@@ -59,6 +69,7 @@ class Snapshot:
     skipped: np.ndarray  # `file_hashes` of those that are skipped, unchanged
     second_pass: bool = False  # True if only deferred conflicts are handed on
     others: tuple[VectorColumn, ...] = ()  # of the other slots
+    decided: Decided | None = None  # by the first pass, in the second
 
     @property
     def columns(self) -> tuple[VectorColumn, ...]:
@@ -85,6 +96,8 @@ def select(
     records = with_content(records, rejects, external, has_ids)
     stored = stored_rows(records, snapshot)
     deferred, duplicates = conflicts(records[OBJECT].to_pylist(), stored[OBJECT].to_pylist(), snapshot)
+    if snapshot.decided is not None:
+        duplicates |= decided_duplicates(records, stored, deferred, snapshot.decided)
     records = with_rejects(records, duplicates)
 
     sound = pc.is_null(records[REASON]).to_numpy()
@@ -166,6 +179,30 @@ def conflicts(files: list[str], owners: list[str | None], snapshot: Snapshot) ->
             else:
                 deferred[row] = is_among(owner, snapshot.present)
     return deferred, duplicates
+
+
+def decided_duplicates(
+    records: pa.Table, stored: pa.Table, deferred: np.ndarray, decided: Decided
+) -> dict[int, Reject]:
+    """The `deferred` records whose id the first pass gave to another one; `stored` are their rows of the base version.
+
+    It did if it wrote the row that the table has now, or found its record unchanged.
+    """
+    rows = np.flatnonzero(deferred).tolist()
+    files, ids, addresses = (column.to_pylist() for column in (records[OBJECT], records[ID], stored[ADDRESS]))
+    accounted = BitMap64.deserialize(decided.accounted)
+    found = decided.table.find_each([ids[row] for row in rows], [RUN, OBJECT])
+    now = {each[ID]: each for each in found.to_pylist() if each[OBJECT] is not None}
+    owners = {
+        row: now[ids[row]][OBJECT]
+        for row in rows
+        if ids[row] in now and (now[ids[row]][RUN] == decided.run or addresses[row] in accounted)
+    }
+    return {
+        row: DUPLICATE_ID.reject(f"the id is that of a record of {owner}")
+        for row, owner in owners.items()
+        if listing_order(owner) < listing_order(files[row])
+    }
 
 
 def is_among(name: str, hashes: np.ndarray) -> bool:

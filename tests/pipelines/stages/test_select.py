@@ -8,13 +8,14 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyroaring import BitMap64
 
 from pipelines.batch_stats import BatchStats, split_stats
 from pipelines.fingerprint import fingerprint
 from pipelines.ingest.reembed import begin_reembedding
 from pipelines.reasons import Reject
 from pipelines.records import FINGERPRINT, read_schema
-from pipelines.stages.select import Snapshot, file_hashes, select
+from pipelines.stages.select import Decided, Snapshot, file_hashes, select
 from pipelines.tables.dataset import LOOKUP_IDS, TableVersion
 from pipelines.tables.indexes import index_ids
 from pipelines.tables.origin import Origin
@@ -258,6 +259,28 @@ def test_a_deferred_record_is_passed_on_once_even_if_it_is_rejected(tmp_path):
     assert reasons(rows) == {"new": "empty_record"}
     [again] = select(records, {}, [None, None], True, snapshot(base, ["a.parquet", "m.parquet"], second_pass=True))
     assert reasons(again.to_pylist()) == {"id of a.parquet": "empty_record"}
+
+
+def test_the_second_pass_encodes_no_record_whose_id_the_first_one_gave_to_another(tmp_path):
+    """The first pass rewrote one of two rows, found the other one unchanged, and removed a third one."""
+    first = new_committer(tmp_path, run_id(1))
+    commit(first, block({"rewritten": "x", "unchanged": "x", "moved": "x", "gone": "x"}))
+    base, keys = TableVersion(first.table.uri, first.table.version), ("rewritten", "unchanged", "moved", "gone")
+    records = as_read([{"id": key, "text": "y", "_object": "m.parquet"} for key in keys])
+    addresses = {row["id"]: row["_rowaddr"] for row in base.find(["unchanged", "rewritten"]).to_pylist()}
+    second = new_committer(tmp_path, run_id(2))
+    commit(second, block({"rewritten": "z"}))
+    lance.dataset(base.uri).delete("id = 'gone'")
+    now = TableVersion(base.uri, lance.dataset(base.uri).version)
+    decided = Decided(now, run_id(2), BitMap64(addresses.values()).serialize())
+    before = dataclasses.replace(snapshot(base, ["a.parquet", "m.parquet"], second_pass=True), decided=decided)
+    [again] = select(records, {}, [None] * 4, True, before)
+    assert reasons(again.to_pylist()) == {
+        "rewritten": "duplicate_id",
+        "unchanged": "duplicate_id",
+        "moved": None,
+        "gone": None,
+    }
 
 
 def test_rows_with_vectors_of_the_previous_encoder_are_embedded_again(tmp_path):
