@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: env constraints audit demo test chaos prove prove-mteb fuzz vista-tiny lint bench bench-gpu bench-sources bench-scale bench-backfill bench-evaluate bench-finetune bench-index bench-search bench-serve clean
+.PHONY: env constraints audit demo test chaos simulate soak prove prove-mteb fuzz vista-tiny lint bench bench-gpu bench-sources bench-scale bench-backfill bench-evaluate bench-finetune bench-index bench-search bench-serve clean
 .DEFAULT_GOAL := env
 
 env: .venv/.ready
@@ -29,6 +29,14 @@ test: env
 
 chaos: env
 	VISTA_CPUS=4 $(BIN)/python -m pytest -m chaos
+
+# SEEDS worlds, in each of which a seed decides who dies, what the store answers, and when clocks go wrong.
+simulate: env
+	$(BIN)/python -m tests.simulate --seeds $(or $(SEEDS),200)
+
+# MINUTES of nights on a real S3 server and a real Ray, with kills, other writers and readers; then a report.
+soak: env
+	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),30)
 
 # Proofs by real weights: WEIGHTS is a folder with those that were released, or the word hub; IMAGES one with the images.
 prove: env

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines.sample_catalog import write_catalog
-from tests.s3 import S3, environment, free_ports, serve
+from tests.s3 import S3, environment, serve
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -49,28 +48,10 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
 def ray_cluster(s3: S3, request: pytest.FixtureRequest) -> Iterator[str]:
     """One Ray instance for all tests; its workers find the S3 server. Yields the address for submitting jobs."""
     jobs = any({"test_jobs.py", "chaos"} & {*item.path.relative_to(REPOSITORY).parts} for item in request.session.items)
-    import ray
+    from tests.own_ray import own_ray
 
-    from pipelines.cluster.session import variables
-
-    with variables({"PYTHONPATH": str(REPOSITORY)}):
-        context = ray.init(
-            address="local",  # even if another Ray runs on this machine
-            num_cpus=int(os.environ.get("VISTA_CPUS", "2")),  # tests with two drivers at once need four
-            include_dashboard=jobs,  # it takes the submitted jobs, and always uses some CPU
-            dashboard_host="127.0.0.1",
-            dashboard_port=free_ports(1)[0],
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _system_config={
-                # Keep idle workers: by default Ray ends them after a second, and a new one takes seconds to import.
-                "idle_worker_killing_time_threshold_ms": 3_600_000,
-                "num_workers_soft_limit": 16,
-                "worker_niceness": 0,  # by default 15, with which they wait for whatever else runs on this machine
-            },
-        )
-    yield f"http://{context.dashboard_url}"
-    ray.shutdown()
+    with own_ray(int(os.environ.get("VISTA_CPUS", "2")), dashboard=jobs) as url:  # two drivers at once need four CPUs
+        yield url
 
 
 @pytest.fixture(scope="session")

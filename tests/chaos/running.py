@@ -20,6 +20,7 @@ from pipelines.tables.dataset import open_dataset
 ROOT = Path(__file__).resolve().parents[2]
 LOOK_SECONDS = 0.005  # between two polls
 WAIT_SECONDS = 120
+TITLES = {"encoder": "EncodeActor", "writer": "write_bundle"}  # of the workers that are killed
 
 
 def arguments(source: str, db: str, name: str) -> list[str]:
@@ -119,6 +120,18 @@ def wait_for_worker(title: str, running: Running) -> int | None:
             return found[0]
         time.sleep(LOOK_SECONDS)
     return None
+
+
+def kill(kind: str, job: Running) -> bool:
+    """Kill the driver, or the first worker of a kind that appears; False if the job ended first."""
+    pid = job.process.pid if kind == "driver" else wait_for_worker(TITLES[kind], job)
+    if pid is None:
+        return False
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def workers(title: str, below: int | None = None) -> list[int]:

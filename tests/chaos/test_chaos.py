@@ -27,15 +27,15 @@ from tests.chaos.catalog import assert_rows, assert_same, catalog, changed, expe
 from tests.chaos.points import POINTS, STOP
 from tests.chaos.restartable_s3 import restartable
 from tests.chaos.running import (
+    TITLES,
     Ended,
-    Running,
     arguments,
     command,
     command_to,
     environment,
+    kill,
     run,
     start,
-    wait_for_worker,
 )
 from tests.s3 import BUCKET
 
@@ -47,7 +47,6 @@ ONCE = {"before reading", "before publish", "before the tag moves", "after publi
 MIDDLE = 3  # a bundle in the middle of the run
 AFTER_SOME = 4  # a table of this version has rows
 MANIFEST = r"/{name}\.lance/_versions/\d+\.manifest"
-TITLES = {"encoder": "EncodeActor", "writer": "write_bundle"}
 NEW_TABLE = 0.25  # probability that the next night starts with an empty table
 
 
@@ -153,18 +152,6 @@ def test_kills_at_random_moments_lose_nothing(s3, undisturbed, ray_address, caps
     ended_well(run(command(source, db, name), environment(ray_address)))
     assert_same(db, name, wanted)
     say(f"{killed.total()} kills {dict(killed)}, {finished + 1} runs finished")
-
-
-def kill(kind: str, job: Running) -> bool:
-    """Kill the driver, or the first worker of a kind that appears; False if the job ended first."""
-    pid = job.process.pid if kind == "driver" else wait_for_worker(TITLES[kind], job)
-    if pid is None:
-        return False
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def test_a_run_survives_a_restart_of_the_store_or_is_resumed(undisturbed, ray_address, tmp_path):
