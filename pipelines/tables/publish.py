@@ -110,5 +110,11 @@ def in_ranges(numbers: list[int]) -> str:
 
 def move(table: lance.LanceDataset, tag: str, version: int) -> None:
     """Create or update a tag."""
-    change = table.tags.update if tag in table.tags.list() else table.tags.create
-    change(tag, version)
+    if tag not in table.tags.list():
+        try:
+            table.tags.create(tag, version)
+            return
+        except ValueError:  # Lance repeats a request whose answer was lost, and then the tag is there already
+            if tag not in table.tags.list():
+                raise
+    table.tags.update(tag, version)

@@ -1,5 +1,6 @@
 """The tag `published` moves once, goes back on request, and is not moved by a run that lost the table."""
 
+import uuid
 from datetime import timedelta
 
 import lance
@@ -10,6 +11,7 @@ from pipelines.tables.dataset import PUBLISHED, published
 from pipelines.tables.lease import LeaseLostError, holder_of, take
 from pipelines.tables.publish import PREVIOUS, in_ranges, publish, roll_back
 from pipelines.tables.upkeep import clean_up
+from tests.chaos.faulty_proxy import in_front_of
 from tests.pipelines.tables.conftest import contents, new_table, tags, write
 from tests.tables import NO_RUNS
 from vista_core import UsageError
@@ -55,6 +57,19 @@ def test_each_move_of_a_tag_is_reported_before_it_happens_and_the_end_after_it(t
         (TagMoving(PUBLISHED, second.version), {PUBLISHED: first, PREVIOUS: first}),
         (Published(second.version), {PUBLISHED: second.version, PREVIOUS: first}),
     ]
+
+
+def test_a_first_publication_whose_answer_is_lost_is_one(s3, monkeypatch):
+    """Lance repeats the request, and finds that the tag is there."""
+    bucket = f"b{uuid.uuid4().hex}"  # of its own, since Lance keeps clients by bucket
+    s3.fs.mkdir(bucket)
+    with in_front_of(s3.endpoint) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        table, lease = night(f"s3://{bucket}", 1)
+        proxy.lose_response(r"_refs/tags/published\.json")
+        publish(table, lease, NOBODY)
+        assert len(proxy.suffered("lost")) == 1
+        assert tags(table) == {PUBLISHED: table.version}
 
 
 def test_the_first_version_that_is_published_has_no_previous_one(tmp_path):
