@@ -166,7 +166,8 @@ class Checker:
             excused |= OF_THE_STORE
         if self.removed_during(driver):
             excused.add("GateError")  # perhaps the very rows are gone that the canary would have looked at
-        if what == "done" and any(each.by and each.by.number > driver.number for each in self.versions.values()):
+        later = [each.at for each in self.versions.values() if each.by and each.by.number > driver.number]
+        if what == "done" and min(later, default=driver.told) < driver.told:
             self.broken(f"{driver} ended well, although a later run had taken the table over")
         if what != "done" and what not in excused:
             self.broken(f"{driver} ended with {what}: {message.get('message', '')[:300]}")

@@ -196,6 +196,8 @@ class World:
 
     async def arrived_at(self, driver: Driver, point: Point) -> None:
         """Note where a run stands."""
+        if "event" in point.message:
+            driver.told = self.steps
         if "event" in point.message and not driver.has_heart:
             await driver.resting.wait()  # its heart has started
             driver.has_heart = True
