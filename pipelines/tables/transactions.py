@@ -142,7 +142,8 @@ def set_config(table: lance.LanceDataset, values: Mapping[str, str | None]) -> l
     """
     update = lance.LanceOperation.UpdateMap(dict(values), replace=False)
     operation = lance.LanceOperation.UpdateConfig(config_updates=update)
-    return lance.LanceDataset.commit(table.uri, operation, read_version=table.version, max_retries=0)
+    # Without retries it would fail, too, if another commit of whatever kind took the number of the next version first.
+    return lance.LanceDataset.commit(table.uri, operation, read_version=table.version, max_retries=ATTEMPTS)
 
 
 def on_latest(uri: str, change: Callable[[lance.LanceDataset], object]) -> lance.LanceDataset:

@@ -1,6 +1,8 @@
 """The contract with Lance: if an upgrade changes what exactly-once embedding relies on, these tests fail first."""
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import lance
@@ -29,6 +31,7 @@ from pipelines.tables.transactions import (
 )
 from tests.pipelines.tables.conftest import contents, fragments
 
+UPDATES = 8
 A, B = ["a0", "a1", "a2", "a3"], ["b0", "b1", "b2", "b3"]
 
 # What becomes of a commit that was prepared (column) if another one (row) came first.
@@ -392,3 +395,35 @@ def test_a_change_of_columns_is_tried_again_if_another_writer_commits(table):
     assert len(tried) == 3
     assert "more" in changed.schema.names
     assert changed.count_rows("id LIKE 'new%'") == 2
+
+
+def test_updates_of_different_keys_at_the_same_moment_all_pass(tmp_path):
+    """Each wants the number of the next version; whoever comes too late for it takes the one after."""
+    table = lance.write_dataset(pa.table({"id": A}), tmp_path / "t.lance")
+    together = threading.Barrier(UPDATES)
+
+    def update(number: int) -> None:
+        together.wait()
+        set_config(table, {f"key-{number}": "ours"})
+
+    with ThreadPoolExecutor(UPDATES) as threads:
+        list(threads.map(update, range(UPDATES)))
+    assert set(lance.dataset(table.uri).config()) >= {f"key-{number}" for number in range(UPDATES)}
+
+
+def test_of_updates_of_one_key_at_the_same_moment_one_passes(tmp_path):
+    table = lance.write_dataset(pa.table({"id": A}), tmp_path / "t.lance")
+    together = threading.Barrier(UPDATES)
+
+    def update(number: int) -> bool:
+        together.wait()
+        try:
+            set_config(table, {"key": f"of {number}"})
+        except CommitConflictError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(UPDATES) as threads:
+        passed = list(threads.map(update, range(UPDATES)))
+    assert passed.count(True) == 1
+    assert lance.dataset(table.uri).config()["key"] == f"of {passed.index(True)}"
