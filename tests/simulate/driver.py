@@ -105,6 +105,7 @@ class SimulatedMachine:
             if select.select([channel.end], [], [], LOOK_FOR_END_SECONDS)[0]:
                 channel.hear()
                 return False
+        channel.say(ended=True)
         return True
 
 

@@ -82,7 +82,7 @@ class Driver:
     wakes: int | None = None  # at this step of the world; None unless it is suspended
     is_out_of_order: bool = False  # it was suspended, or a request of it was late: what it does may be out of date
     base: int = 0  # the latest version when it began
-    told: int = 0  # the step of the world at which it reported its last event: what follows is not fenced
+    told: int = 0  # the step of the world at which it was judged or published last: what follows is not fenced
     beating: bool = False
     resting: asyncio.Event = field(default_factory=asyncio.Event)  # the heart waits
     beat_due: float = 0.0
@@ -162,6 +162,9 @@ async def listen_to_heart(driver: Driver, tell_time: Callable[[Driver, str], flo
     while (message := await driver.heart.hear()) is not None:
         if "clock" in message:
             driver.heart.say(time=tell_time(driver, message["clock"]))
+        elif "ended" in message:
+            driver.has_heart = False
+            driver.resting.set()
         else:
             driver.beat_due = tell_time(driver, "true") + message["wait"]
             driver.resting.set()

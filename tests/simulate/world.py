@@ -196,7 +196,7 @@ class World:
 
     async def arrived_at(self, driver: Driver, point: Point) -> None:
         """Note where a run stands."""
-        if "event" in point.message:
+        if "event" in point.message and point.name != "UpkeepPostponed":  # by which upkeep after publishing may end
             driver.told = self.steps
         if "event" in point.message and not driver.has_heart:
             await driver.resting.wait()  # its heart has started
