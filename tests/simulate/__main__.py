@@ -10,7 +10,6 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 
 REPLAY = "python -m tests.simulate --first {seed} --seeds 1 --history"
 
@@ -56,5 +55,4 @@ def outcomes(seeds: range, jobs: int) -> Iterator:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     sys.exit(main())
