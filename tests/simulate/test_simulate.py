@@ -13,7 +13,7 @@ from tests.simulate.checker import Checker
 from tests.simulate.corpus import Corpus, Record
 from tests.simulate.mutants import MUTANTS, ROOT
 
-SEEDS = 5  # `make simulate` takes 200
+SEEDS = 3  # `make simulate` takes 200
 REPLAYED = 2
 
 
