@@ -166,7 +166,7 @@ def main(folder: Path, rows: int) -> int:
             nodes.append(node)
             wait_for_nodes(1 + len(nodes))  # one after another: they share the folder in which their sockets are
         began = time.monotonic()
-        job = start(command(source, db, NAME), environment(f"{HEAD}:{PORT}"))
+        job = start([*command(source, db, NAME), "--commit-seconds", "5"], environment(f"{HEAD}:{PORT}"))
         wait_for_rows(table_uri(db, NAME), job)
         print(f"{time.monotonic() - began:.0f} s: one node is killed, one is cut off", flush=True)
         kill(raylets[0].pid)

@@ -54,7 +54,7 @@ class InThisProcess:
     @property
     def compute(self) -> Compute:
         """The same for a run."""
-        return Compute(lambda: Cluster(cpus=4, gpus=0, nodes=1), self.flow, self.call, self.each)
+        return Compute(lambda device: Cluster(cpus=4, gpus=0, nodes=1), self.flow, self.call, self.each)
 
     def flow(
         self, job: Job, units: Sequence[Unit], snapshot: Snapshot, stages: Stages, patience: float
