@@ -1,14 +1,16 @@
 """The device that the model runs on, and its precision."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 
 from vista_core.config import ModelConfig
+from vista_core.cpu_speed import fastest, product_rates
 from vista_core.errors import UsageError
 
+Rates = Callable[[ModelConfig], Mapping[torch.dtype, float]]
 DtypeName = Literal["float32", "bfloat16", "float16"]
 DTYPES: dict[str, torch.dtype] = {
     "float32": torch.float32,
@@ -32,23 +34,24 @@ def resolve_device(device: str) -> torch.device:
     return resolved
 
 
-def resolve_dtype(
-    dtype: str, device: str, config: ModelConfig, cpu_capabilities: Mapping[str, Any] | None = None
-) -> DtypeName:
+def resolve_dtype(dtype: str, device: str, config: ModelConfig, rates: Rates = product_rates) -> DtypeName:
     """The precision for `dtype`: "auto" is the fastest one that keeps a cosine of 0.999 to float32.
 
     On GPUs, float16 is as fast as bfloat16 and eight times as precise, but its range is narrow; it is chosen only for
-    models whose vectors bfloat16 changes too much. On CPUs float16 is slow, so these models run in float32 there.
+    models whose vectors bfloat16 changes too much. On CPUs it is the one with the highest of `rates`.
 
-    `device` may be "cuda" on a machine without a GPU: a driver decides for its workers. `cpu_capabilities` default to
-    those of this machine, `torch.cpu.get_capabilities()`.
+    `device` may be "cuda" on a machine without a GPU: a driver decides for its workers.
     """
     if dtype != "auto":
         return cast(DtypeName, dtype)
     if device.startswith("cuda"):
         return "bfloat16" if config.bf16 and not _old_gpu() else "float16"
-    capabilities = torch.cpu.get_capabilities() if cpu_capabilities is None else cpu_capabilities
-    return "bfloat16" if config.bf16 and _fast_bf16_cpu(capabilities) else "float32"
+    return dtype_name(fastest(rates(config)))
+
+
+def dtype_name(dtype: torch.dtype) -> DtypeName:
+    """The name of a precision."""
+    return next(cast(DtypeName, name) for name, each in DTYPES.items() if each == dtype)
 
 
 def can_fuse(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> bool:
@@ -69,8 +72,3 @@ def can_fuse(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> b
 def _old_gpu() -> bool:
     """True if this machine has a GPU and it lacks bfloat16 (before Ampere)."""
     return torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 0)
-
-
-def _fast_bf16_cpu(capabilities: Mapping[str, Any]) -> bool:
-    """True if the CPU multiplies bfloat16 matrices in hardware."""
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))

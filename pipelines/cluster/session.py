@@ -197,6 +197,15 @@ def on_a_worker(function: Callable[..., T], *arguments: Any) -> T:
     return result
 
 
+def where_encoders_are(function: Callable[..., T], *arguments: Any) -> T:
+    """Call a function that measures a machine on one that encodes: on this one, unless it has no CPU for Ray."""
+    if ray.is_initialized():
+        here = ray.get_runtime_context().get_node_id()
+        if not any(node["Resources"].get("CPU") for node in ray.nodes() if node["NodeID"] == here):  # type: ignore[no-untyped-call]
+            return on_a_worker(function, *arguments)
+    return function(*arguments)
+
+
 @functools.lru_cache(maxsize=32)
 def reporting_task(function: Callable[..., Any]) -> Any:
     """`function` as a Ray task, made once: each commit calls one, and Ray exports every new task to its workers."""

@@ -3,25 +3,40 @@ import torch
 
 from tests.vista_core.conftest import BASE, TINY
 from vista_core import MODELS
-from vista_core.device import resolve_device, resolve_dtype
+from vista_core.cpu_speed import fastest, product_rates
+from vista_core.device import dtype_name, resolve_device, resolve_dtype
 
 CPU = torch.device("cpu")
 M3 = "bge-visualized-m3"
 
 
 @pytest.mark.parametrize(
-    ("feature", "dtype"), [("avx512_bf16", "bfloat16"), ("amx_bf16", "bfloat16"), ("avx2", "float32")]
+    ("bfloat16", "float16", "expected"),
+    [
+        (970, 100, "bfloat16"),
+        (121, 187, "float32"),
+        (121, 400, "float16"),
+        (190, 190, "float32"),
+        (300, 310, "float16"),
+    ],
 )
-def test_auto_is_bfloat16_if_the_cpu_is_fast_at_it(feature: str, dtype: str):
-    cpu = {feature: True}
-    assert resolve_dtype("auto", "cpu", MODELS[BASE], cpu) == dtype
-    assert resolve_dtype("auto", "cpu", MODELS[TINY], cpu) == "float32"  # too narrow to keep a cosine of 0.999
-    assert resolve_dtype("auto", "cpu", MODELS[M3], cpu) == "float32"  # too deep
+def test_auto_is_what_this_cpu_multiplies_fastest(bfloat16, float16, expected):
+    rates = {torch.float32: 179.0, torch.bfloat16: bfloat16, torch.float16: float16}
+    assert resolve_dtype("auto", "cpu", MODELS[BASE], lambda _: rates) == expected
 
 
-def test_auto_asks_this_machines_cpu_by_default():
-    here = torch.cpu.get_capabilities()
-    assert resolve_dtype("auto", "cpu", MODELS[BASE]) == resolve_dtype("auto", "cpu", MODELS[BASE], here)
+@pytest.mark.parametrize("model", [TINY, M3])
+def test_bfloat16_is_not_measured_for_models_whose_vectors_it_changes_too_much(model):
+    """vista-tiny is too narrow to keep a cosine of 0.999, m3 too deep."""
+    rates = product_rates(MODELS[model])
+    assert torch.bfloat16 not in rates
+    assert min(rates.values()) > 0
+
+
+def test_the_base_model_is_measured_in_each_precision():
+    rates = product_rates(MODELS[BASE])
+    assert rates.keys() == {torch.float32, torch.bfloat16, torch.float16}
+    assert resolve_dtype("auto", "cpu", MODELS[BASE]) == dtype_name(fastest(rates)), "measured once in a process"
 
 
 def test_auto_on_a_gpu_is_float16_if_bfloat16_is_too_coarse():
@@ -32,7 +47,7 @@ def test_auto_on_a_gpu_is_float16_if_bfloat16_is_too_coarse():
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_an_explicit_dtype_is_kept_even_if_the_cpu_is_slow_at_it(dtype: str):
-    assert resolve_dtype(dtype, "cpu", MODELS[TINY], {}) == dtype
+    assert resolve_dtype(dtype, "cpu", MODELS[TINY]) == dtype
 
 
 def test_auto_is_the_gpu_if_there_is_one():
