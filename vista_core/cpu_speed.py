@@ -43,9 +43,14 @@ def describe(rates: Mapping[torch.dtype, float]) -> str:
 
 
 @functools.cache
-@torch.inference_mode()
 def _rate(width: int, hidden: int, dtype: torch.dtype, threads: int) -> float:
-    """GFLOP/s with so many threads."""
+    """`product_rate`, once for each number of threads."""
+    return product_rate(width, hidden, dtype)
+
+
+@torch.inference_mode()
+def product_rate(width: int, hidden: int, dtype: torch.dtype) -> float:
+    """GFLOP/s of two layers, `width` to `hidden` with GELU and back, as an encoder has them on this CPU."""
     with torch.device("meta"):  # no random weights
         layers = nn.Sequential(Linear(width, hidden, gelu=True), Linear(hidden, width)).to(dtype)
     for parameter in layers.to_empty(device="cpu").parameters():
