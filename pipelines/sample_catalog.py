@@ -65,6 +65,6 @@ def write_catalog(folder: Path, row_group_size: int = 64) -> Path:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
         sys.exit("usage: python -m pipelines.sample_catalog FOLDER")
     print(write_catalog(Path(sys.argv[1])))
