@@ -8,9 +8,9 @@ import sys
 from collections.abc import Callable
 from typing import TypeVar
 
+from jobs.parsing import parsed
 from pipelines.log_lines import logging_to_stderr
 from pipelines.notify import notify
-from pipelines.options import parse
 from pipelines.signals import stopped_by, stopping_in_order
 from pipelines.storage.errors import cause_of, explained
 from pipelines.storage.home import ensure_home
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 def run_job(kind: type[Config], function: Callable[[Config], object], arguments: list[str] | None = None) -> int:
     """Print what `function` returns for options read from `arguments`. Returns the exit code, as `run` does."""
-    return run(lambda: show(str(function(parse(kind, arguments))), sys.stdout))
+    return run(lambda: show(str(function(parsed(kind, arguments))), sys.stdout))
 
 
 def run(job: Callable[[], object]) -> int:

@@ -7,15 +7,15 @@ from pkgutil import resolve_name as load
 
 from jobs import run
 from jobs.commands import COMMANDS
+from jobs.parsing import parsed
 from pipelines.notify import notify
-from pipelines.options import parse
 from pipelines.terminal import show
 
 
 def run_command(name: str, arguments: list[str] | None = None, program: str | None = None) -> int:
     """Run a command with `arguments` (default: the command line), and return the exit code."""
     command = COMMANDS[name]
-    return run(lambda: show(str(load(command.function)(parse(load(command.config), arguments, program))), sys.stdout))
+    return run(lambda: show(str(load(command.function)(parsed(load(command.config), arguments, program))), sys.stdout))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     lines = [f"  {each:11} {command.summary}" for each, command in COMMANDS.items()]
     usage = "\n".join(["usage: vista COMMAND [OPTIONS]", "", *lines, "", "vista COMMAND --help explains the options."])
     if name in ("-h", "--help"):
-        print(usage)
+        show(usage, sys.stdout)
         return 0
     message = f"there is no command {name!r}"
     print(f"{message}\n\n{usage}", file=sys.stderr)

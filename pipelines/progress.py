@@ -139,6 +139,14 @@ class Timing:
     first_rows: int = 0  # how many those were
     ended: float = 0.0  # the last commit
 
+    def rows_per_second(self, rows: int) -> float | None:
+        """The speed of a run that encoded `rows`, from the first ones to the last commit; None for too few to tell.
+
+        They are too few if most of them were there at once.
+        """
+        seconds, later = self.ended - self.startup, rows - self.first_rows
+        return later / seconds if seconds > 1 and 2 * later >= rows > 0 else None
+
 
 class Stopwatch:
     """A listener that notes when rows came out of the flow, and which upkeep was postponed."""

@@ -28,8 +28,13 @@ def show(text: str, stream: TextIO) -> None:
     """Print text for people, or JSON lines; what is unsafe, or not in the stream's encoding, as escapes."""
     try:
         print(printable_lines(text, stream.encoding or "utf-8"), file=stream, flush=True)
-    except BrokenPipeError:  # who reads has enough, as `head` does; Python would try again when it ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    except BrokenPipeError:  # who reads has enough, as `head` does
+        discard(stream)
+
+
+def discard(stream: TextIO) -> None:
+    """Write no more to a stream that nobody reads: Python would try to when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def printable_lines(text: str, encoding: str) -> str:

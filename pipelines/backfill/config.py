@@ -28,7 +28,7 @@ class BackfillConfig:
     db: str
     """Where the LanceDB tables are: a folder or an s3:// URI."""
     table: Annotated[str, NAME]
-    """Name of the table. Rejected rows go to NAME_rejects, reports of the runs to NAME_runs."""
+    """Name of the table. Rejected rows go to NAME_rejects; NAME_runs has a row for each run."""
     column: tuple[str, ...]
     """The vector column; several are filled in one pass over the rows, in which each image is decoded once."""
     model: tuple[str, ...]

@@ -50,8 +50,7 @@ class Summary:
     @property
     def rows_per_second(self) -> float | None:
         """Rows filled between the first batch, which ends the start-up, and the last commit; None for too few."""
-        seconds, rows = self.timing.ended - self.timing.startup, self.counts.written - self.timing.first_rows
-        return rows / seconds if seconds > 1 and rows > 0 else None
+        return self.timing.rows_per_second(self.counts.written)
 
 
 def remarks(job: Job, outcome: Outcome) -> Sequence[str]:

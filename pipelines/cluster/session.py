@@ -22,6 +22,7 @@ from pipelines.cluster.resources import Cluster
 from pipelines.cluster.waiting import PATIENCE_SECONDS, saying_why
 from pipelines.signals import keep_handlers
 from pipelines.storage.home import own_folder
+from vista_core import UsageError
 
 ACTOR_START_SECONDS = 600
 KEEPALIVE_MS = 30_000
@@ -48,7 +49,10 @@ def start_ray(patience: float = PATIENCE_SECONDS) -> None:
         os.environ.setdefault("RAY_grpc_client_keepalive_time_ms", str(KEEPALIVE_MS))
         os.environ.setdefault("RAY_grpc_client_keepalive_timeout_ms", str(KEEPALIVE_MS))
         with quiet_stderr(), keep_handlers(), saying_why("Ray has not answered", describe_start, patience):
-            join_or_start()
+            try:
+                join_or_start()
+            except ConnectionError as error:
+                raise UsageError(why_not_joined(error)) from error
     silence_ray_data()
     context = ray.data.DataContext.get_current()
     # If encoders can't start, the run must end with their error; and decoding needn't start before them.
@@ -135,6 +139,19 @@ def ray_folder() -> str | None:
     usual = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir(), "ray")
     is_ours = not usual.exists() or os.access(usual, os.W_OK | os.X_OK)
     return None if is_ours else str(own_folder() / "ray")
+
+
+def why_not_joined(error: BaseException) -> str:
+    """The message for a Ray that can't be joined. Ray has the cause in the texts of the errors behind `error`."""
+    where = os.environ.get("RAY_ADDRESS", "the Ray that runs on this machine")
+    cause: BaseException | None = error
+    while cause is not None:
+        if "AuthenticationError" in f"{type(cause).__name__} {cause}":
+            return (
+                f"{where} asks for a token, and refused what it got: set RAY_AUTH_MODE to `token`, and RAY_AUTH_TOKEN"
+            )
+        cause = cause.__cause__ or cause.__context__
+    return f"{where} can't be joined: {error}"
 
 
 def describe_start() -> str:

@@ -59,7 +59,7 @@ def describe_ray() -> str:
     others = [
         f"{job['Entrypoint'][:LONGEST_COMMAND]!r}, process {job['DriverPid']} on {job['DriverIPAddress']}"
         for job in every
-        if not job["IsDead"] and job["JobID"] != context.get_job_id()
+        if not job["IsDead"] and job["JobID"] != context.get_job_id() and not job["Entrypoint"].startswith("ray::")
     ]
     return "; ".join(
         [

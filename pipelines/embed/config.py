@@ -34,7 +34,7 @@ class EmbedConfig:
     db: str
     """Where the LanceDB tables are: a folder or an s3:// URI."""
     table: Annotated[str, NAME]
-    """Name of the table. Rejected records go to NAME_rejects, reports of the runs to NAME_runs."""
+    """Name of the table. Rejected records go to NAME_rejects; NAME_runs has a row for each run."""
     model: str = "vista-tiny"
     """bge-visualized-base-en-v1.5, bge-visualized-m3, vista-tiny, or a model folder: a path, an s3:// URI, or
     OWNER/NAME of the Hugging Face hub. In a table with several vector columns, this and the other options of the

@@ -135,7 +135,9 @@ class RunReport:
             version = self.summary.version if self.summary else self.recorder.published
             if self.recorder.published is None:
                 return f"Version {version} stays published", ["The table does not differ from it."]
-            return f"Published version {version}", ["All gates passed. Who checks out `published` reads this version."]
+            return f"Published version {version}", [
+                "All gates passed. Readers of the tag “published” see this version."
+            ]
         cause, message = cause_of(error)
         words = "Not published: a gate failed" if isinstance(cause, GateError) else f"Failed: {type(cause).__name__}"
         stays = "Readers keep the version that was published before."

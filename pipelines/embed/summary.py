@@ -85,8 +85,7 @@ class Summary:
 
         Unchanged rows don't count: in a run that resumes they would make any encoder look fast.
         """
-        seconds, rows = self.timing.ended - self.timing.startup, self.counts.written - self.timing.first_rows
-        return rows / seconds if seconds > 1 and rows > 0 else None
+        return self.timing.rows_per_second(self.counts.written)
 
     @property
     def closing_seconds(self) -> float:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import PurePosixPath
+from typing import Final
 
 from pipelines.events import Verdict
 from pipelines.gates.evidence import Evidence
+
+NAMED: Final = 5  # reasons
 
 
 def reject_rate(evidence: Evidence) -> Verdict:
@@ -39,4 +42,6 @@ def why(evidence: Evidence) -> str:
 
 def name_reasons(reasons: Counter[str]) -> str:
     """The most common reasons first."""
-    return ", ".join(f"{reason} {number:,}" for reason, number in reasons.most_common(5))
+    named = [f"{reason} {number:,}" for reason, number in reasons.most_common(NAMED)]
+    others = len(reasons) - len(named)
+    return ", ".join(named) + (f", and {others} other{'s' * (others > 1)}" if others else "")

@@ -160,6 +160,8 @@ def forecasts(nights: Sequence[Night]) -> list[Markup]:
     if chart is None:
         return []
     near, half = within(deviations), statistics.median(map(abs, deviations))
+    if len(deviations) == 1:
+        return [wide(chart), tag("p", f"One run has a forecast; it was off by {half:.0f} %.", class_="faint")]
     of = f"{near} of {len(deviations)} runs took as long as forecast within {WITHIN:.0f} % (dashed)"
     said = f"{of}; half of them within {half:.0f} %."
     return [wide(chart), tag("p", said, class_="faint")]

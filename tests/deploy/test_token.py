@@ -26,8 +26,8 @@ def with_token(token: str) -> dict[str, str]:
 
 
 @contextmanager
-def head(folder: Path, environment: dict[str, str]) -> Iterator[str]:
-    """A cluster of one node. Yields the address of its dashboard."""
+def head(folder: Path, environment: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """A cluster of one node. Yields the addresses of its dashboard, and for drivers."""
     port, dashboard, agent, grpc = free_ports(4)
     options = [f"--port={port}", "--node-ip-address=127.0.0.1", "--num-cpus=4", f"--object-store-memory={MEMORY}"]
     options += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--disable-usage-stats"]
@@ -38,7 +38,7 @@ def head(folder: Path, environment: dict[str, str]) -> Iterator[str]:
         with subprocess.Popen(words, env=variables, stdout=log, stderr=log, start_new_session=True) as process:
             try:
                 wait_until_ready(process, folder / "head.log")
-                yield f"http://127.0.0.1:{dashboard}"
+                yield f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{port}"
             finally:
                 kill(process.pid)
 
@@ -54,11 +54,22 @@ def test_a_job_is_submitted_with_the_token_and_refused_without(tmp_path):
         words += ["--", sys.executable, "jobs/embed_corpus.py", *options]
         return subprocess.run(words, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
 
-    with head(tmp_path, with_token(token)) as address:
+    with head(tmp_path, with_token(token)) as (address, of_drivers):
         refused = submit(address, with_token(secrets.token_hex(32)))
         assert refused.returncode
         assert "token" in refused.stderr.lower(), refused.stderr
         assert not (tmp_path / "db").exists()
+        wrong = with_token(secrets.token_hex(32)) | {
+            "RAY_ADDRESS": of_drivers,
+            "RAY_gcs_rpc_server_connect_timeout_s": "1",
+        }
+        words = [sys.executable, "jobs/embed_corpus.py", *options]
+        alone = subprocess.run(words, env=wrong, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert alone.returncode == 2
+        assert alone.stderr.splitlines()[-1].endswith(
+            "asks for a token, and refused what it got: set RAY_AUTH_MODE to `token`, and RAY_AUTH_TOKEN"
+        )
+        assert "Traceback" not in alone.stderr
         done = submit(address, with_token(token))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "read 336: written 335, rewritten 0, unchanged 0, rejected 1" in done.stdout

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from pipelines.events import Arrived, BundleCommitted, Counts, Judged, Reading, ReadingEnded, Verdict
-from pipelines.progress import RunProgress, duration
+from pipelines.progress import RunProgress, Timing, duration
 
 
 class Clock:
@@ -172,3 +172,17 @@ def test_a_duration_has_two_units_at_most(seconds, said):
 def test_a_duration_never_says_sixty(seconds):
     assert "60 s" not in duration(seconds)
     assert "60 min" not in duration(seconds)
+
+
+@pytest.mark.parametrize(
+    "rows, timing, speed",
+    [
+        (336, Timing(startup=10, first_rows=64, ended=26), 17.0),
+        (70, Timing(startup=10, first_rows=69, ended=110), None),  # nearly all of them were there at once
+        (64, Timing(startup=10, first_rows=64, ended=26), None),
+        (336, Timing(startup=10, first_rows=64, ended=10.5), None),
+        (0, Timing(startup=10, first_rows=0, ended=20), None),
+    ],
+)
+def test_the_speed_is_that_after_the_first_rows_if_most_came_later(rows, timing, speed):
+    assert timing.rows_per_second(rows) == speed

@@ -26,7 +26,7 @@ from pipelines.gates.judge import (
 from pipelines.gates.missing_rows import missing_rows
 from pipelines.gates.one_encoder import one_encoder
 from pipelines.gates.reference import ReferencePath
-from pipelines.gates.reject_rate import reject_rate
+from pipelines.gates.reject_rate import name_reasons, reject_rate
 from pipelines.gates.unique_ids import unique_ids
 from pipelines.gates.vectors import sound_vectors
 from pipelines.ingest.manifest import RowChecksum
@@ -305,3 +305,11 @@ def test_rows_that_a_backfill_could_not_embed_may_lack_its_vector(tmp_path, uri)
     verdict = sound_vectors(dataclasses.replace(candidate(uri), others=(SECOND,)))
     assert verdict.passed
     assert verdict.message.endswith("`b`: 0 of 1 fresh vectors are not finite or not of norm 1, and 1 rows have none")
+
+
+def test_no_reason_is_left_out_silently():
+    few = Counter({"missing_id": 2, "empty_record": 1})
+    assert name_reasons(few) == "missing_id 2, empty_record 1"
+    many = Counter({f"reason_{number}": 10 - number for number in range(7)})
+    assert name_reasons(many).endswith("reason_4 6, and 2 others")
+    assert name_reasons(Counter({key: many[key] for key in list(many)[:6]})).endswith("reason_4 6, and 1 other")
