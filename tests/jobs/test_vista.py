@@ -67,6 +67,7 @@ def test_every_command_has_a_file_for_ray_job_submit():
         "__init__.py",
         "vista.py",
         "commands.py",
+        "parsing.py",
         "output.py",
     }
     assert files == set(FILES.values())
@@ -141,3 +142,14 @@ def test_the_list_of_commands_imports_none_of_them():
 def test_what_a_command_names_is_there(command):
     assert isinstance(load(command.config), type)
     assert callable(load(command.function))
+
+
+def test_who_reads_a_help_may_stop_early():
+    words = "import sys; from jobs.vista import main; sys.exit(main())"
+    with subprocess.Popen(
+        [sys.executable, "-c", words, "embed", "--help"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as job:
+        job.stdout.readline()
+        job.stdout.close()
+        said = job.stderr.read()
+    assert (job.returncode, said) == (0, b"")
