@@ -32,7 +32,7 @@ from torch.profiler import ProfilerActivity, profile
 from vista_core import MODELS, ModelConfig
 from vista_core.batching import TokenBudget
 from vista_core.checkpoint import load_model, open_checkpoint
-from vista_core.cpu_speed import describe, fastest, product_rate, product_rates
+from vista_core.cpu_speed import describe, measure_rates, product_rates
 from vista_core.device import DTYPES, resolve_device, resolve_dtype
 from vista_core.encoder import encode_tensors, prepare_for_inference, to_host
 from vista_core.model import VistaModel
@@ -235,8 +235,7 @@ def matrix_product(device: torch.device, dtype: torch.dtype, config: ModelConfig
     On a CPU it is that of the feed-forward layers in whichever precision is fastest, which need not be `dtype`.
     """
     if device.type == "cpu":
-        fastest_here = fastest(product_rates(config))
-        return lambda: product_rate(config.text.width, config.text.mlp_width, fastest_here) / 1000
+        return lambda: max(measure_rates(config).values()) / 1000
     size = 8192
     x, weight = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
 

@@ -115,7 +115,7 @@ def kill(pid: int) -> None:
 
 def wait_until_ready(head: subprocess.Popen[bytes], log: Path) -> None:
     """Wait until the head says that it runs."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while "--block" not in log.read_text():
         if head.poll() is not None or time.monotonic() > deadline:
             raise AssertionError(f"the head did not start: {log.read_text()}")
