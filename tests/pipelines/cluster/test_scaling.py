@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import lance
+import pytest
 
 from pipelines.sample_catalog import write_catalog
 from tests.autoscaling import MEMORY, ROOT, autoscaling
@@ -24,6 +25,9 @@ try:
 except Exception as error:
     sys.exit(f"{type(error).__name__}: {error}")
 """
+
+
+pytestmark = pytest.mark.timeout(400)  # a cluster is started, which takes long on a busy machine
 
 
 def run(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
