@@ -7,6 +7,7 @@ import os
 import secrets
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -92,7 +93,8 @@ def autoscaling(
     }
     options = ["--head", "--block", f"--port={port}", "--num-cpus=0", "--node-ip-address=127.0.0.1"]
     options += ["--include-dashboard=false", f"--object-store-memory={MEMORY}", "--disable-usage-stats"]
-    options += [f"--autoscaling-config={file}"]
+    # In a folder of its own: in /tmp/ray Ray notes a cluster that others then try to join, also when it was killed.
+    options += [f"--autoscaling-config={file}", f"--temp-dir={tempfile.mkdtemp(prefix='ray', dir='/tmp')}"]
     command = [str(Path(sys.executable).parent / "ray"), "start", *options]
     with (folder / "head.log").open("wb") as log:
         head = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)

@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -155,6 +156,7 @@ def main(folder: Path, rows: int) -> int:
         ray_command = str(Path(sys.executable).parent / "ray")
         head = [ray_command, "start", "--head", f"--node-ip-address={HEAD}", f"--port={PORT}", *OPTIONS]
         head += ["--include-dashboard=false", f"--system-config={HEALTH}"]
+        head += [f"--temp-dir={tempfile.mkdtemp(prefix='ray', dir='/tmp')}"]  # see tests.autoscaling
         stack.enter_context(raylet(folder / "head.log", head, shared))
         nodes, raylets = [], []
         wait_for_port()

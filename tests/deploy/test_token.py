@@ -7,6 +7,7 @@ import os
 import secrets
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,7 @@ def head(folder: Path, environment: dict[str, str]) -> Iterator[tuple[str, str]]
     options = [f"--port={port}", "--node-ip-address=127.0.0.1", "--num-cpus=4", f"--object-store-memory={MEMORY}"]
     options += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--disable-usage-stats"]
     options += [f"--dashboard-agent-listen-port={agent}", f"--dashboard-agent-grpc-port={grpc}"]
+    options += [f"--temp-dir={tempfile.mkdtemp(prefix='ray', dir='/tmp')}"]  # see tests.autoscaling
     variables = environment | {"PYTHONPATH": str(ROOT), "RAY_worker_niceness": "0"}
     with (folder / "head.log").open("wb") as log:
         words = [RAY, "start", "--head", "--block", *options]
