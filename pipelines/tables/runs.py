@@ -84,7 +84,7 @@ LIMITS: Final = HeartbeatLimits()
 
 @dataclass(frozen=True)
 class Forecast:
-    """How long a run was going to take in all, as it was said `after` it had gone on for so long; in seconds."""
+    """How long a run takes in all, by a forecast made `after` so many seconds of it."""
 
     seconds: float
     after: float

@@ -69,7 +69,7 @@ class Driver:
 
     number: int
     start: Start
-    corpus: Corpus  # as it was when the run began
+    corpus: Corpus  # of the moment at which the run began
     began: int  # at this step of the world
     pid: int
     main: Line
