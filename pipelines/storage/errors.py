@@ -48,7 +48,10 @@ CAUSES = {
     r"specified endpoint|the region '.*' is wrong|redirect without LOCATION": "The bucket is in another AWS_REGION",
     r"bucket does not exist|NoSuchBucket": "Check the name of the bucket",
 }
-REFUSED = re.compile(r"ExpiredToken|AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|\b40[13]\b|credential", re.I)
+REFUSED = re.compile(
+    r"ExpiredToken|AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|\b40[13]\b|credential|necessary privileges",
+    re.IGNORECASE,
+)
 FULL = re.compile(r"No space left|os error 28|Disk quota exceeded")
 # Ray Data appends advice on its own settings to what a stage raised.
 RAY_ADVICE = "\nFailed to apply UDF transform"

@@ -21,7 +21,6 @@ from tests.simulate.others import GUEST
 from tests.simulate.process import Driver
 
 CLEAR = {"LeaseHeldError", "LeaseLostError", "HeartbeatLostError", "SourceChangedError"}
-OF_THE_STORE = {"OSError", "ValueError", "UsageError", "VistaError"}  # if the store refused something
 
 
 @dataclass
@@ -162,8 +161,8 @@ class Checker:
     def ended(self, driver: Driver, what: str, message: dict) -> None:
         """A run ended by itself."""
         excused = set(CLEAR)
-        if driver.denied or driver.mute:
-            excused |= OF_THE_STORE
+        if (driver.denied or driver.mute) and message.get("explained"):
+            excused.add(what)  # the store refused something, and the message says so with the cure
         if self.removed_during(driver):
             excused.add("GateError")  # perhaps the very rows are gone that the canary would have looked at
         later = [each.at for each in self.versions.values() if each.by and each.by.number > driver.number]

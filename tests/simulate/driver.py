@@ -22,7 +22,7 @@ from typing import Any
 from pipelines.embed.config import EmbedConfig
 from pipelines.embed.run import Setup, embed
 from pipelines.events import Event
-from pipelines.storage.errors import cause_of
+from pipelines.storage.errors import cause_of, explained
 from pipelines.tables.machine import Machine
 from pipelines.tables.runs import HeartbeatLimits
 from tests.s3 import KEY, SECRET
@@ -148,7 +148,8 @@ def drive(order: Order, main: Channel, heart: Channel) -> None:
     except Exception as error:  # noqa: BLE001 (the world judges it)
         traceback.print_exc()
         cause, message = cause_of(error)
-        main.ask(ended=type(cause).__name__, message=message, encoded=computing.encoded)
+        clear = explained(error) is not None
+        main.ask(ended=type(cause).__name__, message=message, explained=clear, encoded=computing.encoded)
     else:
         main.ask(ended="done", message="", encoded=computing.encoded)
 

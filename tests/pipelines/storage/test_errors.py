@@ -3,6 +3,7 @@
 import errno
 import re
 
+import pyarrow as pa
 import pytest
 from ray.exceptions import RayTaskError
 
@@ -13,6 +14,10 @@ ADVICE = "\nFailed to apply UDF transform after 1/1 attempts (total backoff 0.0s
 EXPIRED = (
     "LanceError(IO): Generic S3 error: Error performing PUT http://s3/t.lance/_versions/7.manifest in 1ms - Server "
     "returned non-2xx status code: 403 Forbidden: <Error><Code>ExpiredToken</Code></Error>, /home/x/rust/lance.rs:12:3"
+)
+DENIED = (
+    "External error: LanceError(IO): Generic N/A error: LanceError(IO): The operation lacked the necessary privileges "
+    "to complete for path t.lance/data/1.lance"
 )
 
 
@@ -26,6 +31,7 @@ def from_a_worker(error: Exception) -> BaseException:
     [
         (OSError(EXPIRED), "the object store refused the credentials: .*ExpiredToken.* Check AWS_ACCESS_KEY_ID"),
         (ValueError(EXPIRED), "refused the credentials"),
+        (pa.ArrowInvalid(DENIED), "refused the credentials"),
         (OSError("LanceError(IO): No space left on device (os error 28)"), "no space is left .* Free or add some"),
         (OSError(errno.ENOSPC, "No space left on device"), "no space is left"),
         (OSError("LanceError(IO): Generic S3 error: connection refused"), "the store of the tables failed"),
