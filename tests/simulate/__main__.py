@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 
 REPLAY = "python -m tests.simulate --first {seed} --seeds 1 --history"
+PROGRESS_EVERY = 20  # seeds
 
 
 def main() -> int:
@@ -24,7 +25,7 @@ def main() -> int:
     parser.add_argument("--stop", action="store_true", help="end at the first seed that fails")
     options = parser.parse_args()
     began, runs, kills, failed, digests = time.monotonic(), 0, 0, list[int](), hashlib.blake2b(digest_size=8)
-    for outcome in outcomes(range(options.first, options.first + options.seeds), options.jobs):
+    for done, outcome in enumerate(outcomes(range(options.first, options.first + options.seeds), options.jobs), 1):
         runs, kills = runs + outcome.runs, kills + outcome.kills
         digests.update(outcome.digest.encode())
         if options.history or outcome.faults:
@@ -36,6 +37,10 @@ def main() -> int:
             print(f"seed {outcome.seed} fails. Replay it: {REPLAY.format(seed=outcome.seed)}", flush=True)
             if options.stop:
                 break
+        if done % PROGRESS_EVERY == 0:
+            print(
+                f"{done} of {options.seeds} seeds in {time.monotonic() - began:.0f} s, {len(failed)} failed", flush=True
+            )
     seconds = time.monotonic() - began
     print(
         f"{options.seeds} seeds in {seconds:.0f} s (histories {digests.hexdigest()}): "
