@@ -67,6 +67,7 @@ def backfill(config: BackfillConfig, setup: Setup = Setup()) -> Summary | Plan:
         reporting(BackfillReport(job, began)) as report,
         hold(seen, runs, config.take_over) as (table, lease),
         RunRecord(runs.uri, lease.run, started, configuration(job)).running() as record,
+        lease.explaining_failures(table.uri),
         RunProgress() as progress,
     ):
         record.mark_abandoned()

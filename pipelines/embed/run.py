@@ -76,6 +76,7 @@ def embed(config: EmbedConfig, setup: Setup = Setup()) -> Summary | Plan:
         reporting(RunReport(began)) as report,
         hold(table if existing is None else existing, runs, config.take_over, setup.heartbeats) as (table, lease),
         RunRecord(runs.uri, lease.run, started, configuration(job), setup.heartbeats).running() as record,
+        lease.explaining_failures(table.uri),
         RunProgress() as progress,
     ):
         record.mark_abandoned()

@@ -70,6 +70,7 @@ def index_table(config: IndexConfig, setup: Setup = Setup()) -> Indexed:
         reporting(IndexReport(config, column, began)) as report,
         hold(seen, runs, config.take_over) as (table, lease),
         RunRecord(runs.uri, lease.run, started, {"index": dataclasses.asdict(config)}).running() as record,
+        lease.explaining_failures(table.uri),
     ):
         record.mark_abandoned()
         report.run = lease.run

@@ -105,6 +105,26 @@ class Lease:
                 "committed stays, and the other run continues from there"
             )
 
+    @contextmanager
+    def explaining_failures(self, uri: str) -> Iterator[None]:
+        """If the lease was lost, whatever fails in this context raises LeaseLostError.
+
+        The other run has changed the tables in the meantime. Where this one notices that first depends on chance: a
+        write to a side table conflicts, or a gate finds that the published version already has these rows.
+        """
+        try:
+            yield
+        except LeaseLostError:
+            raise
+        except Exception as error:
+            try:
+                self.check(lance.dataset(uri))
+            except LeaseLostError as lost:
+                raise lost from error
+            except (OSError, ValueError):  # the store can't be read either
+                pass
+            raise
+
     def release(self, uri: str) -> None:
         """Let the next run begin at once. Does nothing if the lease was lost."""
         table = lance.dataset(uri)

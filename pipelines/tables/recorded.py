@@ -45,6 +45,7 @@ def recorded(seen: lance.LanceDataset, configuration: dict[str, Any], by_force: 
     with (
         hold(seen, runs, by_force) as (table, lease),
         RunRecord(runs.uri, lease.run, started, configuration).running() as record,
+        lease.explaining_failures(table.uri),
     ):
         try:
             yield Recorded(table, lease, Events((record,)))

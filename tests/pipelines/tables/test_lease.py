@@ -16,6 +16,7 @@ import psutil
 import pytest
 from lance.fragment import write_fragments
 
+from pipelines.gates.judge import GateError
 from pipelines.tables.lease import (
     LEASE,
     Holder,
@@ -250,6 +251,25 @@ def test_a_driver_that_loses_the_lease_while_another_writer_commits_finds_out(ur
     lease.check(table)
     with pytest.raises(LeaseLostError):
         lease.check(lance.dataset(uri))
+
+
+@pytest.mark.parametrize("error", [OSError("Incompatible transaction"), GateError("canary: no row differs")])
+def test_whatever_fails_after_the_lease_was_lost_is_explained_by_that(uri, error):
+    _, lease = take(lance.dataset(uri), NO_RUNS)
+    with pytest.raises(type(error)) as unexplained, lease.explaining_failures(uri):
+        raise error
+    assert unexplained.value is error, "the lease is held: the failure has another reason"
+    take(lance.dataset(uri), NO_RUNS, by_force=True)
+    with pytest.raises(LeaseLostError) as explained, lease.explaining_failures(uri):
+        raise error
+    assert explained.value.__cause__ is error
+
+
+def test_a_failure_is_told_although_the_table_cannot_be_read(uri):
+    _, lease = take(lance.dataset(uri), NO_RUNS)
+    Path(uri).rename(f"{uri}.moved")
+    with pytest.raises(OSError, match="connection reset"), lease.explaining_failures(uri):
+        raise OSError("connection reset")
 
 
 def test_a_takeover_starts_from_a_version_with_all_that_others_committed(uri):
