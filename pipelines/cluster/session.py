@@ -6,6 +6,7 @@ import functools
 import logging
 import os
 import secrets
+import socket
 import sys
 import tempfile
 import warnings
@@ -26,10 +27,13 @@ from vista_core import UsageError
 
 ACTOR_START_SECONDS = 600
 KEEPALIVE_MS = 30_000
+ANSWER_SECONDS = 5.0
 TOKEN = "RAY_AUTH_TOKEN"
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 
 def start_ray(patience: float = PATIENCE_SECONDS) -> None:
@@ -48,9 +52,10 @@ def start_ray(patience: float = PATIENCE_SECONDS) -> None:
         # Of a node whose network is cut no connection is closed: by default a call to it fails after seven minutes.
         os.environ.setdefault("RAY_grpc_client_keepalive_time_ms", str(KEEPALIVE_MS))
         os.environ.setdefault("RAY_grpc_client_keepalive_timeout_ms", str(KEEPALIVE_MS))
+        address = where_to_start()
         with quiet_stderr(), keep_handlers(), saying_why("Ray has not answered", describe_start, patience):
             try:
-                join_or_start()
+                join_or_start(address)
             except ConnectionError as error:
                 raise UsageError(why_not_joined(error)) from error
     silence_ray_data()
@@ -74,7 +79,7 @@ def silence_ray_data() -> None:
     context.issue_detectors_config.high_memory_detector_config.detection_time_interval_s = -1
 
 
-def join_or_start() -> None:
+def join_or_start(address: str | None) -> None:
     """Join a Ray that runs already, else start one with two CPUs more than this machine has.
 
     A CPU is the right to run a task. An encoder and a reader reserve only a part of one, and Ray Data can't use the
@@ -87,9 +92,25 @@ def join_or_start() -> None:
         # in advance, and would start Python twice for each other one.
         with closed_to_others(), variables(environment.get("env_vars", {})):
             # The dashboard always uses some CPU.
-            ray.init(num_cpus=cores() + 2, include_dashboard=False, _temp_dir=ray_folder(), **options)
+            ray.init(address, num_cpus=cores() + 2, include_dashboard=False, _temp_dir=ray_folder(), **options)
     except ValueError:  # raised if a Ray runs already, whose CPUs can't be set
         ray.init(runtime_env=environment, **options)
+
+
+def where_to_start() -> str | None:
+    """None lets Ray look for one to join. `local`, a new one, if it would wait for one that is gone.
+
+    `ray start` leaves its address in a file, which stays if that Ray is killed. Ray would try to reach it for minutes.
+    """
+    if os.environ.get("RAY_ADDRESS") or not (address := ray._private.utils.read_ray_address(ray_folder())):
+        return None
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
+    except (OSError, ValueError):
+        log.info("the Ray that was started at %s is gone; starting another one", address)
+        return "local"
+    return None
 
 
 @contextmanager

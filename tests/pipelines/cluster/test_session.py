@@ -2,8 +2,10 @@
 
 import operator
 import os
+import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import ray
@@ -20,6 +22,13 @@ from pipelines.cluster.session import (
 )
 
 ROOT = Path(__file__).resolve().parents[3]
+START = """
+import logging
+logging.basicConfig(level=logging.INFO)
+from pipelines.cluster.session import on_a_worker, start_ray
+start_ray(patience=30)
+on_a_worker(print)
+"""
 SAY = "import os; print(os.environ['VISTA_TEST_SET'], os.environ['VISTA_TEST_UNSET'])"
 
 
@@ -60,6 +69,27 @@ def test_a_session_that_is_there_is_joined_and_ray_data_is_quiet(ray_cluster):
     assert not context.enable_progress_bars
     assert not context.print_on_execution_start
     assert context.wait_for_min_actors_s > 60
+
+
+def test_a_ray_that_was_killed_is_not_waited_for():
+    """It leaves its address in a file, in which Ray believes."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder, socket.create_server(("127.0.0.1", 0)) as closed_soon:
+        address = "{}:{}".format(*closed_soon.getsockname())
+        Path(folder, "ray").mkdir()
+        Path(folder, "ray", "ray_current_cluster").write_text(address)
+        closed_soon.close()
+        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        done = subprocess.run(
+            [sys.executable, "-c", START],
+            env=environment | {"RAY_TMPDIR": folder},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=90,
+        )
+    assert done.returncode == 0, done.stderr
+    assert f"the Ray that was started at {address} is gone; starting another one" in done.stderr
+    assert "has not answered" not in done.stderr
 
 
 def test_a_worker_runs_a_function_in_another_process(ray_cluster):
