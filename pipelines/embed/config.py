@@ -29,8 +29,8 @@ class EmbedConfig:
     version that was published before."""
 
     source: str
-    """What to read: Parquet, WebDataset shards, JSON lines, CSV, Arrow files, a Lance table, or a folder of images; a
-    file, a folder or a glob (`s3://bucket/catalog/*.parquet`)."""
+    """What to read: Parquet, WebDataset shards, JSON lines, CSV, Arrow files, a Lance or Delta table, or a folder of
+    images; a file, a folder or a glob (`s3://bucket/catalog/*.parquet`)."""
     db: str
     """Where the LanceDB tables are: a folder or an s3:// URI."""
     table: Annotated[str, NAME]

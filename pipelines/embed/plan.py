@@ -83,7 +83,10 @@ def survey_work(job: Job, table: lance.LanceDataset) -> tuple[list[str], Work]:
     lines = [files_line(job, held), *gone_line(job, held)]
     parts: list[tuple[float, pa.Table]] = []
     read, seconds = 0, 0.0
-    for units, which in ((new, "in new files"), (known, "in files that changed or were not read in full")):
+    for units, which in (
+        (new, "in files that the table has no rows of"),
+        (known, "in files that changed or were not read in full"),
+    ):
         if rows := sum(unit.rows for unit in units):
             probe = look_at(job, units, base)
             share = probe.to_embed / max(1, probe.read)
@@ -104,7 +107,7 @@ def files_line(job: Job, held: Mapping[str, RowChecksum]) -> str:
     new = sum(name not in held for name in job.files if name not in job.skipped)
     every = sum(file.size for file in job.files.values())
     return (
-        f"{job.config.table}: {len(reading):,} of {len(job.files):,} files to read ({new:,} of them new), "
+        f"{job.config.table}: {len(reading):,} of {len(job.files):,} files to read (of {new:,} the table has no rows), "
         f"{sum(file.size for file in reading) / 1e6:,.1f} of {every / 1e6:,.1f} MB; skipped, unchanged: "
         f"{len(job.skipped):,} files, {sum(entry.held.rows for entry in job.skipped.values()):,} rows"
     )
@@ -114,7 +117,7 @@ def gone_line(job: Job, held: Mapping[str, RowChecksum]) -> list[str]:
     """What is no longer listed."""
     gone = [rows for name, rows in held.items() if job.is_gone(name)]
     rows = sum(each.rows for each in gone)
-    return [f"{len(gone):,} files are gone, of which the table has {rows:,} rows"] if gone else []
+    return [f"files that are gone: {len(gone):,}, of which the table has {rows:,} rows"] if gone else []
 
 
 def look_at(job: Job, units: Sequence[Unit], base: TableVersion) -> Probe:

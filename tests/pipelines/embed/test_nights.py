@@ -285,8 +285,8 @@ def test_a_plan_reports_the_work_of_a_run_and_writes_nothing(tmp_path):
     source = write(tmp_path / "in", a={f"a{n}": "x" for n in range(8)}, b={"b": "x"})
     config = EmbedConfig(source, str(tmp_path / "db"), "t", plan=True, price_per_hour=3.6)
     said = str(embed(config))
-    assert "t: 2 of 2 files to read (2 of them new)" in said
-    assert "9 rows in new files; 100.0% of them to embed" in said
+    assert "t: 2 of 2 files to read (of 2 the table has no rows)" in said
+    assert "9 rows in files that the table has no rows of; 100.0% of them to embed" in said
     assert "about 9 rows to embed: " in said and "measured here" in said
     decoding, bottleneck, cost = said.splitlines()[-3:]
     assert decoding.startswith("decoding: ") and "; encoding: " in decoding
@@ -301,8 +301,8 @@ def test_a_plan_reports_the_work_of_a_run_and_writes_nothing(tmp_path):
     assert isinstance(plan, Plan)
     assert plan.lines[:4] == [
         plan.lines[0],
-        "1 files are gone, of which the table has 1 rows",
-        "1 rows in new files; 100.0% of them to embed, by a sample of 1 rows",
+        "files that are gone: 1, of which the table has 1 rows",
+        "1 rows in files that the table has no rows of; 100.0% of them to embed, by a sample of 1 rows",
         "8 rows in files that changed or were not read in full; 25.0% of them to embed, by a sample of 8 rows",
     ]
     assert "about 3 rows to embed" in plan.lines[4]
@@ -359,5 +359,5 @@ def test_a_plan_names_the_reasons_for_which_records_are_rejected(tmp_path):
     table = pa.table({"id": ["a", "b", None], "text": ["x", " ", "y"]})
     pq.write_table(table, tmp_path / "a.parquet")
     said = str(embed(EmbedConfig(str(tmp_path / "a.parquet"), str(tmp_path / "db"), "t", plan=True)))
-    assert "3 rows in new files; 33.3% of them to embed" in said
+    assert "3 rows in files that the table has no rows of; 33.3% of them to embed" in said
     assert "rejected in this sample, before images are decoded: empty_record 1, missing_id 1" in said
