@@ -233,7 +233,7 @@ def release(uri: str, lease: Lease) -> None:
     """Let the next run begin at once, if the store can be reached."""
     try:
         lease.release(uri)
-    except (OSError, ValueError) as error:  # the next run finds that this process is gone
+    except (OSError, ValueError, CommitConflictError) as error:  # the next run finds that this process is gone
         log.warning("%s: the lease of run %s could not be released: %s", uri, lease.run, error)
 
 

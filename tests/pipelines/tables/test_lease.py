@@ -26,6 +26,7 @@ from pipelines.tables.lease import (
     hold,
     holder_of,
     put,
+    release,
     seconds_after_boot,
     take,
 )
@@ -285,6 +286,25 @@ def test_a_run_whose_lease_cannot_be_released_ends_as_it_would_have(uri, caplog)
     with caplog.at_level(logging.WARNING, "pipelines.tables.lease"), hold(lance.dataset(uri), NO_RUNS) as (_, lease):
         Path(uri).rename(f"{uri}.moved")
     assert f"{uri}: the lease of run {lease.run} could not be released" in caplog.text
+
+
+@dataclasses.dataclass(frozen=True)
+class TakenAtThatMoment(Lease):
+    """Another run takes the table over between the look at the lease and the end of it."""
+
+    def release(self, uri):
+        table = lance.dataset(uri)
+        take(table, NO_RUNS, by_force=True)
+        put(table, dataclasses.replace(self.holder, ended=True))
+
+
+def test_a_lease_that_is_lost_while_it_is_released_stays_with_the_other_run(uri, caplog):
+    _, lease = take(lance.dataset(uri), NO_RUNS)
+    release(uri, TakenAtThatMoment(lease.holder))
+    assert f"the lease of run {lease.run} could not be released" in caplog.text
+    holder = holder_of(lance.dataset(uri))
+    assert holder.run != lease.run
+    assert not holder.ended
 
 
 def test_a_lease_is_stored_as_older_versions_stored_it(uri):
