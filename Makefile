@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: env constraints audit demo test chaos simulate soak prove prove-mteb fuzz vista-tiny lint bench bench-gpu bench-sources bench-scale bench-backfill bench-evaluate bench-finetune bench-index bench-search bench-serve clean
+.PHONY: env constraints audit demo test chaos simulate soak prove prove-mteb fuzz vista-tiny lint bench bench-gpu bench-sources bench-scale bench-backfill bench-evaluate bench-finetune bench-forecast bench-index bench-search bench-serve clean
 .DEFAULT_GOAL := env
 
 env: .venv/.ready
@@ -106,6 +106,9 @@ bench-evaluate: env
 
 bench-finetune: env
 	$(BIN)/python -m benchmarks.finetune
+
+bench-forecast: env
+	$(BIN)/python -m benchmarks.forecast
 
 bench-index: env
 	$(BIN)/python -m benchmarks.index
