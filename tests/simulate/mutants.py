@@ -157,6 +157,12 @@ MUTANTS = (
         "        self.table = upkeep(self.table)\n        self.lease.check(self.table)\n",
         "        self.table = upkeep(self.table)\n",
     ),
+    Mutant(
+        "what fails after the lease was lost is not explained by that",
+        "tables/lease.py",
+        "                raise lost from error\n",
+        "                del lost\n",
+    ),
 )
 
 
