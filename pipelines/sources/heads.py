@@ -22,6 +22,7 @@ from vista_core import UsageError
 
 FILES_SAMPLED = 16
 LEAST_BYTES = 64 << 10  # of a file of the sample, however many there are
+STEP = 8 << 10  # bytes
 
 Found = TypeVar("Found")
 
@@ -39,6 +40,17 @@ class Head(NamedTuple):
     def is_plain(self) -> bool:
         """True if the content is the file's own bytes."""
         return not self.is_gzip and self.encoding == UTF8
+
+
+class InSmallSteps(io.BytesIO):
+    """Content that is given 8 kB at a time, so that its position says how much of it was unpacked.
+
+    From Python 3.12 on, gzip asks for 128 kB at once.
+    """
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """As in BytesIO, but at most 8 kB."""
+        return super().read(min(size, STEP) if size is not None and size >= 0 else STEP)
 
 
 class Reading(NamedTuple):
@@ -62,7 +74,7 @@ def read_head(file: SourceFile, size: int, ends_of: RecordEnds, records: int, re
     while True:
         with open_unchanged(file.uri, file.version) as handle:
             start = handle.read(size)
-        is_gzip, source = start.startswith(GZIP), io.BytesIO(start)
+        is_gzip, source = start.startswith(GZIP), InSmallSteps(start)
         unpacked = Decompressed(source, limits).read(size) if is_gzip else start
         is_whole = len(start) == file.size and not (is_gzip and len(unpacked) == size)
         encoding = encoding_of(unpacked, reading.encoding)
