@@ -107,7 +107,8 @@ def files_line(job: Job, held: Mapping[str, RowChecksum]) -> str:
     new = sum(name not in held for name in job.files if name not in job.skipped)
     every = sum(file.size for file in job.files.values())
     return (
-        f"{job.config.table}: {len(reading):,} of {len(job.files):,} files to read (of {new:,} the table has no rows), "
+        f"{job.config.table}: {len(reading):,} of {len(job.files):,} files to read "
+        f"({new:,} of them without rows in the table), "
         f"{sum(file.size for file in reading) / 1e6:,.1f} of {every / 1e6:,.1f} MB; skipped, unchanged: "
         f"{len(job.skipped):,} files, {sum(entry.held.rows for entry in job.skipped.values()):,} rows"
     )

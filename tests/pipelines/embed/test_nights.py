@@ -285,7 +285,7 @@ def test_a_plan_reports_the_work_of_a_run_and_writes_nothing(tmp_path):
     source = write(tmp_path / "in", a={f"a{n}": "x" for n in range(8)}, b={"b": "x"})
     config = EmbedConfig(source, str(tmp_path / "db"), "t", plan=True, price_per_hour=3.6)
     said = str(embed(config))
-    assert "t: 2 of 2 files to read (of 2 the table has no rows)" in said
+    assert "t: 2 of 2 files to read (2 of them without rows in the table)" in said
     assert "9 rows in files that the table has no rows of; 100.0% of them to embed" in said
     assert "about 9 rows to embed: " in said and "measured here" in said
     decoding, bottleneck, cost = said.splitlines()[-3:]
