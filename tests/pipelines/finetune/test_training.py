@@ -10,7 +10,7 @@ import torch
 
 from pipelines.finetune.figures import in_steps
 from pipelines.finetune.layout import read_layout
-from pipelines.finetune.plan import Plan
+from pipelines.finetune.plan import Plan, rate_at
 from pipelines.finetune.processes import Processes
 from pipelines.finetune.recipe import RECIPES, Recipe
 from pipelines.finetune.training import State, Stepped, Trainer, Training, Validated
@@ -148,11 +148,13 @@ def test_a_training_that_is_out_of_time_ends_and_is_saved(training):
 
 
 def test_with_a_time_limit_the_learning_rate_follows_the_time(training):
-    run = Run(replace(training, recipe=replace(RECIPE, warmup=0.0), steps=100_000, max_seconds=3.0))
-    rates = [each.learning_rate for each in run.reports if isinstance(each, Stepped)]
-    assert len(rates) < 1000
-    assert max(rates) > 0.5 * RECIPE.learning_rate
-    assert rates[-1] < 0.5 * max(rates)
+    recipe = replace(RECIPE, warmup=0.0)
+    run = Run(replace(training, recipe=recipe, steps=100_000, max_seconds=3.0))
+    steps = [each for each in run.reports if isinstance(each, Stepped)]
+    assert 0 < len(steps) < 1000
+    for step, until in zip(steps, [0.0, *(each.seconds for each in steps)], strict=False):
+        assert until <= step.progress * 3.0 <= step.seconds
+        assert step.learning_rate == recipe.learning_rate * rate_at(step.progress, 0.0, recipe.schedule)
 
 
 def test_it_learns(training):
