@@ -19,6 +19,7 @@ from pipelines.backfill.select import Targets, read_and_select, task_of
 from pipelines.batch_stats import SECONDS, measured, split_stats
 from pipelines.forecast.embedding import Embedding, Work
 from pipelines.forecast.sample import bounded, spread
+from pipelines.gates.canary import canary_seconds
 from pipelines.gates.reject_rate import name_reasons
 from pipelines.records import REASON, embeddable
 from pipelines.stages.pool import Stages
@@ -74,6 +75,7 @@ def plan(job: Job, table: lance.LanceDataset, stages: Stages, began: float) -> P
     parts = [(share * rows, pa.concat_tables(look.records))] if look.wanted else []
     embedding = Embedding(
         pool=Flow(job.rows, job.rules, job.encodings, job.resources, stages).pool,
+        canary_seconds=canary_seconds,
         runs_uri=job.config.side_table("runs"),
         configuration=configuration(job),
         options=OPTIONS,

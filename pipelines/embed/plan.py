@@ -18,6 +18,7 @@ from pipelines.embed.job import OPTIONS, Job, configuration, describe_encoder
 from pipelines.embed.tables import schema_of
 from pipelines.forecast.embedding import Embedding, Work
 from pipelines.forecast.sample import bounded, spread
+from pipelines.gates.canary import canary_seconds
 from pipelines.gates.reject_rate import name_reasons
 from pipelines.ingest.manifest import RowChecksum, row_checksum_by_file
 from pipelines.records import REASON, embeddable
@@ -58,6 +59,7 @@ def plan(job: Job, existing: lance.LanceDataset | None, stages: Stages, began: f
     startup = time.monotonic() - began
     embedding = Embedding(
         pool=pool_of(job, stages),
+        canary_seconds=canary_seconds,
         runs_uri=job.config.side_table("runs"),
         configuration=configuration(job),
         options=OPTIONS,

@@ -21,7 +21,7 @@ from pipelines.records import TEXT
 from pipelines.report.markup import Markup, joined, shortened, table, tag
 from pipelines.report.page import Page, Section
 from pipelines.report.sample_pictures import drawn
-from pipelines.report.sections import configuration_section, picture, versions_section, wide
+from pipelines.report.sections import configuration_section, picture_of_row, versions_section, wide
 from pipelines.search.images import images_of
 from pipelines.search.pinned import PinnedTable
 from pipelines.search.rows import addresses_of, rows_at
@@ -55,10 +55,9 @@ class Shown:
     def cell(self, key: str, lines: Sequence[object], is_asked: bool = False) -> Markup:
         """A row: its picture, what is said of it, its id and text."""
         row = self.rows.get(key, {})
-        has_image = row.get("modality") != "text" and self.pictures
         text = row.get(TEXT) or next((row[name] for name in ("title", "caption", "name") if row.get(name)), None)
         parts = [
-            picture(self.pictures.get(key), of="") if has_image else None,
+            picture_of_row(self.pictures, key, row),
             *(tag("div", line, class_="score") for line in lines),
             tag("div", tag("strong", shortened(key, 60))),
             tag("div", shortened(text, 140)) if text else None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -39,6 +39,7 @@ class Embedding:
     """What encodes the rows, and the runs that did it before."""
 
     pool: Pool
+    canary_seconds: Callable[[pa.Table, Pool], float]  # that the gate takes which encodes some of the records again
     runs_uri: str
     configuration: Mapping[str, Any]  # of the run, for its record
     options: str  # where it has the options of the command
@@ -84,8 +85,9 @@ class Embedding:
         measured = sizing.measured
         seconds = work.to_embed / measured.rows_per_second + work.rows * work.reading / sizing.cpus
         startup = self.startup + measured.startup
-        how = self.measured_how(measured)
-        return work.to_embed / seconds, startup + seconds, f"{how}; start-up {duration(startup)}, gates not counted"
+        canary = self.canary_seconds(mixed(work.parts), self.pool)
+        how = f"{self.measured_how(measured)}; start-up {duration(startup)}, canary {duration(canary)}"
+        return work.to_embed / seconds, startup + seconds + canary, how
 
     def measured_how(self, measured: Measured) -> str:
         """How the speed was measured."""

@@ -8,15 +8,19 @@ It sees a vector that belongs to another record as well as one that the fast pat
 from __future__ import annotations
 
 import logging
+import time
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
+from pipelines.cluster.tasks import on_workers
 from pipelines.events import Verdict
 from pipelines.gates.evidence import Evidence, of_every_column
-from pipelines.gates.reference import encode_alone, read_again
+from pipelines.gates.reference import decoded, encode_alone, exact, read_again
 from pipelines.records import FINGERPRINT, ID, OBJECT, RUN
+from pipelines.stages.decode import slots_of
+from pipelines.stages.pool import Pool
 from pipelines.tables.dataset import SCAN, TableVersion
 from pipelines.tables.vector_column import VectorColumn
 
@@ -106,6 +110,15 @@ def encoded_again(evidence: Evidence, rows: pa.Table) -> dict[str, dict[str, Aga
         [vectors] = evidence.on_workers(encode_alone, [(tables, settings, slot)]) if tables else [{}]
         again[column.name] = {key: Again(vector, now[key] == before[key]) for key, vector in vectors.items()}
     return again
+
+
+def canary_seconds(records: pa.Table, pool: Pool) -> float:
+    """How long a canary takes that encodes the first of these selected records again. Its gate reads them, too."""
+    began, encoders = time.monotonic(), exact([each.settings for each in pool.encodings])
+    [table] = on_workers(decoded, [(records.slice(0, ROWS), encoders, pool.fetching)])
+    for settings, slot in zip(encoders, slots_of(encoders), strict=True):
+        on_workers(encode_alone, [([table], settings, slot)])
+    return time.monotonic() - began
 
 
 def digests(rows: pa.Table) -> dict[str, bytes]:

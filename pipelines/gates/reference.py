@@ -6,7 +6,7 @@ It takes nothing on trust from the run: the canary compares the table's vectors 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,7 +44,7 @@ class ReferencePath:
     @property
     def encoders(self) -> tuple[EncoderSettings, ...]:
         """The settings by which records are encoded again, by slot."""
-        return tuple(dataclasses.replace(each, resize="exact") for each in (self.settings, *self.others))
+        return exact((self.settings, *self.others))
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -62,6 +62,11 @@ class ReferencePath:
         return calls
 
 
+def exact(encoders: Sequence[EncoderSettings]) -> tuple[EncoderSettings, ...]:
+    """The settings by which the reference path prepares images."""
+    return tuple(dataclasses.replace(each, resize="exact") for each in encoders)
+
+
 @dataclass(frozen=True)
 class Reader:
     """What a worker needs to read records again."""
@@ -74,12 +79,16 @@ class Reader:
 def read_again(reader: Reader, units: list[Unit], wanted: pa.Table) -> pa.Table | None:
     """The records of a file that `matching` finds, decoded; None if the file is gone or changed."""
     try:
-        found = matching(reader, units, wanted)
-        first, *others = reader.encoders
-        records = fetch(with_slots(pa.concat_tables(found), len(reader.encoders)), reader.rules)
-        return decode(records, first, store_images=False, others=others)
+        return decoded(pa.concat_tables(matching(reader, units, wanted)), reader.encoders, reader.rules)
     except (SourceError, SourceChangedError):  # the next run will read what is there now
         return None
+
+
+def decoded(records: pa.Table, encoders: Sequence[EncoderSettings], rules: FetchRules | None) -> pa.Table:
+    """Selected records as the reference path takes them; `rules` is None if no image has to be fetched."""
+    first, *others = encoders
+    records = with_slots(records, len(encoders))
+    return decode(records if rules is None else fetch(records, rules), first, store_images=False, others=others)
 
 
 def matching(reader: Reader, units: list[Unit], wanted: pa.Table) -> list[pa.Table]:

@@ -10,7 +10,10 @@ from typing import Any, Final
 from pipelines.tables.dataset import open_dataset
 
 NIGHTS: Final = 30
-EMBEDDED: Final = """configuration IS NULL OR NOT starts_with(configuration, '{"index":')"""  # not only indexed
+WITHOUT_ROWS: Final = ("index", "rollback", "switch", "drop_column")  # commands that read no records
+EMBEDDED: Final = "configuration IS NULL OR NOT ({})".format(
+    " OR ".join(f"""starts_with(configuration, '{{"{command}":')""" for command in WITHOUT_ROWS)
+)
 COLUMNS: Final = (
     *("run", "status", "started", "heartbeat", "finished", "read", "written", "rewritten", "unchanged", "rejected"),
     *("missing", "published_version", "rows_per_second", "error", "forecast_seconds"),
@@ -71,7 +74,7 @@ class Night:
 
 
 def read_nights(uri: str) -> list[Night]:
-    """The last runs that embedded, oldest first: what a run of `vista index` took says nothing of a night."""
+    """The last runs that embedded, oldest first: what another command took says nothing of a night."""
     runs = open_dataset(uri)
     if runs is None:
         return []

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipelines.records import ID, MODALITY, OBJECT, TEXT
 from pipelines.report.markup import Markup, joined, shortened, tag
 from pipelines.report.neighbours import Sample
 from pipelines.report.page import Section
-from pipelines.report.sections import picture
+from pipelines.report.sections import picture_of_row
 
 
 def sample_section(sample: Sample, pictures: Mapping[str, bytes]) -> Section | None:
@@ -27,16 +27,24 @@ def sample_section(sample: Sample, pictures: Mapping[str, bytes]) -> Section | N
         for sampled in sample.rows
     ]
     note = f"Left: a row. Right of it: those with the most similar vectors, with their cosines, among {sample.among}."
-    if not pictures:
+    if any(key not in pictures for key in with_image(sample)):
         note += " Pictures are shown of images that the table stores (--store-images), or that it names by URI."
     return Section("A sample, with nearest neighbours", tag("div", *rows, class_="wide", tabindex="0"), note)
 
 
+def with_image(sample: Sample) -> Iterator[str]:
+    """The ids of the rows that have an image."""
+    for sampled in sample.rows:
+        for row in (sampled.row, *(near.row for near in sampled.neighbours)):
+            if row.get(MODALITY) != "text":
+                yield row[ID]
+
+
 def cell(row: Mapping[str, Any], cosine: float | None, pictures: Mapping[str, bytes]) -> Markup:
-    """A row of the table: its picture, id and text. Where no row has a picture, none has an empty frame."""
-    text, has_image = row.get(TEXT), row.get(MODALITY) != "text"
+    """A row of the table: its picture, id and text."""
+    text = row.get(TEXT)
     lines = [
-        picture(pictures.get(row[ID]), of="") if has_image and pictures else None,
+        picture_of_row(pictures, row[ID], row),
         tag("div", f"{cosine:.3f}", class_="score") if cosine is not None else None,
         tag("div", tag("strong", shortened(row[ID], 60))),
         tag("div", shortened(text, 140)) if text else None,

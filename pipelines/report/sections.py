@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from pipelines.events import Counts, IndexMeasured, MeasuredSetting
 from pipelines.progress import duration
+from pipelines.records import IMAGE_URI, MODALITY
 from pipelines.report.charts import (
     WITHIN,
     RecallPoint,
@@ -35,12 +36,20 @@ SHORTEST_FLOW: Final = 1.0  # seconds; in less, a rate says nothing
 LONGEST_VALUE: Final = 2_000  # characters of an option
 
 
-def picture(drawn: bytes | None, of: str) -> Markup:
-    """A small picture, as part of the page; an empty frame if there is none."""
+def picture(drawn: bytes | None, of: str, why_none: str = "no picture") -> Markup:
+    """A small picture, as part of the page; if there is none, a frame that says why."""
     if drawn is None:
-        return tag("div", "no picture", class_="picture blank")
+        return tag("div", why_none, class_="picture blank")
     source = f"data:image/webp;base64,{base64.b64encode(drawn).decode()}"
     return tag("img", src=source, alt=of, class_="picture", loading="lazy")
+
+
+def picture_of_row(pictures: Mapping[str, bytes], key: str, row: Mapping[str, Any]) -> Markup | None:
+    """The picture of a row of a table, or why it has none. Where no row has a picture, none has a frame."""
+    if not pictures:
+        return None
+    why_none = "image not fetched" if row.get(IMAGE_URI) else "image not stored"
+    return picture(pictures.get(key), of="", why_none="text only" if row.get(MODALITY) == "text" else why_none)
 
 
 def wide(chart: Markup) -> Markup:

@@ -162,6 +162,23 @@ def test_a_page_has_a_bounded_size():
     assert len(html) < 1_500_000
 
 
+def test_a_row_without_a_picture_says_why():
+    pictured, stored_nowhere, external, text = rows = [
+        {"id": "a", "modality": "image"},
+        {"id": "b", "modality": "image", "image_uri": None},
+        {"id": "c", "modality": "pair", "image_uri": "https://shop.example/c.jpg"},
+        {"id": "d", "modality": "text", "text": "words"},
+    ]
+    sample = Sample([Sampled(row, []) for row in rows], "all")
+    page = "".join(check(page_of(sample_section(sample, {pictured["id"]: PICTURE}))).text)
+    said = [page.count(why) for why in ("image not stored", "image not fetched", "text only", "--store-images")]
+    assert said == [1, 1, 1, 1]
+    none = page_of(sample_section(Sample([Sampled(stored_nowhere, []), Sampled(external, [])], "all"), {}))
+    assert "image not" not in none
+    assert "--store-images" in none
+    assert "--store-images" not in page_of(sample_section(Sample([Sampled(text, [])], "all"), {}))
+
+
 def test_shortened_text_says_so():
     assert shortened("abcdef", 4) == "abc…"
     assert shortened("abcd", 4) == "abcd"

@@ -213,7 +213,9 @@ def test_the_last_nights_come_oldest_first(tmp_path):
         }
         for n in range(40)
     ]
-    rows.append({"run": run_id(40), "status": "done", "configuration": json.dumps({"index": {"table": "t"}})})
+    others = ({"index": {"table": "t"}}, {"rollback": True, "to": 3}, {"switch": True}, {"drop_column": "vector_b"})
+    for n, other in enumerate(others, 40):
+        rows.append({"run": run_id(n), "status": "done", "configuration": json.dumps(other)})
     lance.write_dataset(pa.Table.from_pylist(rows[::-1], schema=RUN_SCHEMA), f"{tmp_path}/t_runs.lance")
     nights = read_nights(f"{tmp_path}/t_runs.lance")
     assert [night.run for night in nights] == [run_id(n) for n in range(40 - NIGHTS, 40)]
