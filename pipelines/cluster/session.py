@@ -72,6 +72,8 @@ def silence_ray_data() -> None:
     # The traceback of an error that the job explains in its last line.
     logging.getLogger("ray.data.exceptions").setLevel(logging.CRITICAL)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+    # Of a small night, which has fewer blocks than there are encoders or readers.
+    warnings.filterwarnings("ignore", message=r"The (minimum|maximum) number of concurrent (actors|tasks)")
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

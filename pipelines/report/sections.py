@@ -98,7 +98,9 @@ def gates_section(judgements: Sequence[Judgement]) -> Section | None:
         ]
         for each in judgements
     ]
-    return Section("Gates", table(["", "gate", "what it saw", "took"], rows, numbers=(3,)))
+    ended_early = len(judgements) == 1 and not judgements[0].verdict.passed
+    note = "It ended the run before its end: the other gates were not asked." if ended_early else ""
+    return Section("Gates", table(["", "gate", "what it saw", "took"], rows, numbers=(3,)), note)
 
 
 def mark(passed: bool) -> Markup:

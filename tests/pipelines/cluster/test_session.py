@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 import ray
@@ -16,6 +17,7 @@ from pipelines.cluster.session import (
     cores,
     on_a_worker,
     quiet_stderr,
+    silence_ray_data,
     start_ray,
     variables,
     worker_environment,
@@ -69,6 +71,21 @@ def test_a_session_that_is_there_is_joined_and_ray_data_is_quiet(ray_cluster):
     assert not context.enable_progress_bars
     assert not context.print_on_execution_start
     assert context.wait_for_min_actors_s > 60
+
+
+class Same:
+    """An encoder that returns what it gets."""
+
+    def __call__(self, batch):
+        return batch
+
+
+def test_a_night_that_is_smaller_than_its_pool_of_encoders_is_quiet(ray_cluster):
+    with warnings.catch_warnings(record=True) as warned:
+        silence_ray_data()
+        two = ray.data.ActorPoolStrategy(min_size=2, max_size=2)
+        ray.data.range(1, override_num_blocks=1).map_batches(Same, compute=two, num_cpus=0.1).materialize()
+    assert [str(each.message) for each in warned if "concurrent" in str(each.message)] == []
 
 
 def test_a_ray_that_was_killed_is_not_waited_for():

@@ -179,6 +179,13 @@ def test_a_row_without_a_picture_says_why():
     assert "--store-images" not in page_of(sample_section(Sample([Sampled(text, [])], "all"), {}))
 
 
+def test_a_gate_that_ends_a_run_early_is_the_only_one_on_the_page_and_says_so():
+    failed, passed = (Judgement(Verdict("reject rate", each, "words"), 0.0) for each in (False, True))
+    early, late = (page_of(gates_section(each)) for each in ([failed], [passed, failed]))
+    assert "the other gates were not asked" in early
+    assert "not asked" not in late
+
+
 def test_shortened_text_says_so():
     assert shortened("abcdef", 4) == "abc…"
     assert shortened("abcd", 4) == "abcd"
