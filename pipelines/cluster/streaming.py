@@ -15,7 +15,7 @@ from typing import Any
 from ray.data import Dataset
 from ray.exceptions import ActorDiedError, GetTimeoutError
 
-from pipelines.cluster.waiting import PATIENCE_SECONDS, describe_ray, saying_why
+from pipelines.cluster.waiting import PATIENCE_SECONDS, describe_ray, naming_lost_nodes, saying_why
 from vista_core import VistaError
 
 
@@ -35,15 +35,16 @@ def stream_blocks(dataset: Dataset, patience: float = PATIENCE_SECONDS) -> Gener
     `patience` seconds, the log says what Ray waits for.
     """
     try:
-        with waiting(patience):  # for the actors
-            bundles = dataset.iter_internal_ref_bundles()
-        while True:
-            with waiting(patience):
-                bundle = next(bundles, None)
-            if bundle is None:
-                return
-            if rows := bundle.num_rows():
-                yield Blocks(list(bundle.block_refs), rows, bundle.size_bytes())
+        with naming_lost_nodes():
+            with waiting(patience):  # for the actors
+                bundles = dataset.iter_internal_ref_bundles()
+            while True:
+                with waiting(patience):
+                    bundle = next(bundles, None)
+                if bundle is None:
+                    return
+                if rows := bundle.num_rows():
+                    yield Blocks(list(bundle.block_refs), rows, bundle.size_bytes())
     except GetTimeoutError as error:
         raise VistaError(f"the encode actors could not start: {error} {describe_ray()}") from error
     except ActorDiedError as error:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 from ray._private.state import jobs
@@ -14,7 +15,9 @@ from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.exceptions import RayError
 
 PATIENCE_SECONDS = 60.0
+LOOK_SECONDS = 5.0  # between two looks at the nodes
 LONGEST_COMMAND = 80
+AUTOSCALER_DRAIN_IDLE = 4  # of Ray's reasons for the death of a node, NodeDeathInfo.Reason
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +42,38 @@ def say_why(what: str, describe: Callable[[], str], patience: float, ended: thre
     while not ended.wait(began + until - time.monotonic()):
         log.warning("%s for %.0f s: %s", what, time.monotonic() - began, describe())
         until *= 2
+
+
+@contextmanager
+def naming_lost_nodes(every: float = LOOK_SECONDS) -> Iterator[None]:
+    """While this context lasts, log each node that is lost, as Ray sees it. Looks `every` so many seconds."""
+    ended = threading.Event()
+    threading.Thread(target=name_lost_nodes, args=(nodes_by_id(), every, ended), daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+def name_lost_nodes(before: dict[str, dict[str, Any]], every: float, ended: threading.Event) -> None:
+    """The thread of `naming_lost_nodes`. Nodes that the autoscaler took away, since they were idle, are not lost."""
+    while not ended.wait(every):
+        nodes = nodes_by_id()
+        left = sum(node["Alive"] for node in nodes.values())
+        for key, node in nodes.items():
+            if not node["Alive"] and before.get(key, node)["Alive"] and node["DeathReason"] != AUTOSCALER_DRAIN_IDLE:
+                name = f"node {node['NodeName']} ({node['NodeManagerAddress']})"
+                verb = "is" if left == 1 else "are"
+                log.warning("%s is lost: what it was doing is done again on the %d that %s left", name, left, verb)
+        before |= nodes
+
+
+def nodes_by_id() -> dict[str, dict[str, Any]]:
+    """What Ray knows of the cluster's nodes, by their ids; nothing if it does not answer, which others say."""
+    try:
+        return {node["NodeID"]: node for node in ray.nodes()}  # type: ignore[no-untyped-call]
+    except (RayError, RuntimeError, OSError, ValueError):
+        return {}
 
 
 def describe_ray() -> str:

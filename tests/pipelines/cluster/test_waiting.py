@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pyarrow as pa
 import ray
+from ray.cluster_utils import Cluster
 
 from pipelines.cluster.session import start_ray
 from pipelines.cluster.streaming import stream_blocks
-from pipelines.cluster.waiting import describe_ray, saying_why
+from pipelines.cluster.waiting import describe_ray, naming_lost_nodes, saying_why
 
 OTHER_JOB = """
 import ray, sys
@@ -104,5 +105,26 @@ def wait_for_cpus() -> None:
     assert sum(blocks.rows for blocks in found) == 10
 
 
+def test_a_node_that_is_lost_is_named():
+    """In a Ray of its own, which loses a node."""
+    program = [sys.executable, "-m", "tests.pipelines.cluster.test_waiting", "lost"]
+    subprocess.run(program, cwd=Path(__file__).parents[3], check=True)
+
+
+def lose_a_node() -> None:
+    """The program of this test."""
+    cluster = Cluster(initialize_head=True, connect=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    node = cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    [known] = [each for each in ray.nodes() if each["NodeID"] == node.node_id]
+    name = f"node {known['NodeName']} ({known['NodeManagerAddress']})"
+    with logged() as log, naming_lost_nodes(every=0.1):
+        cluster.remove_node(node, allow_graceful=False)
+        assert log.there.wait(120)
+    assert log.lines == [f"{name} is lost: what it was doing is done again on the 1 that is left"]
+    ray.shutdown()
+    cluster.shutdown()
+
+
 if __name__ == "__main__":
-    wait_for_cpus()
+    lose_a_node() if sys.argv[1:] == ["lost"] else wait_for_cpus()
