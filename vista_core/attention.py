@@ -12,11 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vista_core.batching import plan_groups
-from vista_core.linear import product_dtype
+from vista_core.linear import multiplies_tiles, product_dtype
 
-# Largest number of keys for which a CPU that multiplies bfloat16 computes the full score matrix. Compared with torch's
-# flash kernel, that is 2.2 to 2.4 times as fast at 32 to 512 tokens, and as fast at 2048, where the matrix takes much
-# memory. On other CPUs the flash kernel is faster, since it multiplies in float32; but not its backward pass.
+# Largest number of keys for which a CPU that multiplies bfloat16, but not by tiles (AMX), computes the full score
+# matrix. On an AMD Zen 5 that is 2.2 to 2.4 times as fast as torch's flash kernel at 32 to 512 tokens, and as fast at
+# 2048, where the matrix takes much memory. On other CPUs the flash kernel is faster: on an Intel Xeon with AMX 1.2 to
+# 2.0 times at 32 to 512 tokens; without bfloat16, since it multiplies in float32. But not its backward pass.
 FULL_SCORES_UP_TO = 1024
 
 
@@ -26,8 +27,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     Takes q [B, H, T, D], k and v [B, H, S, D], and mask bool [B, 1, 1, S], False for padding; returns [B, T, H*D].
     """
     on_cpu, is_trained = q.device.type == "cpu", torch.is_grad_enabled() and q.requires_grad
-    is_bfloat16 = q.dtype == product_dtype(q.dtype) == torch.bfloat16
-    full = on_cpu and (is_bfloat16 or is_trained) and k.shape[2] <= FULL_SCORES_UP_TO
+    in_bfloat16 = q.dtype == product_dtype(q.dtype) == torch.bfloat16 and not multiplies_tiles()
+    full = on_cpu and (in_bfloat16 or is_trained) and k.shape[2] <= FULL_SCORES_UP_TO
     attended = _full_scores(q, k, v, mask) if full else F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return attended.transpose(1, 2).flatten(2)
 

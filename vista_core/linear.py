@@ -27,6 +27,10 @@ class Linear(nn.Linear):
         x = F.linear(x, self.weight, self.bias)
         return F.gelu(x) if self.gelu else x
 
+    def plus(self, x: Tensor, residual: Tensor) -> Tensor:
+        """The layer's output for `x`, added to `residual` [..., outputs]."""
+        return residual + self(x)
+
 
 class QueryKeyValue(nn.Module):
     """The three projections of attention as one matrix; keys have no bias (as in EVA02)."""
@@ -82,10 +86,17 @@ class Packed(nn.Module):
         y = torch.ops.mkldnn._linear_pointwise(x.to(self.product), self.blocks, bias, self.activation, [], "none")
         return y.to(x.dtype)
 
+    def plus(self, x: Tensor, residual: Tensor) -> Tensor:
+        """The layer's output for `x`, added to `residual` [..., outputs] in the same kernel."""
+        return self._combined(x, residual, "add")
+
     def times(self, x: Tensor, factor: Tensor) -> Tensor:
         """The layer's output for `x`, multiplied by `factor` [..., outputs] in the same kernel."""
-        taken, factor, bias = (each.to(self.product) for each in (x, factor, self.bias))
-        return torch.ops.mkldnn._linear_pointwise.binary(taken, factor, self.blocks, bias, "mul").to(x.dtype)
+        return self._combined(x, factor, "mul")
+
+    def _combined(self, x: Tensor, other: Tensor, how: str) -> Tensor:
+        taken, other, bias = (each.to(self.product) for each in (x, other, self.bias))
+        return torch.ops.mkldnn._linear_pointwise.binary(taken, other, self.blocks, bias, how).to(x.dtype)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         moved = fn(self.bias)
@@ -141,6 +152,12 @@ def product_dtype(dtype: torch.dtype) -> torch.dtype:
 def multiplies_bfloat16() -> bool:
     """True if oneDNN has products in bfloat16 for this CPU."""
     return has_onednn() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+@functools.cache
+def multiplies_tiles() -> bool:
+    """True if this CPU has products of tiles in bfloat16 (AMX)."""
+    return torch.cpu._is_amx_tile_supported()
 
 
 def has_onednn() -> bool:

@@ -51,8 +51,8 @@ class TextLayer(nn.Module):
 
     def _after(self, x: Tensor, attended: Tensor) -> Tensor:
         """The rest of the layer after attention, [..., W] to [..., W]."""
-        x = self.norm1(x + self.proj(attended))
-        return self.norm2(x + self.down(self.up(x)))
+        x = self.norm1(self.proj.plus(attended, x))
+        return self.norm2(self.down.plus(self.up(x), x))
 
 
 class LastTextLayer(TextLayer):

@@ -66,9 +66,10 @@ class RotaryEmbedding(nn.Module):
         self.register_buffer("sin", torch.cat([0 * ones, sin]), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Queries or keys [..., T, D], rotated."""
+        """Queries or keys [B, T, ..., H, D], rotated."""
+        cos, sin = (table.view(-1, *(1,) * (x.dim() - 3), x.shape[-1]) for table in (self.cos, self.sin))
         a, b = x.chunk(2, dim=-1)
-        return torch.addcmul(x.contiguous() * self.cos, torch.cat([b, a], dim=-1), self.sin)
+        return torch.addcmul(x * cos, torch.cat([b, a], dim=-1), sin)
 
 
 class VisionAttention(nn.Module):
@@ -81,11 +82,11 @@ class VisionAttention(nn.Module):
         self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
         self.proj = Linear(config.width, config.width)
 
-    def forward(self, x: Tensor, rope: RotaryEmbedding) -> Tensor:
-        """[B, T, W] to [B, T, W]."""
-        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # [3, B, H, T, D]
-        (q, k), v = rope(qkv[:2]), qkv[2]
-        return self.proj(self.norm(attend(q, k, v)))
+    def forward(self, x: Tensor, rope: RotaryEmbedding, residual: Tensor) -> Tensor:
+        """[B, T, W] to [B, T, W], added to `residual`."""
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # [B, T, 3, H, D]
+        q, k, v = (each.transpose(1, 2) for each in (*rope(qkv[:, :, :2]).unbind(2), qkv[:, :, 2]))
+        return self.proj.plus(self.norm(attend(q, k, v)), residual)
 
 
 class SwiGLU(nn.Module):
@@ -97,9 +98,9 @@ class SwiGLU(nn.Module):
         self.norm = nn.LayerNorm(config.mlp_width, eps=config.norm_eps)
         self.down = Linear(config.mlp_width, config.width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, T, W] to [B, T, W]."""
-        return self.down(self.norm(self.up(x)))
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        """[B, T, W] to [B, T, W], added to `residual`."""
+        return self.down.plus(self.norm(self.up(x)), residual)
 
 
 class VisionBlock(nn.Module):
@@ -114,8 +115,8 @@ class VisionBlock(nn.Module):
 
     def forward(self, x: Tensor, rope: RotaryEmbedding) -> Tensor:
         """[B, T, W] to [B, T, W]."""
-        x = x + self.attention(self.norm1(x), rope)
-        return x + self.mlp(self.norm2(x))
+        x = self.attention(self.norm1(x), rope, x)
+        return self.mlp(self.norm2(x), x)
 
 
 class VisionTower(nn.Module):
