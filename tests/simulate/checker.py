@@ -8,6 +8,8 @@
 6. A run that fails says why, by an error that is meant for people. One that lost the table to another run fails.
 7. In the end, after one run that nobody disturbs, the table holds the catalog, and a second run finds nothing to do.
 8. Rows of other clients stay as they are.
+9. A run takes the table over from another one only if that one's process ended on the same machine, if the user said
+   so, or if it sent no heartbeat for five minutes.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from tests.simulate.corpus import Corpus, Row
+from tests.simulate.driver import DEAD_AFTER
 from tests.simulate.others import GUEST
 from tests.simulate.process import Driver
 
@@ -101,6 +104,12 @@ class Checker:
         return [number for number, each in sorted(self.versions.items()) if each.rows is None]
 
     # What is promised
+
+    def took_over(self, by: Driver, holder: Driver, silent: float) -> None:
+        """A run holds the table that another one held, which sent no heartbeat for so many seconds."""
+        sees_its_end = not holder.alive and holder.start.machine == by.start.machine
+        if not by.start.take_over and not sees_its_end and silent < DEAD_AFTER:
+            self.broken(f"{by} took the table over from {holder}, which had sent a heartbeat {silent:.0f} s before")
 
     def seen(self, number: int, rows: Sequence[tuple], faults: Iterable[str]) -> None:
         """Readers saw these rows (id, text, price, file) in a version; `faults` are wrong whatever the catalog."""

@@ -82,6 +82,7 @@ class Driver:
     wakes: int | None = None  # at this step of the world; None unless it is suspended
     is_out_of_order: bool = False  # it was suspended, or a request of it was late: what it does may be out of date
     base: int = 0  # the latest version when it began
+    heard_at: float = 0.0  # when it began or sent a heartbeat last, as `World.time`
     told: int = 0  # the step of the world at which it was judged or published last: what follows is not fenced
     beating: bool = False
     resting: asyncio.Event = field(default_factory=asyncio.Event)  # the heart waits

@@ -25,6 +25,7 @@ from tests.simulate.store import CLOSED, DENIED, SLOW_DOWN, Answer, Request, Sto
 COUNTED = re.compile(r"^PUT db/\w+\.lance/(_versions|_transactions|_deletions|data|_refs/tags)$")
 TAG = re.compile(rf"^db/{TABLE}\.lance/_refs/tags/published\.json$")
 MANIFEST = re.compile(rf"^db/{TABLE}\.lance/_versions/(\d+)\.manifest$")
+HELD = re.compile(rb'"pid": (\d+)[^{}]*"ended": false')  # in the lease, which a manifest has in its configuration
 A_DAY = 86_400.0
 TYPICAL_POINTS = 80  # of a run, as long as none has ended
 NEWEST_FIRST = (1 << 64) - 1  # Lance counts the names of manifests down from here
@@ -61,6 +62,7 @@ class World:
         self.ports: dict[int, Driver] = {}
         self.pids: list[int] = []
         self.moving: Driver | None = None  # whose turn it is
+        self.holder: Driver | None = None  # that holds the table in its latest version
         self.late: list[tuple[int, Driver, Request]] = []  # requests on their way, and the step at which they arrive
         self.typical = TYPICAL_POINTS
         self.guests = 0
@@ -148,7 +150,7 @@ class World:
         pid, main, heart = await begin(drive, order)
         self.pids.append(pid)
         driver = Driver(number, start, corpus, self.steps, pid, main, heart)
-        driver.base = self.checker.latest
+        driver.base, driver.heard_at = self.checker.latest, self.time
         driver.pending = [(1 + int(each.at * self.typical), each) for each in start.faults]
         self.drivers.append(driver)
         self.ports[port] = driver
@@ -237,6 +239,8 @@ class World:
             driver.heart.say()
             await driver.resting.wait()
             driver.beating = False
+            if not driver.mute and not driver.denied:
+                driver.heard_at = self.time
         self.time = until
 
     # The store
@@ -267,6 +271,14 @@ class World:
             number = int(found[1])
             number = NEWEST_FIRST - number if number > NEWEST_FIRST // 2 else number
             self.checker.committed(number, self.moving, self.steps)
+            before, self.holder = self.holder, self.holder_in(content)
+            if before and self.holder and self.holder is not before:
+                self.checker.took_over(self.holder, before, self.time - before.heard_at)
+
+    def holder_in(self, manifest: bytes) -> Driver | None:
+        """The run that holds the table in a version."""
+        pids = [int(pid) for pid in HELD.findall(manifest)][-1:]  # the transaction that it may have as well comes first
+        return next((driver for driver in self.drivers if [driver.pid] == pids), None)
 
     async def arrive(self, everything: bool = False) -> None:
         """Requests that were on their way for a long time arrive."""
