@@ -48,8 +48,9 @@ def picture_of_row(pictures: Mapping[str, bytes], key: str, row: Mapping[str, An
     """The picture of a row of a table, or why it has none. Where no row has a picture, none has a frame."""
     if not pictures:
         return None
-    why_none = "image not fetched" if row.get(IMAGE_URI) else "image not stored"
-    return picture(pictures.get(key), of="", why_none="text only" if row.get(MODALITY) == "text" else why_none)
+    without_image = {"text": "text only", None: "no picture"}  # None: the row is not in the table
+    not_had = "image not fetched" if row.get(IMAGE_URI) else "image not stored"
+    return picture(pictures.get(key), of="", why_none=without_image.get(row.get(MODALITY), not_had))
 
 
 def wide(chart: Markup) -> Markup:
@@ -99,7 +100,7 @@ def gates_section(judgements: Sequence[Judgement]) -> Section | None:
         for each in judgements
     ]
     ended_early = len(judgements) == 1 and not judgements[0].verdict.passed
-    note = "It ended the run before its end: the other gates were not asked." if ended_early else ""
+    note = "It ended the run: the other gates were not asked." if ended_early else ""
     return Section("Gates", table(["", "gate", "what it saw", "took"], rows, numbers=(3,)), note)
 
 

@@ -7,10 +7,11 @@ from vista_core.attention import FULL_SCORES_UP_TO, Rows, attend
 
 @pytest.mark.parametrize("queries", [1, 9])
 @pytest.mark.parametrize("masked", [False, True])
-def test_both_implementations_agree(queries: int, masked: bool):
+@pytest.mark.parametrize("trained", [False, True])  # with gradients it is the full matrix on every CPU
+def test_both_implementations_agree(queries: int, masked: bool, trained: bool):
     torch.manual_seed(0)
     q, k, v = torch.randn(3, 2, 3, 9, 16).unbind(0)
-    q = q[:, :, :queries]
+    q = q[:, :, :queries].requires_grad_(trained)
     mask = (torch.arange(9) < torch.tensor([[5], [9]]))[:, None, None] if masked else None
     exact = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
     torch.testing.assert_close(attend(q, k, v, mask), exact)
@@ -19,7 +20,7 @@ def test_both_implementations_agree(queries: int, masked: bool):
 
 
 def test_long_sequences_do_not_compute_the_full_score_matrix():
-    q = torch.randn(1, 1, FULL_SCORES_UP_TO + 1, 8).bfloat16()
+    q = torch.randn(1, 1, FULL_SCORES_UP_TO + 1, 8).bfloat16().requires_grad_()
     expected = F.scaled_dot_product_attention(q, q, q).transpose(1, 2).flatten(2)
     torch.testing.assert_close(attend(q, q, q), expected, rtol=0, atol=0)
 
